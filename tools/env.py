@@ -88,8 +88,8 @@ def main(venv, inside=""):
         run(python, venv, "inside")
     if old.get("venv", venv) != venv:      # moved or copied: its commands still name the place it was made in
         if not ours: fail("the environment %s was moved or copied from %s: make a new one" % (venv, old["venv"]))
-        base = getattr(sys, "_base_executable", "")
-        if not base or os.path.realpath(sys.prefix) == os.path.realpath(sys.base_prefix): fail("remove %s, which was moved or copied, and try again" % venv)
+        base = os.path.realpath(sys.executable)
+        if base.startswith(os.path.realpath(venv) + os.sep): fail("remove %s, which was moved or copied, and try again" % venv)
         os.remove(python)
         run(base, venv)
     if old == stamp(venv): return

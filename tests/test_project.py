@@ -60,6 +60,12 @@ def test_notebook_ran_without_error(path):
     nb = json.loads(path.read_text(encoding='utf-8'))
     assert not [o['ename'] for c in nb['cells'] for o in c.get('outputs', []) if o['output_type']=='error']
 
+@notebooks
+def test_directives_are_whole(path):
+    cells = json.loads(path.read_text(encoding='utf-8'))['cells']
+    torn = [_text(c['source'])[:60] for c in cells if re.match(r'\|\s*(?:export|hide|eval|default_exp)', _text(c['source']))]
+    assert not torn, f'a directive lost its #, so nbdev does not see it: {torn} (as jupytext text a markdown cell needs `# #| export`)'
+
 @pytest.mark.parametrize('path', SOURCES, ids=lambda o: o.name)
 def test_notebook_ends_with_export(path):
     last = json.loads(path.read_text(encoding='utf-8'))['cells'][-1]

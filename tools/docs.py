@@ -1,7 +1,7 @@
 """README.md and the documentation site from the notebooks: `python tools/docs.py [--readme | --quarto]`
 
 The site, in _docs/, is rendered with smalldocs, or with Quarto (`--quarto`, when installed). `--readme` stops after README.md."""
-import os, posixpath, re, shutil, subprocess, sys
+import os, posixpath, re, shutil, subprocess, sys, yaml
 from pathlib import Path
 from fastcore.nbio import cell_frontmatter, read_nb, write_nb
 from nbdev.config import get_config, nbpath2html
@@ -13,6 +13,7 @@ root = Path(__file__).resolve().parent.parent
 _dirs = re.compile(r'\A(?:#\|.*\n?)+')
 _fence = re.compile(r'(^```.*?^```)', re.M|re.S)
 _link = re.compile(r'(\]\(|\b(?:src|href)=")([^)\s"]+)')
+_source = re.compile(r'\[source\]\([^)]*\)(?:\{[^}]*\})?')
 _far = re.compile(r'[a-zA-Z][\w+.-]*:|//|#')       # a web address, or a place on the same page
 _keep = {'cell_type','id','metadata','source','outputs','execution_count'}
 _made = 'nbdev.yml','sidebar.yml','_quarto.yml'    # nbdev writes them beside the notebooks; only the build needs them
@@ -52,18 +53,26 @@ def stage(cache, site, cfg):
             if path.startswith('/') or o.startswith((nbs.as_posix()+'/', '..')) or not (root/o).is_file(): return path+anchor
             (site/o).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(root/o, site/o)
-            return up+o+anchor
+            return up+re.sub(r'^docs/README\.md$', 'docs/index.md', o)+anchor
         nb = read_nb(p)
+        if not cfg.git_url: _each_md(nb, lambda s: _source.sub('', s))    # they would lead to a repository without an address
         _each_md(nb, lambda s: relink(s.replace(f']({base}', f']({up}'), _to_site))
         for c in nb.cells:
+            if c.cell_type=='raw': c.source = re.sub(r'^output-file:.*\n', '', c.source, flags=re.M)
             for k in set(c)-_keep: del c[k]          # nbdev leaves working keys behind; nbformat rejects them
         names[rel.as_posix()] = dst.as_posix()
         write_nb(nb, site/dst)
     if (root/'docs').is_dir(): shutil.copytree(root/'docs', site/'docs', dirs_exist_ok=True)
+    if (site/'docs/README.md').exists(): (site/'docs/README.md').rename(site/'docs/index.md')
     for y in site.glob('*.yml'):
         txt = y.read_text()
         for a,b in names.items(): txt = txt.replace(a, b)
-        y.write_text(txt)
+        d = yaml.safe_load(txt)
+        d.pop('format-links', None)                  # of no use without Quarto: only HTML is made
+        if isinstance(d.get('format'), dict):
+            d['format'].pop('commonmark', None)
+            for k in ('keep-md','css'): d['format'].get('html', {}).pop(k, None)
+        y.write_text(yaml.safe_dump(d, sort_keys=False))
 
 def readme(cache, cfg):
     "Write README.md from the processed index notebook, with links that work on the repository's page"

@@ -34,16 +34,15 @@ def create(venv):
 def missing():
     "The first thing that keeps the running environment from being a complete editable install of this checkout, or ''"
     from importlib import metadata
-    from urllib.parse import unquote, urlparse
+    from importlib.util import find_spec
     try: import tomllib
     except ImportError: from pip._vendor import tomli as tomllib
     try: from packaging.requirements import Requirement
     except ImportError: from pip._vendor.packaging.requirements import Requirement
     try: dist = metadata.distribution("zoofast")
     except metadata.PackageNotFoundError: return "zoofast"
-    url = json.loads(dist.read_text("direct_url.json") or "{}")
-    where = os.path.realpath(unquote(urlparse(url.get("url", "")).path))
-    if not url.get("dir_info", {}).get("editable") or where != os.path.realpath(ROOT): return "zoofast of this checkout"
+    spec = find_spec("zoofast")
+    if not spec or os.path.realpath(os.path.dirname(spec.origin or "")) != os.path.realpath(os.path.join(ROOT, "zoofast")): return "zoofast of this checkout"
     if dist.version != stamp("")["version"]: return "zoofast " + stamp("")["version"]
     if not os.path.exists(os.path.join(sys.prefix, "bin", "zoofast")): return "the zoofast command"
     with open(os.path.join(ROOT, "pyproject.toml"), "rb") as f: project = tomllib.load(f)["project"]

@@ -1,0 +1,32 @@
+"What the tests share: --slow, real data where there is some, and the command line as a user runs it"
+import os, subprocess, sys
+from pathlib import Path
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+def pytest_addoption(parser): parser.addoption('--slow', action='store_true', help='also run the tests marked slow')
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption('--slow'): return
+    for o in items:
+        if 'slow' in o.keywords: o.add_marker(pytest.mark.skip(reason='takes minutes; run with --slow'))
+
+@pytest.fixture(scope='session')
+def root(): return ROOT
+
+@pytest.fixture(scope='session')
+def data_dir():
+    "The folder of real images and labels, which is no part of the project; the test is skipped where it is absent"
+    p = Path(os.environ.get('ZOOFAST_DATA') or ROOT.parent/'shared'/'data')
+    if not p.is_dir(): pytest.skip(f'no real data at {p} (set ZOOFAST_DATA)')
+    return p
+
+@pytest.fixture(scope='session')
+def run_zoofast():
+    "`run_zoofast('check', 'rings.csv', cwd=..., env={...})`: the finished process, with its `returncode`, `stdout`, `stderr`"
+    def _run(*args, cwd=None, env=None):
+        path = os.pathsep.join(o for o in (str(ROOT), os.environ.get('PYTHONPATH')) if o)
+        env = {**os.environ, 'PYTHONPATH':path, **(env or {})}
+        return subprocess.run([sys.executable, '-m', 'zoofast.cli', *map(str, args)], cwd=cwd, env=env, capture_output=True, text=True)
+    return _run

@@ -1,0 +1,84 @@
+"The project's own promises: one version, a valid sweep, small notebooks that end in an export and name no one's folders"
+import ast, json, re
+from importlib import metadata
+from pathlib import Path
+import pytest, yaml
+import zoofast
+
+ROOT = Path(__file__).resolve().parent.parent
+def _nbs(pattern): return sorted(o for o in (ROOT/'nbs').glob(pattern) if not any(p[0] in '._' for p in o.relative_to(ROOT).parts))
+
+NOTEBOOKS,SOURCES = _nbs('**/*.ipynb'),[o for o in _nbs('*.ipynb') if o.stem!='index']
+MODULES = sorted((ROOT/'zoofast').rglob('*.py'))
+PAGES = [o for o in (*ROOT.glob('*.md'), *ROOT.glob('docs/**/*.md'), ROOT/'settings.yaml', *MODULES) if o.is_file()]
+notebooks = pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda o: o.relative_to(ROOT/'nbs').as_posix())
+
+# An absolute path on somebody's machine. In a web address something stands before the slash.
+_local = re.compile(r'(?<![\w.~})\-])(?:/(?:work|home|root|Users|mnt|scratch)/\w[^\s"\'\\]*|[A-Z]:\\+Users\b\S*)')
+
+def _text(o):
+    "A notebook field that is a string or a list of lines"
+    return o if isinstance(o, str) else ''.join(o or [])
+
+def _texts(nb):
+    "All that can be read in a notebook: sources, and outputs other than pictures"
+    for c in nb['cells']:
+        yield _text(c['source'])
+        for o in c.get('outputs', []):
+            yield _text(o.get('text'))
+            yield '\n'.join(o.get('traceback', []))
+            for k,v in o.get('data', {}).items():
+                if k.startswith('text/'): yield _text(v)
+
+def test_under_test_is_this_checkout(): assert Path(zoofast.__file__).resolve().parent==ROOT/'zoofast', 'run pytest from the project: python -m pytest'
+
+def test_version():
+    v = zoofast.__version__
+    assert re.fullmatch(r'\d+\.\d+\.\d+(?:\.\w+)?', v)
+    assert f'## [{v}]' in (ROOT/'CHANGELOG.md').read_text(encoding='utf-8'), f'CHANGELOG.md says nothing of {v}'
+    assert metadata.version('zoofast')==v, 'the installation is of another version: pip install -e .'
+
+def test_settings():
+    cfg = yaml.safe_load((ROOT/'settings.yaml').read_text(encoding='utf-8'))
+    assert cfg['method'] in ('bayes', 'random', 'grid')
+    assert cfg['metric']['goal'] in ('minimize', 'maximize') and cfg['metric']['name']
+    assert cfg['parameters']
+    for k,p in cfg['parameters'].items():
+        if 'values' in p: assert p['values'], k
+        elif 'value' not in p: assert isinstance(p['min'], (int, float)) and p['min']<p['max'], f'{k}: write 1.0e-5, since YAML reads 1e-5 as text'
+
+@notebooks
+def test_notebook_is_small(path): assert path.stat().st_size<500_000, 'fewer or smaller pictures: figure.dpi, figsize'
+
+@notebooks
+def test_notebook_names_no_local_path(path):
+    found = [m[0] for t in _texts(json.loads(path.read_text(encoding='utf-8'))) for m in _local.finditer(t)]
+    assert not found, f'paths of one machine: {found}'
+
+@notebooks
+def test_notebook_ran_without_error(path):
+    nb = json.loads(path.read_text(encoding='utf-8'))
+    assert not [o['ename'] for c in nb['cells'] for o in c.get('outputs', []) if o['output_type']=='error']
+
+@notebooks
+def test_directives_are_whole(path):
+    cells = json.loads(path.read_text(encoding='utf-8'))['cells']
+    torn = [_text(c['source'])[:60] for c in cells if re.match(r'\|\s*(?:export|hide|eval|default_exp)', _text(c['source']))]
+    assert not torn, f'a directive lost its #, so nbdev does not see it: {torn} (as jupytext text a markdown cell needs `# #| export`)'
+
+@pytest.mark.parametrize('path', SOURCES, ids=lambda o: o.name)
+def test_notebook_ends_with_export(path):
+    last = json.loads(path.read_text(encoding='utf-8'))['cells'][-1]
+    src = _text(last['source'])
+    assert last['cell_type']=='code' and 'nbdev_export()' in src and src.startswith('#| hide'), 'the last cell is `#| hide` and nbdev_export()'
+
+@pytest.mark.parametrize('path', PAGES, ids=lambda o: o.relative_to(ROOT).as_posix())
+def test_page_names_no_local_path(path):
+    found = [m[0] for m in _local.finditer(path.read_text(encoding='utf-8'))]
+    assert not found, f'paths of one machine: {found}'
+
+@pytest.mark.parametrize('path', [o for o in MODULES if o.name!='_modidx.py'], ids=lambda o: o.name)
+def test_module_is_short(path):
+    src = path.read_text(encoding='utf-8')
+    assert len(src.splitlines())<=330, 'two ideas: give the second a notebook of its own, with a letter (04b_)'
+    assert ast.get_docstring(ast.parse(src)), 'no docstring: the notebook starts with a title and a sentence'

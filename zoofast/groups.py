@@ -14,7 +14,7 @@ import difflib, re
 from types import SimpleNamespace
 from numbers import Number
 from fastcore.basics import patch
-import numpy as np, pandas as pd, timm, torch
+import numpy as np, pandas as pd, timm.optim, torch
 from torch import nn
 from fastai.optimizer import OptimWrapper
 
@@ -72,7 +72,7 @@ def make_groups(
 
 def _torch_optimizer(opt, pgs, lr, **kwargs):
     "An optimizer of torch or timm by name, or from a function of parameter groups"
-    if callable(opt): return opt(pgs, lr=lr, **kwargs)
+    if callable(opt): return opt(pgs, lr=lr, **kwargs)          # its groups say their own rate and weight decay
     known = timm.optim.list_optimizers()
     if str(opt).lower() not in known: raise ValueError(f"opt={opt!r} is not known; did you mean {', '.join(difflib.get_close_matches(str(opt).lower(), known, 5, 0.3)) or 'adamw'}?")
     if str(opt).lower() in ("adam", "adamw"): kwargs.setdefault("fused", True)        # one kernel for all tensors

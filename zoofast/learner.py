@@ -81,6 +81,10 @@ class GalaxyLearner(Learner):
         self.add_cb(FrozenInEval())
         self.create_opt()
 
+    def group_table(self)->pd.DataFrame: # `group, block, modules, parameters, lr, weight_decay, trainable`
+        "One row for each block of the encoder, lowest first, and the head; `lr` is for the learner's own learning rate"
+        return group_table(self.opt, self.model, self.lr)
+
     def fit(self, *args, **kwargs):
         "fastai's `fit`, seeded; on cached features while the whole encoder is frozen. Its epochs are kept in `history`"
         with seeded(None if self.seed is None else self.seed+1000*self.n_fits), self._features_if_frozen(): super().fit(*args, **kwargs)
@@ -165,12 +169,6 @@ def galaxy_learner(
     learn.add_cb(History())
     learn.params,learn.encoder_weights = params,enc.config["weights"]
     return learn
-
-# %% ../nbs/07_learner.ipynb #ee2dc52a
-@patch(name="group_table")
-def _learner_groups(self:GalaxyLearner)->pd.DataFrame: # `group, block, modules, parameters, lr, weight_decay, trainable`
-    "One row for each block of the encoder, lowest first, and the head; `lr` is the highest rate of a fit at the learner's own learning rate"
-    return group_table(self.opt, self.model, self.lr)
 
 # %% ../nbs/07_learner.ipynb #39914df8
 HEAD_LR = 10     # the head alone learns at this multiple of the learning rate; see docs/measured.md

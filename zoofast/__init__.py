@@ -2,12 +2,16 @@
 
 Modules:
 
+- `zoofast.bundle`: Save and load a finetuned model as a folder without pickle
 - `zoofast.catalog`: A table of galaxies: read, check, split
 - `zoofast.data`: Catalogue and task to fastai `DataLoaders`: augmentation, and a decoded-image cache
 - `zoofast.encoders`: A timm encoder and a head; where its weights come from
 - `zoofast.groups`: Parameter groups: layer decay, weight decay, freezing, the optimizer
 - `zoofast.images`: One image file (jpg, png, tiff, FITS) to one tensor: bands, stretch, size
 - `zoofast.learner`: `galaxy_learner`, `fine_tune`
+- `zoofast.plots`: Pictures for each question a user asks of a run; every function returns matplotlib Axes
+- `zoofast.predict`: Catalogue in, table of predictions or representations out
+- `zoofast.save`: A learner writes its bundle, its model card and its encoder
 - `zoofast.tasks`: What is predicted: each task knows its outputs, loss, metrics and column names"""
 
 __version__ = "0.1.0"

@@ -1,0 +1,45 @@
+"""Accuracy on 1,794 SDSS galaxies of Galaxy Zoo 1: edge-on, elliptical, spiral, merger.
+
+    python benchmarks/gz1.py [--seeds 0 1 2] [--epochs 5] [--size 128] [--encoder tf_efficientnet_lite0] ...
+
+Clockwise and anticlockwise spirals are joined and `dont_know` is left out. The split (70 % train, 10 % valid, 20 % test), the head's
+first weights and the training all follow the seed. The galaxies are expected in ../shared/data/gz1, or in $ZOOFAST_DATA/gz1.
+Every other option of the form --name value is a parameter of `galaxy_learner`.
+"""
+import argparse, ast, os, warnings
+from pathlib import Path
+warnings.filterwarnings("ignore")
+import numpy as np, pandas as pd
+from zoofast.all import *
+
+def run(df, seed, args, params):
+    df = split_catalog(df, "morphology", valid=0.1, test=0.2, seed=seed)
+    use = df[df.split!="test"].reset_index(drop=True)
+    dls = GalaxyDataLoaders.from_catalog(use, "morphology", size=args.size, batch_size=args.batch_size)
+    learn = galaxy_learner(dls, args.encoder, seed=seed, **params)
+    with learn.no_bar(), learn.no_logging(): learn.fine_tune(args.epochs)
+    test = df[df.split=="test"].reset_index(drop=True)
+    return score_predictions(predict_catalog(learn, test, progress=False), test, dls.task)
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    p.add_argument("--epochs", type=int, default=5)
+    p.add_argument("--size", type=int, default=128)
+    p.add_argument("--batch-size", type=int, default=32)
+    p.add_argument("--encoder", default="tf_efficientnet_lite0")
+    args,rest = p.parse_known_args()
+    def value(s):
+        try: return ast.literal_eval(s)
+        except (ValueError, SyntaxError): return s
+    params = {k.removeprefix("--").replace("-", "_"): value(v) for k,v in zip(rest[::2], rest[1::2])}
+    data = Path(os.environ.get("ZOOFAST_DATA", Path(__file__).resolve().parents[2]/"shared"/"data"))
+    df = read_catalog(data/"gz1"/"labels.csv")
+    df = df[df.class_name!="dont_know"].reset_index(drop=True)
+    df["morphology"] = df.class_name.where(~df.class_name.str.startswith("spiral"), "spiral")
+    scores = pd.DataFrame([{"seed": s, **run(df, s, args, params)} for s in args.seeds]).set_index("seed")
+    print(f"{args.encoder}, {args.size} px, batch {args.batch_size}, {args.epochs} epochs, {params or 'default parameters'}")
+    print(scores.round(3).to_string())
+    print("mean", scores.drop(columns="n").mean().round(3).to_dict())
+
+if __name__=="__main__": main()

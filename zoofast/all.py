@@ -1,0 +1,1 @@
+"Everything a notebook needs: `from zoofast.all import *`"

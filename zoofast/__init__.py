@@ -4,6 +4,7 @@ Modules:
 
 - `zoofast.bundle`: Save and load a finetuned model as a folder without pickle
 - `zoofast.catalog`: A table of galaxies: read, check, split
+- `zoofast.cli`: The `zoofast` command
 - `zoofast.data`: Catalogue and task to fastai `DataLoaders`: augmentation, and a decoded-image cache
 - `zoofast.encoders`: A timm encoder and a head; where its weights come from
 - `zoofast.groups`: Parameter groups: layer decay, weight decay, freezing, the optimizer

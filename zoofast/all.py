@@ -1,1 +1,19 @@
 "Everything a notebook needs: `from zoofast.all import *`"
+import warnings
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")     # fastai warns about recent torch when it is imported
+    from fastai.callback.all import *
+    from fastai.learner import *
+from zoofast import __version__
+from zoofast.catalog import *
+from zoofast.images import *
+from zoofast.simulate import *
+from zoofast.tasks import *
+from zoofast.data import *
+from zoofast.encoders import *
+from zoofast.groups import *
+from zoofast.learner import *
+from zoofast.bundle import *
+from zoofast.save import *
+from zoofast.predict import *
+from zoofast.plots import *

@@ -30,3 +30,15 @@ def run_zoofast():
         env = {**os.environ, 'PYTHONPATH':path, **(env or {})}
         return subprocess.run([sys.executable, '-m', 'zoofast.cli', *map(str, args)], cwd=cwd, env=env, capture_output=True, text=True)
     return _run
+
+@pytest.fixture(scope='session', autouse=True)
+def own_cache(tmp_path_factory):
+    "Decoded images go to a folder of the test run, also those of the commands that it starts"
+    os.environ['ZOOFAST_CACHE'] = str(tmp_path_factory.mktemp('cache'))
+
+@pytest.fixture(scope='session')
+def survey(tmp_path_factory):
+    "A simulated survey of 60 galaxies of 64 pixels: its folder and its catalogue"
+    from zoofast.simulate import simulate_survey
+    folder = tmp_path_factory.mktemp('survey')
+    return folder,simulate_survey(folder, n=60, size=64, progress=False)

@@ -153,6 +153,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'zoofast.learner': { 'zoofast.learner.EpochLog': ('learner.html#epochlog', 'zoofast/learner.py'),
                                  'zoofast.learner.EpochLog.after_epoch': ('learner.html#epochlog.after_epoch', 'zoofast/learner.py'),
                                  'zoofast.learner.FrozenInEval': ('learner.html#frozenineval', 'zoofast/learner.py'),
+                                 'zoofast.learner.FrozenInEval.__init__': ('learner.html#frozenineval.__init__', 'zoofast/learner.py'),
                                  'zoofast.learner.FrozenInEval.before_train': ( 'learner.html#frozenineval.before_train',
                                                                                 'zoofast/learner.py'),
                                  'zoofast.learner.GalaxyLearner': ('learner.html#galaxylearner', 'zoofast/learner.py'),

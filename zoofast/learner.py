@@ -40,9 +40,16 @@ def seeded(
 
 # %% ../nbs/07_learner.ipynb #f6ca7d70
 class FrozenInEval(Callback):
-    "Frozen parts of the model run in evaluation mode"
+    "Frozen parts of the model run in evaluation mode, and so do batch normalisations whose statistics are kept"
     order = -5                                   # right after fastai's own callback has set the training mode
-    def before_train(self): eval_frozen(self.model)
+    def __init__(self,
+        keep_stats:bool=True # Keep the running means and variances of batch normalisations?
+    ): self.keep_stats = keep_stats
+    def before_train(self):
+        eval_frozen(self.model)
+        if self.keep_stats:
+            for m in self.model.modules():
+                if hasattr(m, "running_mean"): m.eval()
 
 # %% ../nbs/07_learner.ipynb #4d818163
 @torch.inference_mode()
@@ -74,11 +81,11 @@ def feature_loaders(
 # %% ../nbs/07_learner.ipynb #1a6e99dd
 class GalaxyLearner(Learner):
     "A fastai `Learner` whose groups are the encoder's blocks and the head; made by `galaxy_learner`"
-    def __init__(self, dls, model, make_opt, seed=42, **kwargs):
-        self.seed,self.n_fits,self.history,self._cached = seed,0,[],None
+    def __init__(self, dls, model, make_opt, seed=42, keep_stats=True, **kwargs):
+        self.seed,self.n_fits,self.history = seed,0,[]
         # Which parameters decay and which layers train is decided in the groups, not by fastai's flags
         super().__init__(dls, model, opt_func=make_opt, splitter=lambda m: m, wd_bn_bias=True, train_bn=False, **kwargs)
-        self.add_cb(FrozenInEval())
+        self.add_cb(FrozenInEval(keep_stats))
         self.create_opt()
 
     def group_table(self)->pd.DataFrame: # `group, block, modules, parameters, lr, weight_decay, trainable`
@@ -95,7 +102,7 @@ class GalaxyLearner(Learner):
         "Train on features while nothing of the encoder is trained"
         images = self.dls
         if self.opt is None: self.create_opt()
-        if not any(p.requires_grad for p in self.model.encoder.parameters()): self.dls = feature_loaders(images, self.model, self.create_mbar)
+        if not any(p.requires_grad for p in self.model.encoder.parameters()): self.dls = feature_loaders(images, self.model, hasattr(self, "progress"))
         try: yield
         finally: self.dls = images
 
@@ -140,6 +147,7 @@ def galaxy_learner(
     loss_func=None,               # The task's own unless given
     metrics=None,                 # The task's own unless given
     precision:str="auto",         # "fp32", "bf16", or "auto": bf16 on GPUs that have it
+    bn_stats:str="auto",          # Running means of batch normalisations: "keep" the pretrained ones, "update" them, or "auto": keep unless the weights are random
     blocks:str="coarse",          # "coarse": the stem and the stages, or "fine": timm's finest grouping
     seed:"int|None"=42,           # Seed of the head's first weights and of every fit
     save_dir=None,                # Folder for what fastai's callbacks save; a temporary one unless given
@@ -148,6 +156,7 @@ def galaxy_learner(
 )->GalaxyLearner:
     "A fastai `Learner` that finetunes a pretrained encoder; raises `ValueError` for an encoder or a parameter that will not do"
     if not (np.isscalar(learning_rate) and learning_rate>0): raise ValueError(f"learning_rate={learning_rate!r} must be a number above 0")
+    if bn_stats not in ("auto", "keep", "update"): raise ValueError(f"bn_stats={bn_stats!r}: use 'auto', 'keep' or 'update'")
     auto,task = _precision(precision, torch.device(dls.device)),dls.task
     with seeded(seed):
         enc = create_encoder(encoder, dls.reader.size, dls.reader.channels, pretrained, weights, **timm_kwargs)
@@ -161,15 +170,16 @@ def galaxy_learner(
         new.freeze_to(0)
         return new
     params = dict(training_mode=training_mode, n_blocks=n_blocks, learning_rate=learning_rate, layer_decay=layer_decay, weight_decay=weight_decay, head_dropout_prob=head_dropout_prob,
-                  opt=opt if isinstance(opt, str) else getattr(opt, "__name__", str(opt)), precision=precision, blocks=blocks, seed=seed, size=dls.reader.size, batch_size=dls.train.bs)
-    learn = GalaxyLearner(dls, net, make_opt, seed, loss_func=loss_func or task.loss_func, metrics=task.metrics if metrics is None else metrics, lr=learning_rate, cbs=cbs,
+                  opt=opt if isinstance(opt, str) else getattr(opt, "__name__", str(opt)), precision=precision, bn_stats=bn_stats, blocks=blocks, seed=seed, size=dls.reader.size, batch_size=dls.train.bs)
+    keep = bn_stats=="keep" or (bn_stats=="auto" and enc.config["weights"]!="random")
+    learn = GalaxyLearner(dls, net, make_opt, seed, keep, loss_func=loss_func or task.loss_func, metrics=task.metrics if metrics is None else metrics, lr=learning_rate, cbs=cbs,
                           path=Path(save_dir) if save_dir else Path(tempfile.gettempdir())/f"zoofast-{os.getpid()}")
     learn.add_cb(EpochLog())
     learn.params,learn.encoder_weights = params,enc.config["weights"]
     return learn
 
 # %% ../nbs/07_learner.ipynb #39914df8
-HEAD_LR = 10     # the head alone learns at this multiple of the learning rate; see docs/measured.md
+HEAD_LR = 50     # the head alone learns at this multiple of the learning rate; see docs/measured.md
 
 @patch
 def fine_tune(self:GalaxyLearner,

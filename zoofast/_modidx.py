@@ -152,6 +152,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                 'zoofast.images.stretch_flux': ('images.html#stretch_flux', 'zoofast/images.py')},
             'zoofast.learner': { 'zoofast.learner.EpochLog': ('learner.html#epochlog', 'zoofast/learner.py'),
                                  'zoofast.learner.EpochLog.after_epoch': ('learner.html#epochlog.after_epoch', 'zoofast/learner.py'),
+                                 'zoofast.learner.EpochLog.after_fit': ('learner.html#epochlog.after_fit', 'zoofast/learner.py'),
+                                 'zoofast.learner.EpochLog.before_fit': ('learner.html#epochlog.before_fit', 'zoofast/learner.py'),
                                  'zoofast.learner.FrozenInEval': ('learner.html#frozenineval', 'zoofast/learner.py'),
                                  'zoofast.learner.FrozenInEval.__init__': ('learner.html#frozenineval.__init__', 'zoofast/learner.py'),
                                  'zoofast.learner.FrozenInEval.before_train': ( 'learner.html#frozenineval.before_train',

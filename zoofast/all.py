@@ -1,9 +1,9 @@
-"Everything a notebook needs: `from zoofast.all import *`"
+"Everything a notebook needs: `from zoofast.all import *`; as in fastai, that includes `np`, `pd`, `plt`, `torch` and `Path`"
 import warnings
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")     # fastai warns about recent torch when it is imported
+    from fastai.basics import *
     from fastai.callback.all import *
-    from fastai.learner import *
 from zoofast import __version__
 from zoofast.catalog import *
 from zoofast.images import *
@@ -17,3 +17,5 @@ from zoofast.bundle import *
 from zoofast.save import *
 from zoofast.predict import *
 from zoofast.plots import *
+
+__all__ = [n for n in globals() if not n.startswith(("_", "test"))]     # fastai exports its test functions, which pytest would take for those of the importer

@@ -110,8 +110,10 @@ class GalaxyLearner(Learner):
 class EpochLog(Callback):
     "Keeps losses and metrics of every epoch in `learn.history`"
     order = 60                                   # after fastai's recorder
+    def before_fit(self): self.fitting = hasattr(self.learn, "recorder") and not hasattr(self, "lr_finder")
+    def after_fit(self): self.fitting = False
     def after_epoch(self):
-        if not hasattr(self.learn, "recorder") or hasattr(self, "lr_finder") or hasattr(self, "gather_preds"): return
+        if not getattr(self, "fitting", False): return       # validate() and get_preds() are no epochs of training
         row = {n: float(v) for n,v in zip(self.recorder.metric_names, self.recorder.log) if n not in ("epoch", "time") and v is not None}
         trained = "head" if self.opt.frozen_idx==len(self.opt.groups)-1 else "all" if self.opt.frozen_idx==self.opt.floor==0 else f"from group {self.opt.frozen_idx}"
         self.learn.history.append(dict(fit=self.learn.n_fits, epoch=len(self.learn.history), trained=trained, lr=self.opt.hypers[-1]["lr"], **row))

@@ -40,12 +40,14 @@ def command(f):
             raise typer.Exit(2) from None
     return app.command(name=f.__name__)(run)
 
-@app.callback()
-def _top(version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True)] = False):
-    if version:
+def _version(wanted:bool):
+    if wanted:
         from zoofast import __version__
         typer.echo(__version__)
         raise typer.Exit
+
+@app.callback()
+def _top(version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_version)] = False): pass
 
 # %% ../nbs/15_cli.ipynb #ed386dc9
 Catalog = Annotated[Path, typer.Argument(help="Table of galaxies: csv (also .gz), parquet, FITS table, VOTable or ECSV, with columns id_str and file_loc.")]

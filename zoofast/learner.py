@@ -82,7 +82,7 @@ def feature_loaders(
 class GalaxyLearner(Learner):
     "A fastai `Learner` whose groups are the encoder's blocks and the head; made by `galaxy_learner`"
     def __init__(self, dls, model, make_opt, seed=42, keep_stats=True, **kwargs):
-        self.seed,self.n_fits,self.history = seed,0,[]
+        self.seed,self.n_fits,self.history,self.fitting = seed,0,[],False
         # Which parameters decay and which layers train is decided in the groups, not by fastai's flags
         super().__init__(dls, model, opt_func=make_opt, splitter=lambda m: m, wd_bn_bias=True, train_bn=False, **kwargs)
         self.add_cb(FrozenInEval(keep_stats))
@@ -94,26 +94,25 @@ class GalaxyLearner(Learner):
 
     def fit(self, *args, **kwargs):
         "fastai's `fit`, seeded; on cached features while the whole encoder is frozen. Its epochs are kept in `history`"
-        with seeded(None if self.seed is None else self.seed+1000*self.n_fits), self._features_if_frozen(): super().fit(*args, **kwargs)
+        with seeded(None if self.seed is None else self.seed+1000*self.n_fits), self._fitting(): super().fit(*args, **kwargs)
         self.n_fits += 1
 
     @contextmanager
-    def _features_if_frozen(self):
+    def _fitting(self):
         "Train on features while nothing of the encoder is trained"
         images = self.dls
         if self.opt is None: self.create_opt()
         if not any(p.requires_grad for p in self.model.encoder.parameters()): self.dls = feature_loaders(images, self.model, hasattr(self, "progress"))
+        self.fitting = True
         try: yield
-        finally: self.dls = images
+        finally: self.dls,self.fitting = images,False
 
 # %% ../nbs/07_learner.ipynb #f23e462b
 class EpochLog(Callback):
     "Keeps losses and metrics of every epoch in `learn.history`"
     order = 60                                   # after fastai's recorder
-    def before_fit(self): self.fitting = hasattr(self.learn, "recorder") and not hasattr(self, "lr_finder")
-    def after_fit(self): self.fitting = False
     def after_epoch(self):
-        if not getattr(self, "fitting", False): return       # validate() and get_preds() are no epochs of training
+        if not self.fitting or hasattr(self, "lr_finder") or not hasattr(self, "recorder"): return       # validate() and get_preds() go through here too
         row = {n: float(v) for n,v in zip(self.recorder.metric_names, self.recorder.log) if n not in ("epoch", "time") and v is not None}
         trained = "head" if self.opt.frozen_idx==len(self.opt.groups)-1 else "all" if self.opt.frozen_idx==self.opt.floor==0 else f"from group {self.opt.frozen_idx}"
         self.learn.history.append(dict(fit=self.learn.n_fits, epoch=len(self.learn.history), trained=trained, lr=self.opt.hypers[-1]["lr"], **row))

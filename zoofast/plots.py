@@ -77,8 +77,8 @@ def plot_history(
     epochs = np.arange(1, len(h)+1)
     metrics = [c for c in h.columns if c not in ("fit", "epoch", "trained", "lr", "train_loss", "valid_loss")]
     for ax,cols in zip(axs, (["train_loss", "valid_loss"], metrics)):
-        for c in cols:
-            if c in h: ax.plot(epochs, h[c], "o-", ms=4, label=c.replace("_", " ").replace("valid loss", "validation loss").replace("train loss", "training loss"))
+        for c,marker in zip(cols, "os^Dv*"*len(cols)):           # where curves lie on each other, their marks still tell them apart
+            if c in h: ax.plot(epochs, h[c], f"{marker}-", ms=9 if marker=="o" else 5, mfc="none" if marker=="o" else None, label=c.replace("_", " ").replace("valid loss", "validation loss").replace("train loss", "training loss"))
         if "trained" in h:
             for e in epochs[(h.trained=="head").to_numpy()]: ax.axvspan(e-0.5, e+0.5, color="0.9", zorder=0, label="head alone" if e==epochs[(h.trained=="head").to_numpy()][0] else None)
         ax.set(xlabel="epoch", xticks=epochs if len(epochs)<=15 else epochs[::math.ceil(len(epochs)/10)], xlim=(0.5, len(h)+0.5))

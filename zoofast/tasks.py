@@ -12,7 +12,7 @@ __all__ = ['accuracy', 'balanced_accuracy', 'roc_auc', 'Classification', 'task_f
 # %% ../nbs/03_tasks.ipynb #3e06dfca
 import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
-from .catalog import CatalogError, is_categorical
+from .catalog import CatalogError, is_categorical, need_columns
 
 # %% ../nbs/03_tasks.ipynb #022eab05
 def accuracy(
@@ -71,7 +71,7 @@ class Classification:
         df:pd.DataFrame # Catalogue with the labels
     ):
         "Learn the classes from a catalogue; raises `CatalogError` where there are fewer than two"
-        if self.label not in df.columns: raise CatalogError(f"the catalogue has no column {self.label!r}; its columns are: {', '.join(map(str, df.columns))}")
+        need_columns(df, self.label)
         found = set(_plain(df[self.label].dropna(), self.label))
         if self.classes is None:
             if len(found)<2:
@@ -158,8 +158,7 @@ def infer_task(
 ):                        # A task that has not seen the catalogue yet
     "The task for a catalogue's label column; raises `CatalogError` where there is none for it"
     cols = [label_cols] if isinstance(label_cols, str) else list(label_cols)
-    for c in cols:
-        if c not in df.columns: raise CatalogError(f"the catalogue has no column {c!r}; its columns are: {', '.join(map(str, df.columns))}")
+    need_columns(df, *cols)
     if len(cols)!=1: raise CatalogError(f"label_cols={cols}: one column with classes is needed")
     if not is_categorical(df[cols[0]]): _plain(df[cols[0]], cols[0])
     return Classification(cols[0])

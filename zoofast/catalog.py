@@ -138,8 +138,8 @@ def file_reasons(
     files = list(dict.fromkeys(files))
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as ex, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        reasons = tqdm(ex.map(lambda f: _file_reason(f, opener), files), total=len(files), desc="checking images", leave=False,
-                       disable=not progress or opener is None or len(files)<50)
+        reasons = tqdm(ex.map(lambda f: _file_reason(f, opener), files), total=len(files), desc="checking images", unit="image", leave=False,
+                       delay=1, disable=not progress or opener is None)
         return {f: r for f,r in zip(files, reasons) if r}
 
 # %% ../nbs/00_catalog.ipynb #7ebef169

@@ -15,9 +15,10 @@ from zoofast.all import *
 def run(df, seed, args, params):
     df = split_catalog(df, "morphology", valid=0.1, test=0.2, seed=seed)
     use = df[df.split!="test"].reset_index(drop=True)
-    dls = GalaxyDataLoaders.from_catalog(use, "morphology", size=args.size, batch_size=args.batch_size)
+    reader = ImageReader(args.size, margin=args.margin) if args.margin else None
+    dls = GalaxyDataLoaders.from_catalog(use, "morphology", reader=reader, size=args.size, batch_size=args.batch_size)
     learn = galaxy_learner(dls, args.encoder, seed=seed, **params)
-    with learn.no_bar(), learn.no_logging(): learn.fine_tune(args.epochs)
+    with learn.no_bar(), learn.no_logging(): learn.fine_tune(args.epochs, head_lr=args.head_lr)
     test = df[df.split=="test"].reset_index(drop=True)
     return score_predictions(predict_catalog(learn, test, progress=False), test, dls.task)
 
@@ -28,6 +29,8 @@ def main():
     p.add_argument("--size", type=int, default=128)
     p.add_argument("--batch-size", type=int, default=32)
     p.add_argument("--encoder", default="tf_efficientnet_lite0")
+    p.add_argument("--margin", type=float, help="of the reader; the data loaders' own unless given")
+    p.add_argument("--head-lr", type=float, help="of the first stage; fine_tune's own unless given")
     args,rest = p.parse_known_args()
     def value(s):
         try: return ast.literal_eval(s)
@@ -38,7 +41,8 @@ def main():
     df = df[df.class_name!="dont_know"].reset_index(drop=True)
     df["morphology"] = df.class_name.where(~df.class_name.str.startswith("spiral"), "spiral")
     scores = pd.DataFrame([{"seed": s, **run(df, s, args, params)} for s in args.seeds]).set_index("seed")
-    print(f"{args.encoder}, {args.size} px, batch {args.batch_size}, {args.epochs} epochs, {params or 'default parameters'}")
+    given = {k: v for k,v in (("margin", args.margin), ("head_lr", args.head_lr)) if v} | params
+    print(f"{args.encoder}, {args.size} px, batch {args.batch_size}, {args.epochs} epochs, {given or 'default parameters'}")
     print(scores.round(3).to_string())
     print("mean", scores.drop(columns="n").mean().round(3).to_dict())
 

@@ -39,6 +39,7 @@ def _as_text(
     return text.astype(object).where(col.notna(), "").astype(str)
 
 # %% ../nbs/00_catalog.ipynb #4f8e3159
+_missing = ["", "NA", "N/A", "n/a", "#N/A", "<NA>", "nan", "NaN", "-nan", "NULL", "null"]      # but "None" may be a class: of bars, say
 _csv = {".csv": ",", ".csv.gz": ",", ".csv.bz2": ",", ".tsv": "\t", ".tsv.gz": "\t"}
 _astropy = {".fits": "fits", ".fits.gz": "fits", ".fit": "fits", ".vot": "votable", ".votable": "votable", ".xml": "votable", ".ecsv": "ascii.ecsv"}
 
@@ -53,7 +54,8 @@ def _read_table(
         raise CatalogError(f"{path}: cannot tell the format of the catalogue from its name; use one of .parquet {' '.join((*_csv, *_astropy))}")
     if not path.is_file(): raise CatalogError(f"{path}: there is no such catalogue" + (" (it is a folder)" if path.is_dir() else ""))
     try:
-        if suffix in _csv: return pd.read_csv(path, sep=_csv[suffix], encoding="utf-8-sig", converters={c: str for c in text_cols}, low_memory=False)
+        if suffix in _csv: return pd.read_csv(path, sep=_csv[suffix], encoding="utf-8-sig", converters={c: str for c in text_cols}, low_memory=False, index_col=False,
+                                                keep_default_na=False, na_values=_missing)
         if suffix in (".parquet", ".pq"): return pd.read_parquet(path)
         from astropy.table import Table
         table = Table.read(path, format=_astropy[suffix])
@@ -63,7 +65,10 @@ def _read_table(
     except (ValueError, OSError, KeyError, TypeError) as e: raise CatalogError(f"{path}: cannot be read as {suffix}: {e}") from e
 
 # %% ../nbs/00_catalog.ipynb #80473300
-def need_columns(df, *cols):
+def need_columns(
+    df:pd.DataFrame, # Catalogue
+    *cols:str        # Columns that it must have
+):
     "Raise a `CatalogError` that names the first of `cols` that `df` lacks and the columns there are"
     for c in cols:
         if c not in df.columns: raise CatalogError(f"the catalogue has no column {c!r}; its columns are: {', '.join(map(str, df.columns))}")
@@ -115,7 +120,9 @@ def open_image(
     from astropy.io import fits
     if any(s in (".fits",".fit",".fts",".fz") for s in (o.lower() for o in Path(path).suffixes)):
         with fits.open(path) as hdus:
-            if not any(h.is_image and h.header.get("NAXIS",0)>1 and h.data is not None and h.data.size for h in hdus): raise ValueError("holds no image")
+            images = [h for h in hdus if h.is_image and h.header.get("NAXIS",0)>1 and h.data is not None and h.data.size]
+            if not images: raise ValueError("holds no image")
+            if not np.isfinite(images[0].data).any(): raise ValueError("has no finite pixel")
         return
     with Image.open(path) as im: im.load()
 
@@ -185,6 +192,8 @@ def is_categorical(
 def _check_labels(df, labels, mark):
     "Mark rows without labels, files with contradicting labels, and classes with a single galaxy"
     if not labels: return
+    for c in labels:
+        if pd.api.types.is_object_dtype(df[c]) and any(isinstance(o, (list, dict, set, np.ndarray)) for o in df[c].head(1000)): raise CatalogError(f"column {c!r} holds lists; a label is a text or a number")
     missing = df[labels].isna().all(axis=1)
     mark(missing.to_numpy(), f"no label in {', '.join(map(repr, labels))}")
     said = df[labels].astype(str).agg("|".join, axis=1) if len(labels)>1 else df[labels[0]].astype(str)
@@ -192,13 +201,16 @@ def _check_labels(df, labels, mark):
     mark((clash & (df.file_loc!="")).to_numpy(), "the same file has different labels in other rows")
     if len(labels)==1 and is_categorical(df[labels[0]]):
         col = df[labels[0]]
-        few = col.map(col.value_counts())==1
-        mark(few.to_numpy(), lambda i: f"class {col.iloc[i]!r} has only one galaxy; two are needed, one to train on and one to validate")
+        few = col.astype(object).map(col.value_counts().to_dict()).fillna(0)==1
+        mark(few.to_numpy(), lambda i: f"class '{col.iloc[i]}' has only one galaxy; two are needed, one to train on and one to validate")
 
 # %% ../nbs/00_catalog.ipynb #67ea6acb
 def _units(df, group_col):
     "Number of the unit that each row belongs to: rows that share a file, or a value of `group_col`, are one unit"
-    keys = [pd.factorize(df.file_loc)[0]] + ([pd.factorize(df[group_col].astype(str))[0]] if group_col else [])
+    def number(col):                              # a row without a value belongs to no group but its own
+        codes = pd.factorize(col.where(col.notna() & (col.astype(str)!="")))[0]
+        return np.where(codes<0, len(df)+np.arange(len(df)), codes)
+    keys = [number(df.file_loc)] + ([number(df[group_col])] if group_col else [])
     if len(keys)==1: return keys[0]
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import connected_components
@@ -207,12 +219,11 @@ def _units(df, group_col):
     return connected_components(coo_matrix((np.ones(len(a)), (a,b)), shape=(n,n)), directed=False)[1][a]
 
 def _strata(df, labels):
-    "A class for each row: the label, the combination of labels, or the tenth of the range that a number falls in"
-    if not labels: return pd.Series("all", index=df.index)
+    "A number for each row: of the label, the combination of labels, or the tenth of the range that a number falls in"
+    if not labels: return pd.Series(0, index=df.index)
     def one(col):
-        if is_categorical(df[col]): return df[col].astype(str)
-        return pd.qcut(df[col], 10, labels=False, duplicates="drop").astype(str)
-    return pd.concat([one(c) for c in labels[:8]], axis=1).agg("|".join, axis=1)
+        return df[col].astype(str) if is_categorical(df[col]) else pd.qcut(df[col], 10, labels=False, duplicates="drop")
+    return pd.concat([one(c) for c in labels[:8]], axis=1).groupby(labels[:8], dropna=False).ngroup()
 
 # %% ../nbs/00_catalog.ipynb #5efac4ac
 def split_catalog(
@@ -224,14 +235,16 @@ def split_catalog(
     group_col:"str|None"=None,       # Rows with the same value here stay together
 )->pd.DataFrame:                     # The catalogue with a column `split`: `train`, `valid` or `test`
     "Mark each galaxy for training, validation or test; a catalogue that already has `split` keeps it"
+    if not (isinstance(seed, (int, np.integer)) and 0<=seed<2**32): raise ValueError(f"seed={seed!r} must be a whole number from 0 to 4294967295")
     labels = _label_list(label_cols)
     need_columns(df, *labels, *([group_col] if group_col else []))
     if "split" in df.columns: return _checked_split(df)
     if not (0<=valid<1 and 0<=test<1 and valid+test<1): raise ValueError(f"valid={valid} and test={test}: each must be a fraction from 0, and together less than 1")
     need_columns(df, "file_loc")
     rows = pd.DataFrame({"unit": _units(df, group_col), "stratum": _strata(df, labels).values, "key": (df.id_str if "id_str" in df else df.file_loc).astype(str).values})
-    units = rows.groupby("unit").agg(size=("unit","size"), stratum=("stratum", lambda s: s.mode().iloc[0]) if rows.unit.duplicated().any() else ("stratum","first"), key=("key","min"))
-    units = units.sort_values("key", kind="stable")
+    units = rows.groupby("unit").agg(size=("unit","size"), key=("key","min"))
+    most = rows.groupby(["unit","stratum"]).size().reset_index(name="n").sort_values(["unit","n"], ascending=[True,False], kind="stable").drop_duplicates("unit")
+    units = units.assign(stratum=most.set_index("unit").stratum).sort_values("key", kind="stable")     # a group is dealt out with its most frequent class
     rng,split = np.random.default_rng(seed),pd.Series("train", index=units.index)
     for _,us in units.groupby("stratum", sort=True): split[us.index] = _deal(us["size"].to_numpy(), valid, test, rng)
     return df.assign(split=split.loc[rows.unit].to_numpy())
@@ -254,4 +267,6 @@ def _checked_split(df):
     wrong = df[~df.split.isin(["train","valid","test"])]
     if len(wrong): raise CatalogError(f"column 'split', row {wrong.index[0]+1}: found {wrong.split.iloc[0]!r}; it must be 'train', 'valid' or 'test' "
                                       f"(drop the column to have the catalogue split)")
+    shared = df.groupby("file_loc").split.nunique()>1 if "file_loc" in df else pd.Series(dtype=bool)
+    if shared.any(): raise CatalogError(f"column 'split': the file {shared.index[shared][0]} is in more than one of train, valid and test")
     return df

@@ -10,7 +10,7 @@ __all__ = ['app', 'Catalog', 'ImageDir', 'IdCol', 'FileCol', 'Encoder', 'Weights
            'Seed', 'Out', 'say', 'command', 'demo', 'check', 'finetune', 'predict', 'represent', 'encoders', 'main']
 
 # %% ../nbs/15_cli.ipynb #8516b39c
-import functools, json, os, sys, warnings
+import functools, os, sys, warnings
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
@@ -38,6 +38,9 @@ def command(f):
             if os.environ.get("ZOOFAST_DEBUG"): raise
             say(f"zoofast: {_sentence(e)}")
             raise typer.Exit(2) from None
+        except KeyboardInterrupt:
+            say("zoofast: interrupted")
+            raise typer.Exit(130) from None
     return app.command(name=f.__name__)(run)
 
 def _version(wanted:bool):
@@ -79,7 +82,8 @@ def _terminal_progress():
             desc = self.bar.desc.removesuffix(": ")
             self.bar.close()
             say(f"  {desc}: " + ", ".join(f"{k.replace('_', ' ')} {v:.3f}" for k,v in self.learn.history[-1].items() if k not in ("fit", "epoch", "trained", "lr")))
-        def after_fit(self): self.bar.close()
+        def close(self):
+            if hasattr(self, "bar"): self.bar.close()
     return TerminalProgress()
 
 def _train(dls, encoder, save_dir, epochs, freeze_epochs=1, head_lr=None, **params):
@@ -91,8 +95,11 @@ def _train(dls, encoder, save_dir, epochs, freeze_epochs=1, head_lr=None, **para
     table = learn.group_table()
     typer.echo("\nparameter groups and their learning rates")
     typer.echo(table.assign(lr=table.lr.map("{:.3g}".format), parameters=table.parameters.map("{:,}".format)).to_string(index=False) + "\n")
-    learn.add_cb(_terminal_progress())
-    with learn.no_bar(), learn.no_logging(): learn.fine_tune(epochs, freeze_epochs=freeze_epochs, head_lr=head_lr)
+    bar = _terminal_progress()
+    learn.add_cb(bar)
+    try:
+        with learn.no_bar(), learn.no_logging(): learn.fine_tune(epochs, freeze_epochs=freeze_epochs, head_lr=head_lr)
+    finally: bar.close()
     learn.save_bundle(save_dir/"bundle")
     import pandas as pd
     from zoofast.predict import write_table
@@ -136,6 +143,7 @@ def demo(
     import pandas as pd
     from zoofast.catalog import split_catalog
     from zoofast.data import GalaxyDataLoaders
+    from zoofast.plots import save_pictures
     from zoofast.predict import predict_catalog, write_table
     from zoofast.simulate import simulate_survey
     from zoofast.tasks import score_predictions
@@ -149,26 +157,11 @@ def demo(
     say("predicting ...")
     preds = predict_catalog(learn, df, out=out/"predictions.parquet")
     tested = preds[(df.split=="test").to_numpy()].reset_index(drop=True)
-    _demo_pictures(out, learn, test, tested)
+    save_pictures(out, test, tested, dls.task, learn.history, dls.reader)
     typer.echo(_score_line(score_predictions(tested, test, dls.task), "test galaxies"))
     typer.echo(f"\nin {out}: catalog.csv, images/, fits/, bundle/, predictions.parquet, history.csv, mosaic.png, confusion.png, curves.png\n\nnext, try\n"
                f"  zoofast predict {out} {out}/catalog.csv --out again.parquet\n  zoofast represent {out} {out}/catalog.csv --out features.parquet\n"
                f"  zoofast encoders convnext\n  zoofast finetune YOUR_CATALOGUE.csv --label YOUR_COLUMN --encoder {encoder} --save-dir runs/first")
-
-def _demo_pictures(out, learn, test, preds):
-    "mosaic.png, confusion.png and curves.png"
-    import matplotlib
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    from zoofast.plots import mosaic, plot_confusion, plot_history
-    task = learn.dls.task
-    wrong = (preds[task.columns[0]]!=test[task.label]).sample(frac=1, random_state=0).sort_values(ascending=False, kind="stable")
-    show = wrong.index[:min(6, int(wrong.sum()))].union(wrong.index[-30:], sort=False)[:30]         # some of the wrong ones, and others
-    mosaic(test.file_loc[show], test[task.label][show], preds[task.columns[0]][show], preds.loc[show, task.columns[1:]].max(axis=1), learn.dls.reader)
-    plt.savefig(out/"mosaic.png", dpi=110)
-    plot_confusion(preds, test, task); plt.savefig(out/"confusion.png", dpi=110)
-    plot_history(learn.history); plt.savefig(out/"curves.png", dpi=110)
-    plt.close("all")
 
 # %% ../nbs/15_cli.ipynb #d78f2f86
 @command
@@ -186,16 +179,20 @@ def check(
 
     Example: zoofast check rings.csv --label ring --write bad.csv
     """
-    from zoofast.catalog import check_catalog, read_catalog
+    from zoofast.catalog import check_catalog, is_categorical, read_catalog
     from zoofast.images import ImageReader
     from zoofast.predict import check_out, write_table
+    from zoofast.tasks import Classification
     if write: check_out(write)
     df = read_catalog(catalog, image_dir, id_col, file_col)
     res = check_catalog(df, label or None, open_images=ImageReader())
-    for c in label or []: typer.echo(f"{c}: " + ", ".join(f"{v} {k}" for k,v in df[c].value_counts().head(20).items()))
+    for c in label or []:
+        typer.echo(f"{c}: " + ", ".join(f"{v} {k}" for k,v in df[c].value_counts().head(20).items()))
     if write: write_table(res.bad, write)
-    if not len(res.bad): typer.echo(f"all {len(df)} rows of {catalog} can be used"); return
     for r in res.bad.itertuples(): typer.echo(f"{r.id_str or '(no id)'}: {r.reason}")
+    for c in label or []:
+        if is_categorical(df[c]): Classification(c).fit(df)                # one class only, or names that would clash
+    if not len(res.bad): typer.echo(f"all {len(df)} rows of {catalog} can be used"); return
     raise ValueError(f"{len(res.bad)} of {len(df)} rows of {catalog} cannot be used" + (f"; they are listed in {write}" if write else ""))
 
 # %% ../nbs/15_cli.ipynb #bcea9576
@@ -220,6 +217,7 @@ def finetune(
     random_weights: RandomWeights = False,
     opt: Annotated[str, typer.Option(help="Optimizer of torch or timm.")] = "adamw",
     precision: Annotated[str, typer.Option(help="auto, fp32 or bf16.")] = "auto",
+    bn_stats: Annotated[str, typer.Option(help="Running means of batch normalisations: auto, keep or update.")] = "auto",
     blocks: Annotated[str, typer.Option(help="coarse: stem and stages; fine: timm's finest grouping.")] = "coarse",
     augment: Annotated[str, typer.Option(help="galaxy, or none.")] = "galaxy",
     valid: Annotated[float, typer.Option(help="Fraction for validation; a column split in the catalogue comes first.")] = 0.2,
@@ -240,16 +238,15 @@ def finetune(
     from zoofast.catalog import read_catalog
     from zoofast.tasks import infer_task, score_predictions
     df = read_catalog(catalog, image_dir, id_col, file_col)
-    task = infer_task(df, label).fit(df)                       # a wrong column is said before fastai is loaded
-    say(f"{len(df)} galaxies; {task.label}: " + ", ".join(str(c) for c in task.classes))
+    task = infer_task(df, label)                               # a wrong column is said before fastai is loaded
     say("loading fastai and timm ...")
     from zoofast.data import GalaxyDataLoaders
     from zoofast.predict import predict_catalog
     dls = GalaxyDataLoaders.from_catalog(df, task=task, size=size, augment=None if augment=="none" else augment, batch_size=batch_size, valid=valid, test=test, seed=seed,
                                          group_col=group_col, cache=None if cache=="none" else cache, on_bad=on_bad)
-    say(f"{len(dls.train_ds)} galaxies to train on, {len(dls.valid_ds)} to validate")
+    say(f"{len(dls.train_ds)} galaxies to train on, {len(dls.valid_ds)} to validate; {task.label}: " + ", ".join(str(c) for c in task.classes))
     learn = _train(dls, encoder, save_dir, epochs, freeze_epochs, head_lr, pretrained=not random_weights, weights=weights, training_mode=training_mode, n_blocks=n_blocks, learning_rate=learning_rate,
-                   layer_decay=layer_decay, weight_decay=weight_decay, head_dropout_prob=head_dropout_prob, opt=opt, precision=precision, blocks=blocks, seed=seed)
+                   layer_decay=layer_decay, weight_decay=weight_decay, head_dropout_prob=head_dropout_prob, opt=opt, precision=precision, bn_stats=bn_stats, blocks=blocks, seed=seed)
     for name,what in (("valid", "validation galaxies"), ("test", "test galaxies")):
         rows = dls.catalog[dls.catalog.split==name].reset_index(drop=True)
         if len(rows): typer.echo(_score_line(score_predictions(predict_catalog(learn, rows), rows, task), what))

@@ -90,7 +90,7 @@ class LayerDecayOptimizer(OptimWrapper):
         floor:int=0,            # Groups below this one are never trained
         **opt_kwargs            # Passed to the optimizer
     ):
-        if not 0<=layer_decay<=1: raise ValueError(f"layer_decay={layer_decay!r} must be between 0 and 1")
+        if not (isinstance(layer_decay, Number) and 0<=layer_decay<=1): raise ValueError(f"layer_decay={layer_decay!r} must be between 0 and 1")
         if not (isinstance(weight_decay, Number) and weight_decay>=0): raise ValueError(f"weight_decay={weight_decay!r} must be 0 or more")
         n = len(groups)-1
         self.scales = [float(layer_decay)**(n-1-i) for i in range(n)]+[1.]
@@ -107,7 +107,7 @@ class LayerDecayOptimizer(OptimWrapper):
     @property
     def hypers(self)->list:
         "For each block, then the head: `lr`, `wd` and the optimizer's other hyperparameters"
-        of = {b: OptimWrapper.hypers.fget(self)[k] for k,b in reversed(list(enumerate(self.block)))}     # its decaying part comes first
+        of = {b: {"mom": 0., **OptimWrapper.hypers.fget(self)[k]} for k,b in reversed(list(enumerate(self.block)))}     # its decaying part comes first
         return [of.get(i, {**next(iter(of.values())), "lr": 0.}) for i in range(len(self.groups))]
 
 # %% ../nbs/06_groups.ipynb #7f8a8ac3

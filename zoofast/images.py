@@ -18,6 +18,10 @@ from PIL import Image, ImageOps
 from torchvision.transforms.v2 import functional as TF
 
 # %% ../nbs/01_images.ipynb #a83c0994
+# Files are read by several threads, in which warnings cannot be silenced for a while, only for good; so just these two kinds are
+warnings.filterwarnings("ignore", module=r"astropy\.io\.fits")
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)     # `read_raster` makes an error of it
+
 class ImageError(ValueError):
     "A file cannot be read as an image; the text names the file and the reason"
 
@@ -39,9 +43,9 @@ def read_raster(
     path # jpg, png, tiff or any other file that Pillow reads
 )->np.ndarray: # Bytes `(bands, y, x)`, top row first; floating-point numbers for a float tiff
     "Read a raster image; Pillow's own errors pass through"
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)   # an image far larger than any galaxy's is an error
-        with Image.open(path) as im: a = _raster_array(im)
+    with Image.open(path) as im:
+        if im.width*im.height > Image.MAX_IMAGE_PIXELS: raise ValueError(f"has {im.width} x {im.height} pixels, more than {Image.MAX_IMAGE_PIXELS}; cut the galaxy out first")
+        a = _raster_array(im)
     return a[None] if a.ndim==2 else a.transpose(2,0,1)
 
 # %% ../nbs/01_images.ipynb #b259d086
@@ -70,12 +74,10 @@ def read_fits(
 )->np.ndarray:     # float32 `(bands, y, x)`, top row first
     "Read the flux of a FITS image; raises `ValueError` where there is none"
     from astropy.io import fits
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with fits.open(path, memmap=False) as hdus:
-            h = _find_hdu(hdus, hdu)
-            if not h.is_image or h.data is None: raise ValueError(f"HDU {hdu!r} holds no image")
-            flux,header = np.asarray(h.data, dtype=np.float32),h.header
+    with fits.open(path, memmap=False) as hdus:
+        h = _find_hdu(hdus, hdu)
+        if not h.is_image or h.data is None: raise ValueError(f"HDU {hdu!r} holds no image")
+        flux,header = np.asarray(h.data, dtype=np.float32),h.header
     flux = flux.reshape([n for n in flux.shape if n!=1] or [1])
     if flux.ndim==2: flux = flux[None]
     if flux.ndim!=3: raise ValueError(f"has an image of shape {flux.shape}; two or three dimensions can be read")
@@ -134,9 +136,11 @@ class ImageReader:
     margin:float=1.0                    # The image is read this much larger and its middle is given; see `wide`
 
     def __post_init__(self):
-        if not (isinstance(self.size, int) and self.size>0): raise ValueError(f"size={self.size!r} must be a whole number of pixels above 0")
-        if not (isinstance(self.channels, int) and self.channels>0): raise ValueError(f"channels={self.channels!r} must be a whole number above 0")
-        if self.margin<1: raise ValueError(f"margin={self.margin!r} must be 1 or more")
+        for name,low,high in (("size", 8, 8192), ("channels", 1, 1024)):
+            v = getattr(self, name)
+            if not (isinstance(v, (int, np.integer)) and low<=v<=high): raise ValueError(f"{name}={v!r} must be a whole number from {low} to {high}")
+            object.__setattr__(self, name, int(v))
+        if not 1<=self.margin<=4: raise ValueError(f"margin={self.margin!r} must be from 1 to 4")
         if self.crop is not None and not self.crop>0: raise ValueError(f"crop={self.crop!r} must be a number of pixels, or a fraction between 0 and 1")
         _check_stretch(self.stretch)
 

@@ -9,13 +9,13 @@ and no other: the column `error` says why, and its predictions are missing rathe
 __all__ = ['check_out', 'write_table', 'as_model', 'predict_catalog', 'represent']
 
 # %% ../nbs/10_predict.ipynb #c0af30f2
-import os
+import copy, os
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from .catalog import CatalogError, read_catalog
 from .images import ImageError, ImageReader
 from .encoders import Encoder, create_encoder
-from .bundle import BundleError, GalaxyModel, each_batch, load_bundle
+from .bundle import BundleError, GalaxyModel, best_device, each_batch, is_bundle, load_bundle
 
 # %% ../nbs/10_predict.ipynb #5c43232d
 _writers = {".csv": "to_csv", ".csv.gz": "to_csv", ".parquet": "to_parquet", ".pq": "to_parquet"}
@@ -56,7 +56,9 @@ def as_model(
 )->GalaxyModel:
     "Whatever can predict, as a `GalaxyModel`; raises `BundleError`"
     if isinstance(model, GalaxyModel): return model
-    if hasattr(model, "dls"): return GalaxyModel(model.model, model.dls.task, model.dls.reader, device=device or next(model.model.parameters()).device)
+    if hasattr(model, "dls"):
+        here = next(model.model.parameters()).device
+        return GalaxyModel(model.model if device in (None, here) else copy.deepcopy(model.model), model.dls.task, model.dls.reader, device=device or here)
     if isinstance(model, (str, Path)): return load_bundle(model, device)
     raise BundleError(f"model={type(model).__name__}: a learner, a GalaxyModel, a bundle's folder or 'hf_hub:user/name' is needed")
 
@@ -79,7 +81,7 @@ def predict_catalog(
     if on_bad not in ("record", "raise"): raise ValueError(f"on_bad={on_bad!r}: use 'record' or 'raise'")
     if out is not None: out = check_out(out)
     df,model = read_catalog(catalog, image_dir, id_col, file_col),as_model(model, device)
-    preds = model.predict(df.file_loc, batch_size or 64, tta, mc_dropout, progress).assign(id_str=df.id_str)
+    preds = model.predict(df.file_loc, 64 if batch_size is None else batch_size, tta, mc_dropout, progress).assign(id_str=df.id_str)
     return _finish(preds, out, on_bad)
 
 def _finish(table, out, on_bad):
@@ -111,7 +113,7 @@ def represent(
     enc,reader,dev = _encoder_of(model, reader or ImageReader(size), device)
     feats,errors = np.full((len(df), enc.num_features), np.nan, dtype=np.float32),[]
     with torch.inference_mode():
-        for x,why in each_batch(reader, df.file_loc, batch_size or 64, progress=progress, desc="representing"):
+        for x,why in each_batch(reader, df.file_loc, 64 if batch_size is None else batch_size, progress=progress, desc="representing"):
             rows = len(errors)+np.flatnonzero([w is None for w in why])
             errors += why
             if x is not None: feats[rows] = enc(x.to(dev).float().div_(255)).float().cpu().numpy()
@@ -121,16 +123,8 @@ def represent(
 def _encoder_of(model, reader, device):
     "An encoder in evaluation mode, the reader for it, and its device"
     is_name = isinstance(model, str) and (":" in model or not Path(model).expanduser().exists())
-    if isinstance(model, Encoder) or (is_name and not _is_hub_bundle(model)):
-        enc,dev = create_encoder(model, reader.size, reader.channels),torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if isinstance(model, Encoder) or (is_name and not is_bundle(model)): enc,dev = create_encoder(model, reader.size, reader.channels),best_device(device)
     else:
         m = as_model(model, device)
         enc,reader,dev = m.net.encoder,m.reader,m.device
     return enc.to(dev, memory_format=torch.channels_last).eval(),reader,dev
-
-def _is_hub_bundle(name):
-    "Is this repository of the hub a bundle of zoofast?"
-    if not name.startswith(("hf_hub:", "hf-hub:")): return False
-    try: load_bundle(name, "cpu")
-    except BundleError: return False
-    return True

@@ -11,7 +11,7 @@ __all__ = ['data_summary', 'model_card']
 # %% ../nbs/09b_save.ipynb #f029bd04
 import json, os
 from pathlib import Path
-import pandas as pd, torch
+import pandas as pd
 from fastcore.basics import patch
 from .learner import GalaxyLearner
 from .bundle import BundleError, GalaxyModel, write_bundle
@@ -66,6 +66,7 @@ def save_encoder(self:GalaxyLearner,
     folder # Folder; made if it is not there
 )->Path:   # The folder
     "Write the encoder for `timm.create_model('local-dir:...', num_classes=0)`; raises `BundleError` for an encoder that is not timm's"
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
     enc,folder = self.model.encoder,Path(folder).expanduser()
     if not enc.config.get("arch"): raise BundleError(f"the encoder is a module of your own ({enc.config.get('name')}), which timm cannot build")
@@ -78,5 +79,5 @@ def save_encoder(self:GalaxyLearner,
         os.replace(part, folder/"model.safetensors")
         part.write_text(json.dumps(config, indent=1))
         os.replace(part, folder/"config.json")
-    except OSError as e: raise BundleError(f"the encoder cannot be written to {folder}: {e.strerror or e}") from e
+    except (OSError, SafetensorError) as e: raise BundleError(f"the encoder cannot be written to {folder}: {getattr(e, 'strerror', None) or e}") from e
     return folder

@@ -36,6 +36,7 @@ def roc_auc(
 )->float:             # NaN where `y` holds a single class
     "Area under the ROC curve: of the last class for two classes, else the mean over the classes of each against the rest"
     from sklearn.metrics import roc_auc_score
+    if not out.isfinite().all(): return float("nan")        # training has diverged
     p,y = out.float().softmax(1).cpu().numpy(),y.cpu().numpy()
     classes = [1] if p.shape[1]==2 else range(p.shape[1])
     areas = [roc_auc_score(y==c, p[:,c]) for c in classes if 0<(y==c).sum()<len(y)]
@@ -66,6 +67,10 @@ class Classification:
     def label_cols(self)->list: return [self.label]
     @property
     def n_out(self)->int: return len(self.classes)
+    @property
+    def columns(self)->list:
+        "Names of the columns of predictions"
+        return [f"{self.label}_pred", *(f"{self.label}_{c}" for c in self.classes)]
 
     def fit(self,
         df:pd.DataFrame # Catalogue with the labels
@@ -76,9 +81,12 @@ class Classification:
         if self.classes is None:
             if len(found)<2:
                 raise CatalogError(f"column {self.label!r} has {f'only the class {next(iter(found))!r}' if found else 'no labels'}: at least two classes are needed to tell galaxies apart")
-            if len(found)>max(50, len(df)//4):
+            if len(found)>max(50, len(df)//2):
                 raise CatalogError(f"column {self.label!r} has {len(found)} different values for {len(df)} galaxies; is it a label?")
             self.classes = sorted(found, key=lambda o: (isinstance(o, str), o))
+        names = ["id_str", "file_loc", "error", *self.columns]
+        twice = next((c for i,c in enumerate(names) if c in names[:i]), None)
+        if twice: raise CatalogError(f"column {self.label!r}: with its classes {self.classes}, two columns of predictions would be named {twice!r}; rename the label or the class")
         return self
 
 # %% ../nbs/03_tasks.ipynb #6b33437c
@@ -103,11 +111,6 @@ def activation(self:Classification,
 )->torch.Tensor:     # Probabilities `(galaxies, classes)`
     "Softmax, in float64, so that the probabilities of a galaxy sum to one"
     return out.double().softmax(-1)
-
-@patch(as_prop=True)
-def columns(self:Classification)->list:
-    "Names of the columns of predictions"
-    return [f"{self.label}_pred", *(f"{self.label}_{c}" for c in self.classes)]
 
 @patch
 def to_frame(self:Classification,
@@ -159,6 +162,7 @@ def infer_task(
     "The task for a catalogue's label column; raises `CatalogError` where there is none for it"
     cols = [label_cols] if isinstance(label_cols, str) else list(label_cols)
     need_columns(df, *cols)
+    if set(cols)&{"id_str", "file_loc", "split"}: raise CatalogError(f"label_cols={cols}: these columns are no labels")
     if len(cols)!=1: raise CatalogError(f"label_cols={cols}: one column with classes is needed")
     if not is_categorical(df[cols[0]]): _plain(df[cols[0]], cols[0])
     return Classification(cols[0])

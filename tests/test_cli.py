@@ -125,3 +125,26 @@ def test_rings(run_zoofast, data_dir, tmp_path):
     p,truth = pd.read_parquet(tmp_path/'p.parquet'),pd.read_csv(labels, dtype={'id_str': str})
     assert p.id_str.tolist()==truth.id_str.tolist() and len(p)==470
     assert np.allclose(p.ring_0+p.ring_1, 1, atol=1e-12) and set(p.ring_pred)=={0, 1}
+
+# --- parameters that will not do; in this process, so that many can be tried --------------------------------------------
+
+ODD = {'--epochs -1': 'epochs=-1', '--epochs 0 --freeze-epochs 0': 'nothing would be trained', '--seed -1': 'seed=-1', '--size 1': 'size=1', '--batch-size 1': 'batch_size=1', '--learning-rate -1': 'learning_rate=-1.0',
+       '--learning-rate inf': 'learning_rate=inf', '--head-lr 0': 'head_lr=0.0', '--layer-decay 2': 'layer_decay=2.0', '--weight-decay -1': 'weight_decay=-1.0', '--head-dropout-prob 1': 'head_dropout_prob=1.0', '--n-blocks 99': 'n_blocks=99',
+       '--training-mode half': "training_mode='half'", '--opt adamv': "opt='adamv'", '--precision fp8': "precision='fp8'", '--blocks huge': "blocks='huge'", '--valid 1.5': 'valid=1.5', '--cache disc': "cache='disc'",
+       '--on-bad hope': "on_bad='hope'", '--augment cats': "augment='cats'", '--bn-stats some': "bn_stats='some'", '--label mag_r': "'mag_r'", '--group-col host': "'host'"}
+
+@pytest.mark.parametrize('given', list(ODD))
+def test_an_odd_parameter_is_named(survey, tmp_path, given):
+    from typer.testing import CliRunner
+    from zoofast.cli import app
+    label = [] if '--label' in given else ['--label', 'morphology']
+    res = CliRunner().invoke(app, ['finetune', str(survey[0]/'catalog.csv'), *label, '--encoder', 'tf_efficientnet_lite0', '--epochs', '1', *([] if '--size' in given else ['--size', '64']), '--save-dir', str(tmp_path), *given.split()])
+    said = [o for o in res.stderr.replace('\r', '\n').split('\n') if o.startswith('zoofast:')]
+    assert res.exit_code==2 and len(said)==1 and ODD[given] in said[0], res.output
+
+@pytest.mark.parametrize('given', ['--batch-size -1', '--batch-size 0', '--device nonsense', '--tta 9', '--mc-dropout -1', '--on-bad hope'])
+def test_an_odd_parameter_of_predict_is_named(survey, run_dir, tmp_path, given):
+    from typer.testing import CliRunner
+    from zoofast.cli import app
+    res = CliRunner().invoke(app, ['predict', str(run_dir[0]), str(survey[0]/'catalog.csv'), '--out', str(tmp_path/'p.csv'), *given.split()])
+    assert res.exit_code==2 and 'zoofast:' in res.stderr and not (tmp_path/'p.csv').exists(), res.output

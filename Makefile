@@ -28,6 +28,7 @@ env:
 
 demo: env
 	@$(RUN) $(PY) -m zoofast.cli demo $(ARGS)
+	@echo; echo "(the zoofast command is in $(VENV)/bin; to have it in this shell: . $(VENV)/bin/activate)"
 
 test: env
 	@$(RUN) $(PY) tools/insync.py

@@ -1,5 +1,5 @@
 "The project's own promises: one version, a valid sweep, small notebooks that end in an export and name no one's folders"
-import ast, json, re
+import ast, ast, json, re
 from importlib import metadata
 from pathlib import Path
 import pytest, yaml
@@ -82,3 +82,14 @@ def test_module_is_short(path):
     src = path.read_text(encoding='utf-8')
     assert len(src.splitlines())<=330, 'two ideas: give the second a notebook of its own, with a letter (04b_)'
     assert ast.get_docstring(ast.parse(src)), 'no docstring: the notebook starts with a title and a sentence'
+
+@notebooks
+def test_imports_have_cells_of_their_own(path):
+    "nbdev runs every cell that imports something when it makes the documentation, and no other"
+    cells = [_text(c['source']) for c in json.loads(path.read_text(encoding='utf-8'))['cells'] if c['cell_type']=='code']
+    mixed = []
+    for src in cells:
+        if '#| export' in src or 'nbdev_export' in src: continue
+        kinds = {isinstance(o, (ast.Import, ast.ImportFrom)) for o in ast.parse(src).body}
+        if kinds=={True, False}: mixed.append(src[:60])
+    assert not mixed, f'cells with imports and other code: {mixed}'

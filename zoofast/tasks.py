@@ -175,7 +175,7 @@ def score_predictions(
 )->dict:                # `n`, `accuracy` with `accuracy_lower` and `accuracy_upper` (95 %), `balanced_accuracy`, `roc_auc`
     "Compare predictions with labels; galaxies without a label or a prediction do not count"
     from astropy.stats import binom_conf_interval
-    p,y = torch.from_numpy(preds[task.columns[1:]].to_numpy(dtype=float)),task.encode(truth)
+    p,y = torch.from_numpy(preds[task.columns[1:]].to_numpy(dtype=float, copy=True)),task.encode(truth)
     use = (y>=0) & p.isfinite().all(1)
     p,y = p[use],y[use]
     if not len(y): raise CatalogError(f"no galaxy has both a label in {task.label!r} and a prediction")

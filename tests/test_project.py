@@ -1,5 +1,5 @@
 "The project's own promises: one version, a valid sweep, small notebooks that end in an export and name no one's folders"
-import ast, ast, json, re
+import ast, json, re
 from importlib import metadata
 from pathlib import Path
 import pytest, yaml

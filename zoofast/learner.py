@@ -206,7 +206,7 @@ def galaxy_learner(
     return learn
 
 # %% ../nbs/07_learner.ipynb #39914df8
-HEAD_LR = 50     # the head alone learns at this multiple of the learning rate, but not above
+HEAD_LR = 50     # the head alone learns at this multiple of the learning rate, but not above the next line's: it starts from nothing, and nothing is spoilt
 MAX_HEAD_LR = 1e-2
 
 @patch

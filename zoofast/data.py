@@ -194,19 +194,20 @@ class GalaxyDataLoaders(DataLoaders):
         df = split_catalog(df, task.label_cols, valid, test, seed, group_col)
         return cls._from_store(store, df, task, reader, augment, batch_size, device, bad)
 
-    @classmethod
-    def _from_store(cls, store, df, task, reader, augment, batch_size, device, bad):
-        "Loaders over images that are there already"
-        def dl(name, augment):
-            rows = df[df.split==name]
-            if len(rows)<(2 if name=="train" else 1): raise CatalogError(f"the {name} split has {len(rows)} galaxies: too few; label more galaxies, or change valid= and test=")
-            unseen = set(task.encode(df).unique().tolist())-set(task.encode(rows).unique().tolist())-{-1}
-            if name=="train" and unseen: raise CatalogError(f"the train split has no galaxy of the class {task.classes[min(unseen)]!r}")
-            ds = GalaxyDataset(store, [store.number[f] for f in rows.file_loc], task.encode(rows), task.loss_func)
-            return GalaxyDL(ds, bs=batch_size, shuffle=name=="train", device=device, after_batch=BatchViews(reader.size, augment))
-        self = cls(dl("train", augment), dl("valid", None), device=device)
-        self.task,self.reader,self.catalog,self.bad,self.store = task,reader,df,bad,store
-        return self
+# %% ../nbs/04_data.ipynb #bd80a1db
+@patch(cls_method=True)
+def _from_store(cls:GalaxyDataLoaders, store, df, task, reader, augment, batch_size, device, bad):
+    "Loaders over images that are there already"
+    def dl(name, augment):
+        rows = df[df.split==name]
+        if len(rows)<(2 if name=="train" else 1): raise CatalogError(f"the {name} split has {len(rows)} galaxies: too few; label more galaxies, or change valid= and test=")
+        unseen = set(task.encode(df).unique().tolist())-set(task.encode(rows).unique().tolist())-{-1}
+        if name=="train" and unseen: raise CatalogError(f"the train split has no galaxy of the class {task.classes[min(unseen)]!r}")
+        ds = GalaxyDataset(store, [store.number[f] for f in rows.file_loc], task.encode(rows), task.loss_func)
+        return GalaxyDL(ds, bs=batch_size, shuffle=name=="train", device=device, after_batch=BatchViews(reader.size, augment))
+    self = cls(dl("train", augment), dl("valid", None), device=device)
+    self.task,self.reader,self.catalog,self.bad,self.store = task,reader,df,bad,store
+    return self
 
 # %% ../nbs/04_data.ipynb #e026dc02
 @patch

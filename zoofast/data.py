@@ -15,9 +15,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
 from fastcore.basics import patch
-from fastai.data.core import DataLoaders
-from fastai.data.load import DataLoader
-from fastai.torch_core import default_device
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")              # fastai warns about recent torch when it is imported
+    from fastai.data.core import DataLoaders
+    from fastai.data.load import DataLoader
+    from fastai.torch_core import default_device
 from .catalog import CatalogError, check_catalog, read_catalog, split_catalog
 from .images import ImageError, ImageReader, middle
 from .store import ImageStore

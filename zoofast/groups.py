@@ -10,15 +10,16 @@ decay, freezes them, and does so for every fit method of fastai."""
 __all__ = ['find_blocks', 'decays', 'make_groups', 'LayerDecayOptimizer', 'eval_frozen', 'group_table']
 
 # %% ../nbs/06_groups.ipynb #b6c04e36
-import difflib, re
-from types import SimpleNamespace
+import difflib, re, warnings
 from numbers import Number
+from types import SimpleNamespace
+import numpy as np, pandas as pd, timm.optim
 from fastcore.basics import patch
-import numpy as np, pandas as pd, timm.optim, torch
-from torch import nn
-from fastai.optimizer import OptimWrapper
-
 from timm.models import group_parameters
+from torch import nn
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")              # fastai warns about recent torch when it is imported
+    from fastai.optimizer import OptimWrapper
 from .encoders import GalaxyNet
 
 # %% ../nbs/06_groups.ipynb #9832508c

@@ -15,16 +15,16 @@ from contextlib import contextmanager
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
-from fastai.callback.core import Callback, CancelFitException
-import fastai.callback.all                      # adds fit_one_cycle, lr_find and the like to Learner
-from fastai.callback.mixup import MixHandler
-from fastai.callback.schedule import LRFinder
-from fastai.learner import Learner
 from fastcore.foundation import L
 from tqdm.auto import tqdm
 from .data import GalaxyDataLoaders, GalaxyDataset, GalaxyDL
 from .encoders import GalaxyNet, create_encoder
 from .groups import LayerDecayOptimizer, eval_frozen, group_table, make_groups
+import fastai.callback.all                      # adds fit_one_cycle, lr_find and the like to Learner
+from fastai.callback.core import Callback, CancelFitException
+from fastai.callback.mixup import MixHandler
+from fastai.callback.schedule import LRFinder
+from fastai.learner import Learner
 
 # %% ../nbs/07_learner.ipynb #94fe9a3d
 @contextmanager

@@ -62,3 +62,9 @@ def test_warnings_after_reading_fits_in_threads(survey):
         ImageStore(survey[1].fits_loc, ImageReader(64), 'memory', progress=False)
         warnings.warn('mine')
     assert 'mine' in [str(o.message) for o in said]
+
+def test_a_smaller_survey_leaves_no_files_of_a_larger_one(tmp_path):
+    from zoofast.simulate import simulate_survey
+    simulate_survey(tmp_path, n=6, size=32, progress=False)
+    df = simulate_survey(tmp_path, n=4, size=32, fits=False, progress=False)
+    assert len(list((tmp_path/'images').iterdir()))==4 and not list((tmp_path/'fits').iterdir()) and len(df)==4

@@ -126,6 +126,24 @@ def test_rings(run_zoofast, data_dir, tmp_path):
     assert p.id_str.tolist()==truth.id_str.tolist() and len(p)==470
     assert np.allclose(p.ring_0+p.ring_1, 1, atol=1e-12) and set(p.ring_pred)=={0, 1}
 
+def test_a_run_and_a_bundle_in_one_folder_the_newer_is_used(run_dir, survey, tmp_path):
+    "As when the same folder is used from Python and from the shell"
+    from zoofast.bundle import load_bundle
+    both = shutil.copytree(run_dir[0], tmp_path/'both')
+    for f in (both/'bundle').iterdir(): shutil.copy(f, both)
+    config = json.loads((both/'config.json').read_text())
+    (both/'config.json').write_text(json.dumps({**config, 'mark': 'outer'}))
+    assert load_bundle(both).config.get('mark')=='outer'
+    (both/'bundle'/'config.json').write_text(json.dumps({**config, 'mark': 'inner'}))
+    assert load_bundle(both).config.get('mark')=='inner'
+
+def test_fits_options(run_zoofast, survey, tmp_path):
+    res = run_zoofast('finetune', survey[0]/'catalog.csv', '--label', 'morphology', '--file-col', 'fits_loc', '--encoder', 'tf_efficientnet_lite0', '--size', 64, '--epochs', 1, '--bands', 'z, r', '--channels', 2, '--save-dir', tmp_path)
+    assert res.returncode==0, res.stderr
+    assert json.loads((tmp_path/'bundle'/'config.json').read_text())['reader']['bands']==['z', 'r']
+    res = run_zoofast('finetune', survey[0]/'catalog.csv', '--label', 'morphology', '--file-col', 'fits_loc', '--encoder', 'tf_efficientnet_lite0', '--size', 64, '--bands', 'K', '--save-dir', tmp_path)
+    assert_one_sentence(res, ['no bands', "'K'"])
+
 # --- parameters that will not do; in this process, so that many can be tried --------------------------------------------
 
 ODD = {'--epochs -1': 'epochs=-1', '--epochs 0 --freeze-epochs 0': 'nothing would be trained', '--seed -1': 'seed=-1', '--size 1': 'size=1', '--batch-size 1': 'batch_size=1', '--learning-rate -1': 'learning_rate=-1.0',

@@ -169,6 +169,7 @@ def write_bundle(
         config = dict(format=FORMAT, format_version=FORMAT_VERSION, task=model.task.config, reader=reader_config(model.reader), encoder=encoder, head=dict(dropout=model.net.head[0].p),
                       **about, versions=package_versions(), sha256={"model.safetensors": _sha256(part/"model.safetensors")})
         (part/"README.md").write_text(card, encoding="utf-8")
+        (part/"model.safetensors").chmod((part/"README.md").stat().st_mode)           # safetensors lets only the owner read
         pd.DataFrame(history or []).to_csv(part/"history.csv", index=False)
         (part/"config.json").write_text(json.dumps(_json(config), indent=1, allow_nan=False), encoding="utf-8")
         for name in ("README.md", "history.csv", "model.safetensors", "config.json"): os.replace(part/name, folder/name)
@@ -188,8 +189,8 @@ def _find(source):
         except Exception as e: raise BundleError(f"{source}: the bundle cannot be fetched: {str(e).splitlines()[0]}") from e    # offline, unknown, forbidden, ...
     folder = Path(source).expanduser()
     if not folder.is_dir(): raise BundleError(f"{folder}: there is no such folder" if not folder.exists() else f"{folder} is a file; a bundle is a folder with config.json and model.safetensors")
-    for f in (folder, folder/"bundle"):
-        if (f/"config.json").is_file(): return f
+    there = [f for f in (folder, folder/"bundle") if (f/"config.json").is_file()]
+    if there: return max(there, key=lambda f: (f/"config.json").stat().st_mtime_ns)        # where a run and a bundle share a folder, the newer
     raise BundleError(f"{folder} holds no bundle: there is no config.json in it, nor in a folder bundle/ inside it")
 
 def _config(folder):

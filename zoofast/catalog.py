@@ -84,7 +84,8 @@ def read_catalog(
     else:
         path = Path(source).expanduser().absolute()
         df,folder = _read_table(path, (id_col, file_col)),path.parent
-    need_columns(df, id_col, file_col)
+    for c,name in ((id_col, "id_col"), (file_col, "file_col")):
+        if c not in df.columns: raise CatalogError(f"the catalogue has no column {c!r}; its columns are: {', '.join(map(str, df.columns))}; name the right one with {name}=")
     if not len(df): raise CatalogError(f"{'the catalogue' if isinstance(source, pd.DataFrame) else source} has no rows")
     ids,files = _as_text(df[id_col], id_col),_as_text(df[file_col], file_col)
     base = str(Path(image_dir).expanduser().absolute() if image_dir is not None else folder)

@@ -44,10 +44,10 @@ def command(f):
     return app.command(name=f.__name__)(run)
 
 def _version(wanted:bool):
-    if wanted:
-        from zoofast import __version__
-        typer.echo(__version__)
-        raise typer.Exit
+    if not wanted: return
+    from zoofast import __version__
+    typer.echo(__version__)
+    raise typer.Exit
 
 @app.callback()
 def _top(version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_version)] = False): pass
@@ -82,8 +82,7 @@ def _terminal_progress():
             desc = self.bar.desc.removesuffix(": ")
             self.bar.close()
             say(f"  {desc}: " + ", ".join(f"{k.replace('_', ' ')} {v:.3f}" for k,v in self.learn.history[-1].items() if k not in ("fit", "epoch", "trained", "lr")))
-        def close(self):
-            if hasattr(self, "bar"): self.bar.close()
+        def close(self): hasattr(self, "bar") and self.bar.close()
     return TerminalProgress()
 
 def _train(dls, encoder, save_dir, epochs, freeze_epochs=1, head_lr=None, **params):
@@ -95,8 +94,7 @@ def _train(dls, encoder, save_dir, epochs, freeze_epochs=1, head_lr=None, **para
     table = learn.group_table()
     typer.echo("\nparameter groups and their learning rates")
     typer.echo(table.assign(lr=table.lr.map("{:.3g}".format), parameters=table.parameters.map("{:,}".format)).to_string(index=False) + "\n")
-    bar = _terminal_progress()
-    learn.add_cb(bar)
+    learn.add_cb(bar := _terminal_progress())
     try:
         with learn.no_bar(), learn.no_logging(): learn.fine_tune(epochs, freeze_epochs=freeze_epochs, head_lr=head_lr)
     finally: bar.close()
@@ -111,9 +109,8 @@ def _folder(path):
     path = Path(path).expanduser()
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path/f".{os.getpid()}.part"
-        probe.touch()
-        probe.unlink()
+        (path/f".{os.getpid()}.part").touch()
+        (path/f".{os.getpid()}.part").unlink()
     except OSError as e: raise ValueError(f"the folder {path} cannot be written: {e.strerror or e}") from None
     return path
 
@@ -187,7 +184,7 @@ def check(
     df = read_catalog(catalog, image_dir, id_col, file_col)
     res = check_catalog(df, label or None, open_images=ImageReader())
     for c in label or []:
-        typer.echo(f"{c}: " + ", ".join(f"{v} {k}" for k,v in df[c].value_counts().head(20).items()))
+        typer.echo(f"{c}: " + ", ".join(f"{v} x {k}" for k,v in df[c].value_counts().head(20).items()))
     if write: write_table(res.bad, write)
     for r in res.bad.itertuples(): typer.echo(f"{r.id_str or '(no id)'}: {r.reason}")
     for c in label or []:
@@ -222,6 +219,11 @@ def finetune(
     augment: Annotated[str, typer.Option(help="galaxy, or none.")] = "galaxy",
     valid: Annotated[float, typer.Option(help="Fraction for validation; a column split in the catalogue comes first.")] = 0.2,
     test: Annotated[float, typer.Option(help="Fraction kept for a test.")] = 0.0,
+    channels: Annotated[int, typer.Option(help="Channels of the images: 3, 1, or the number of bands.")] = 3,
+    stretch: Annotated[str, typer.Option(help="FITS: how flux becomes brightness, auto or linear.")] = "auto",
+    bands: Annotated[Optional[str], typer.Option(help="FITS: numbers or names of the bands, with commas, such as z,r,g.")] = None,
+    hdu: Annotated[Optional[str], typer.Option(help="FITS: number or name of the HDU; the first image unless given.")] = None,
+    crop: Annotated[Optional[float], typer.Option(help="Keep the middle of each image: pixels, or a fraction below 1.")] = None,
     group_col: Annotated[Optional[str], typer.Option(help="Rows with the same value here stay in one split.")] = None,
     cache: Annotated[str, typer.Option(help="Decoded images: auto, disk, memory, device, a folder, or none.")] = "auto",
     on_bad: Annotated[str, typer.Option(help="Rows that cannot be used: raise, or skip.")] = "raise",
@@ -241,8 +243,11 @@ def finetune(
     task = infer_task(df, label)                               # a wrong column is said before fastai is loaded
     say("loading fastai and timm ...")
     from zoofast.data import GalaxyDataLoaders
+    from zoofast.images import ImageReader
     from zoofast.predict import predict_catalog
-    dls = GalaxyDataLoaders.from_catalog(df, task=task, size=size, augment=None if augment=="none" else augment, batch_size=batch_size, valid=valid, test=test, seed=seed,
+    number = lambda o: int(o) if o is not None and o.lstrip("-").isdigit() else o
+    reader = ImageReader(size, channels, stretch, tuple(number(b.strip()) for b in bands.split(",")) if bands else None, number(hdu), crop)
+    dls = GalaxyDataLoaders.from_catalog(df, task=task, reader=reader, augment=None if augment=="none" else augment, batch_size=batch_size, valid=valid, test=test, seed=seed,
                                          group_col=group_col, cache=None if cache=="none" else cache, on_bad=on_bad)
     say(f"{len(dls.train_ds)} galaxies to train on, {len(dls.valid_ds)} to validate; {task.label}: " + ", ".join(str(c) for c in task.classes))
     learn = _train(dls, encoder, save_dir, epochs, freeze_epochs, head_lr, pretrained=not random_weights, weights=weights, training_mode=training_mode, n_blocks=n_blocks, learning_rate=learning_rate,
@@ -255,8 +260,7 @@ def finetune(
 # %% ../nbs/15_cli.ipynb #976a07b5
 def _report(table, out):
     "Say what was written; an error if nothing could be read"
-    bad = int(table.error.notna().sum())
-    if bad==len(table): raise ValueError(f"none of the {bad} images could be read, for instance {table.error.iloc[0]}")
+    if (bad := int(table.error.notna().sum()))==len(table): raise ValueError(f"none of the {bad} images could be read, for instance {table.error.iloc[0]}")
     typer.echo(f"{len(table)} rows written to {out}" + (f"; {bad} images could not be read, see the column error" if bad else ""))
 
 @command

@@ -194,7 +194,7 @@ def _explain(path, e):
     p = Path(path)
     if not p.exists(): return f"{path}: there is no such file"
     if p.is_file() and p.stat().st_size==0: return f"{path}: the file is empty"
-    msg = (str(e) or type(e).__name__).split("\n")[0].replace(f"{path!r}", "the file").replace(path, "the file")
+    msg = (str(e) or type(e).__name__).split("\n")[0].replace(f" {path!r}", "").replace(f" {path}", "")
     return f"{path}: {msg}"
 
 # %% ../nbs/01_images.ipynb #8685540d

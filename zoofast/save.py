@@ -58,7 +58,8 @@ def save_bundle(self:GalaxyLearner,
 )->Path:   # The folder
     "Write `config.json`, `model.safetensors`, `README.md` (a model card) and `history.csv`; raises `BundleError` where that cannot be done"
     model = self.to_model()
-    return write_bundle(folder, model, model_card(self, Path(folder).name), self.history, **model.config)
+    folder = Path(folder)
+    return write_bundle(folder, model, model_card(self, folder.parent.name if folder.name=="bundle" else folder.name), self.history, **model.config)
 
 # %% ../nbs/09b_save.ipynb #6456de94
 @patch
@@ -78,6 +79,7 @@ def save_encoder(self:GalaxyLearner,
         save_file({k: v.detach().cpu().contiguous().clone() for k,v in enc.body.state_dict().items()}, part, metadata={"format": "pt"})
         os.replace(part, folder/"model.safetensors")
         part.write_text(json.dumps(config, indent=1))
+        (folder/"model.safetensors").chmod(part.stat().st_mode)                       # safetensors lets only the owner read
         os.replace(part, folder/"config.json")
     except (OSError, SafetensorError) as e: raise BundleError(f"the encoder cannot be written to {folder}: {getattr(e, 'strerror', None) or e}") from e
     return folder

@@ -324,5 +324,7 @@ def simulate_survey(
     df = pd.DataFrame([_one_galaxy(folder, i, m, s, size, n_votes, fits) for i,(m,s) in tqdm(jobs, total=n, desc="simulating", disable=not progress)])
     unfinished = folder/f"catalog.csv.{os.getpid()}.tmp"
     df.to_csv(unfinished, index=False)
+    kept = {Path(p).name for c in ("file_loc","fits_loc") if c in df for p in df[c]}
+    for p in (p for d in ("images","fits") for p in (folder/d).glob("sim-*") if p.name not in kept): p.unlink()   # of an earlier, larger survey
     os.replace(unfinished, folder/"catalog.csv")            # a catalogue is there completely or not at all
     return df.assign(**{c: [str(folder/p) for p in df[c]] for c in ("file_loc","fits_loc") if c in df})

@@ -172,6 +172,7 @@ def _modules(params, body):
         for k in range(1, len(parts)+1):
             prefix = ".".join(parts[:k])
             if all(o in mine for o in all_names if o==prefix or o.startswith(prefix+".")): break
+        if prefix=="head" and len(parts)>2: prefix = ".".join(parts[:2])         # the encoder's own, such as head.norm: not to be taken for ours
         if prefix not in out: out.append(prefix)
     return ", ".join(out)
 

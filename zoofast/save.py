@@ -26,7 +26,7 @@ def data_summary(
 
 def _last_metrics(learn):
     "Validation loss and metrics of the last epoch"
-    return {k: v for k,v in (learn.history[-1] if learn.history else {}).items() if k not in ("fit", "epoch", "trained", "lr")}
+    return {k: v for k,v in (learn.history[-1] if learn.history else {}).items() if k not in ("fit", "epoch", "trained", "lr", "train_loss")}
 
 def model_card(
     learn:GalaxyLearner, # A learner

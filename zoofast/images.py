@@ -171,8 +171,7 @@ def middle(
     size:int        # Pixels along each side of the middle
 )->torch.Tensor:    # Image(s) `(..., size, size)`
     "The middle of square images"
-    o = (x.shape[-1]-size)//2
-    return x[...,o:o+size,o:o+size]
+    return TF.center_crop(x, [size, size])
 
 def _middle(px, crop):
     "The middle square of pixels `(bands, y, x)`, cut to `crop` where given"

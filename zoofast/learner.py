@@ -10,8 +10,8 @@ really stay as they are, and a seed that makes a run repeat."""
 __all__ = ['HEAD_LR', 'MAX_HEAD_LR', 'seeded', 'FrozenInEval', 'feature_loaders', 'GalaxyLearner', 'EpochLog', 'galaxy_learner']
 
 # %% ../nbs/07_learner.ipynb #e88cbb57
-import os, random, tempfile
-from contextlib import contextmanager
+import os, tempfile
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
@@ -25,27 +25,16 @@ from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.mixup import MixHandler
 from fastai.callback.schedule import LRFinder
 from fastai.learner import Learner
+from fastai.torch_core import no_random
 
 # %% ../nbs/07_learner.ipynb #94fe9a3d
-@contextmanager
 def seeded(
     seed:"int|None" # Seed of Python's, numpy's and torch's random numbers inside; `None` leaves them alone
 ):
     "Random numbers that repeat, without disturbing those outside"
-    if seed is None:
-        yield
-        return
+    if seed is None: return nullcontext()
     if not (isinstance(seed, (int, np.integer)) and 0<=seed<2**63): raise ValueError(f"seed={seed!r} must be a whole number, 0 or more")
-    py,npy,mps = random.getstate(),np.random.get_state(),torch.backends.mps.is_available() and torch.mps.get_rng_state()
-    cudnn = torch.backends.cudnn.deterministic
-    with torch.random.fork_rng(range(torch.cuda.device_count())):
-        random.seed(seed); np.random.seed(seed % 2**32); torch.manual_seed(seed)
-        torch.backends.cudnn.deterministic = True
-        try: yield
-        finally:
-            random.setstate(py); np.random.set_state(npy)
-            torch.backends.cudnn.deterministic = cudnn
-            if mps is not False: torch.mps.set_rng_state(mps)
+    return no_random(seed)
 
 # %% ../nbs/07_learner.ipynb #f6ca7d70
 class FrozenInEval(Callback):
@@ -146,9 +135,8 @@ class EpochLog(Callback):
         if not np.isfinite(row.get("train_loss", 0)): raise CancelFitException     # `fit` says so
 
 # %% ../nbs/07_learner.ipynb #ea7c93bb
-def _floor(net, groups, training_mode, n_blocks, layer_decay):
-    "Number of the lowest group that is ever trained"
-    top = len(groups)-1
+def _floor(top, training_mode, n_blocks, layer_decay):
+    "Number of the lowest group that is ever trained; `top` is the head's"
     if training_mode not in ("full", "head_only"): raise ValueError(f"training_mode={training_mode!r}: use 'full' or 'head_only'")
     if n_blocks is not None and not (isinstance(n_blocks, int) and 0<=n_blocks<=top): raise ValueError(f"n_blocks={n_blocks!r}: the encoder has {top} blocks, so a whole number from 0 to {top} is needed")
     if training_mode=="head_only": return top
@@ -193,8 +181,8 @@ def galaxy_learner(
     net.autocast = auto
     net = net.to(dls.device, memory_format=torch.channels_last)
     groups = make_groups(net, blocks, layer_decay)
-    floor = _floor(net, groups, training_mode, n_blocks, layer_decay)
-    def make_opt(net, lr): return LayerDecayOptimizer(make_groups(net, blocks, layer_decay), opt, lr, layer_decay, weight_decay, floor)
+    floor = _floor(len(groups)-1, training_mode, n_blocks, layer_decay)
+    def make_opt(net, lr): return LayerDecayOptimizer(groups, opt, lr, layer_decay, weight_decay, floor)
     learning_rate = float(learning_rate)
     params = dict(training_mode=training_mode, n_blocks=n_blocks, learning_rate=learning_rate, layer_decay=layer_decay, weight_decay=weight_decay, head_dropout_prob=head_dropout_prob,
                   opt=opt if isinstance(opt, str) else getattr(opt, "__name__", str(opt)), precision=precision, bn_stats=bn_stats, blocks=blocks, seed=seed, size=dls.reader.size, batch_size=dls.train.bs)
@@ -219,8 +207,8 @@ def fine_tune(self:GalaxyLearner,
 ):
     "Train the head alone, then everything, each with one cycle of the learning rate; where only the head is ever trained, all epochs are the head's"
     base_lr = self.lr if base_lr is None else base_lr
-    for name,v,low in (("epochs", epochs, 0), ("freeze_epochs", freeze_epochs, 0)):
-        if not (isinstance(v, (int, np.integer)) and v>=low): raise ValueError(f"{name}={v!r} must be a whole number, 0 or more")
+    for name,v in (("epochs", epochs), ("freeze_epochs", freeze_epochs)):
+        if not (isinstance(v, (int, np.integer)) and v>=0): raise ValueError(f"{name}={v!r} must be a whole number, 0 or more")
     if epochs+freeze_epochs==0: raise ValueError("epochs=0 and freeze_epochs=0: nothing would be trained")
     for name,v in (("base_lr", base_lr), ("head_lr", head_lr)):
         if v is not None and not 0<v<np.inf: raise ValueError(f"{name}={v!r} must be a number above 0")

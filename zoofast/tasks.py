@@ -20,15 +20,16 @@ def accuracy(
     y:torch.Tensor    # True class numbers `(galaxies,)`
 )->float:
     "Fraction of galaxies whose highest output is the true class"
-    return (out.argmax(1)==y).float().mean().item()
+    from sklearn.metrics import accuracy_score
+    return float(accuracy_score(y.cpu(), out.argmax(1).cpu()))
 
 def balanced_accuracy(
     out:torch.Tensor, # Outputs or probabilities `(galaxies, classes)`
     y:torch.Tensor    # True class numbers `(galaxies,)`
 )->float:
     "Mean over the classes in `y` of the fraction of its galaxies that are found"
-    hit = (out.argmax(1)==y).float()
-    return torch.stack([hit[y==c].mean() for c in y.unique()]).mean().item()
+    from sklearn.metrics import recall_score
+    return float(recall_score(y.cpu(), out.argmax(1).cpu(), labels=y.unique().cpu(), average="macro", zero_division=0))
 
 def roc_auc(
     out:torch.Tensor, # Outputs `(galaxies, classes)`, before the softmax

@@ -13,7 +13,7 @@ __all__ = ['CatalogError', 'need_columns', 'read_catalog', 'CatalogCheck', 'open
            'is_categorical', 'split_catalog']
 
 # %% ../nbs/00_catalog.ipynb #87ff0ae5
-import os, warnings
+import difflib, os, warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np, pandas as pd
@@ -67,11 +67,15 @@ def _read_table(
 # %% ../nbs/00_catalog.ipynb #80473300
 def need_columns(
     df:pd.DataFrame, # Catalogue
-    *cols:str        # Columns that it must have
+    *cols:str,       # Columns that it must have
+    hint:str=""      # What would do, for the error
 ):
     "Raise a `CatalogError` that names the first of `cols` that `df` lacks and the columns there are"
     for c in cols:
-        if c not in df.columns: raise CatalogError(f"the catalogue has no column {c!r}; its columns are: {', '.join(map(str, df.columns))}")
+        if c in df.columns: continue
+        there = [str(o) for o in df.columns]
+        near = difflib.get_close_matches(str(c), there, 1)
+        raise CatalogError(f"the catalogue has no column {c!r}{f' (did you mean {near[0]!r}?)' if near else ''}; its columns are: {', '.join(there)}{hint}")
 
 def read_catalog(
     source:"str|Path|pd.DataFrame", # A DataFrame, or the path of a csv (also .gz), parquet, FITS table, VOTable or ECSV file
@@ -84,8 +88,7 @@ def read_catalog(
     else:
         path = Path(source).expanduser().absolute()
         df,folder = _read_table(path, (id_col, file_col)),path.parent
-    for c,name in ((id_col, "id_col"), (file_col, "file_col")):
-        if c not in df.columns: raise CatalogError(f"the catalogue has no column {c!r}; its columns are: {', '.join(map(str, df.columns))}; name the right one with {name}=")
+    for c,name in ((id_col, "id_col"), (file_col, "file_col")): need_columns(df, c, hint=f"; name the right one with {name}=")
     if not len(df): raise CatalogError(f"{'the catalogue' if isinstance(source, pd.DataFrame) else source} has no rows")
     ids,files = _as_text(df[id_col], id_col),_as_text(df[file_col], file_col)
     base = str(Path(image_dir).expanduser().absolute() if image_dir is not None else folder)

@@ -13,6 +13,11 @@ from zoofast.store import *
 from zoofast.data import *
 from zoofast.encoders import *
 from zoofast.groups import *
+from zoofast.precision import *
+from zoofast.freezing import *
+from zoofast.checkpoints import *
+from zoofast.distributed import *
+from zoofast.loop import *
 from zoofast.learner import *
 from zoofast.bundle import *
 from zoofast.save import *

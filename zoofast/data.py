@@ -19,7 +19,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")              # fastai warns about recent torch when it is imported
     from fastai.data.core import DataLoaders
     from fastai.data.load import DataLoader
-    from fastai.torch_core import default_device
+    from fastai.torch_core import apply, default_device
 from .catalog import CatalogError, check_catalog, read_catalog, split_catalog
 from .images import ImageError, ImageReader, middle
 from .store import ImageStore
@@ -107,32 +107,83 @@ class GalaxyDataset:
         store,              # `ImageStore`, or a tensor of features `(n, ...)`
         numbers,            # Number in the store of each galaxy
         y:torch.Tensor,     # Targets
-        loss_func=None      # The loss that fits the targets
-    ): self.store,self.numbers,self.y,self.loss_func = store,torch.as_tensor(numbers),y,loss_func
-    def __len__(self): return len(self.numbers)
+        loss_func=None,     # The loss that fits the targets
+        views:int=1         # Stored views of each galaxy: all galaxies' first ones, then all second ones, ...
+    ): self.store,self.numbers,self.y,self.loss_func,self.views = store,torch.as_tensor(numbers),y,loss_func,views
+    def __len__(self): return len(self.numbers)//self.views
     def __getitem__(self, i): return self.store[self.numbers[[i]]][0],self.y[i]
     def batch(self, idxs): return self.store[self.numbers[idxs]],self.y[idxs]
 
 class GalaxyDL(DataLoader):
-    "A fastai `DataLoader` that reads whole batches, drops nothing, and fetches ahead of the training"
+    "A fastai `DataLoader` that reads whole batches, drops nothing, fetches ahead of the training, and shares each batch among processes"
+    rank,world,order,i = 0,1,[],0                # process and number of processes; galaxies of this epoch; batch of now
     def __init__(self, dataset=None, bs=32, num_workers=0, drop_last=False, **kwargs): super().__init__(dataset, bs=bs, num_workers=0, drop_last=False, **kwargs)
-    def shuffle_fn(self, idxs): return [idxs[i] for i in torch.randperm(len(idxs)).tolist()]
-    def _sizes(self):
-        "Number of galaxies in each batch"
-        full,rest = divmod(self.n, self.bs)
-        if rest==1 and full: return [self.bs]*(full-1) + [self.bs+1]
-        return [self.bs]*full + [rest]*(rest>0)
+    def shuffle_fn(self, idxs):
+        order = torch.randperm(len(idxs))
+        if self.dataset.views>1: order += self.n*torch.randint(self.dataset.views, (self.n,))
+        return order.tolist()
 
-    def __len__(self): return len(self._sizes())
+    def sizes(self)->list:
+        "Number of galaxies in each batch, of all processes together"
+        bs = self.bs*self.world
+        full,rest = divmod(self.n, bs)
+        if rest==1 and full: return [bs]*(full-1) + [bs+1]
+        return [bs]*full + [rest]*(rest>0)
+
+    def __len__(self): return len(self.sizes())
     def create_batches(self, samps):
         "Batches of inputs and targets; two are fetched ahead by a thread"
-        order,todo,at = list(samps),deque(),0
+        self.order,todo = list(samps),deque()
         with ThreadPoolExecutor(1) as ex:
-            for n in self._sizes():
-                todo.append(ex.submit(self.dataset.batch, order[at:at+n]))
-                at += n
+            for i in range(len(self)):
+                todo.append(ex.submit(self.dataset.batch, self.galaxies(i)))
                 if len(todo)>2: yield todo.popleft().result()
             while todo: yield todo.popleft().result()
+
+# %% ../nbs/04_data.ipynb #3dbc6809
+@patch
+def galaxies(self:GalaxyDL,
+    i:int # Number of a batch
+)->list:  # Where its galaxies, or this process's part of them, stand in the data set
+    "The galaxies of a batch of this epoch; never none, since a process without a galaxy would keep the others waiting (see `share`)"
+    sizes = self.sizes()
+    at,n = sum(sizes[:i]),sizes[i]
+    return self.order[at+self.rank*n//self.world:at+(self.rank+1)*n//self.world] or self.order[at:at+1]
+
+@patch
+def share(self:GalaxyDL,
+    i:int # Number of a batch
+)->float: # 1 with one process; 0 for a process that took another's galaxy
+    "What the mean over this process's part of a batch counts, so that the mean over processes is the mean over the batch"
+    n = self.sizes()[i]
+    return ((self.rank+1)*n//self.world - self.rank*n//self.world)*self.world/n
+
+@patch
+def get_idxs(self:GalaxyDL):
+    idxs = super(GalaxyDL, self).get_idxs()
+    if self.world==1: return idxs
+    idxs = torch.tensor(idxs, device=self.device)
+    torch.distributed.broadcast(idxs, 0)             # the order of the first process
+    return idxs.tolist()
+
+@patch
+def __iter__(self:GalaxyDL):
+    for self.i,b in enumerate(super(GalaxyDL, self).__iter__()): yield b
+
+@patch
+def to_detach(self:GalaxyDL, b, cpu=True, gather=True):
+    "Tensors without gradients, those of all processes together, as fastai's metrics need them"
+    def one(x):
+        if self.world>1 and gather and x.ndim:
+            own = x.detach()[:None if self.share(self.i) else 0]
+            n = self.sizes()[self.i]
+            parts = [(r+1)*n//self.world - r*n//self.world for r in range(self.world)]
+            padded = F.pad(own, [0, 0]*(own.ndim-1)+[0, max(parts)-len(own)]).contiguous()
+            got = [torch.empty_like(padded) for _ in parts]
+            torch.distributed.all_gather(got, padded)
+            x = torch.cat([g[:k] for g,k in zip(got, parts)])
+        return x.detach().cpu() if cpu else x.detach()
+    return apply(one, b)
 
 # %% ../nbs/04_data.ipynb #d6848445
 MARGIN = 1.2   # training and prediction see 1/1.2 of the image's side

@@ -243,7 +243,7 @@ class GalaxyNet(nn.Module):
         super().__init__()
         if not 0<=dropout<1: raise ValueError(f"head_dropout_prob={dropout!r} must be 0 or more and below 1")
         self.encoder,self.head = encoder,nn.Sequential(nn.Dropout(dropout), nn.Linear(encoder.num_features, n_out))
-        self.autocast = None            # torch.bfloat16 for mixed precision
+        self.autocast = None            # torch.bfloat16 or torch.float16 for mixed precision
 
     def features(self, x):
         "The encoder's features, computed in mixed precision where `autocast` is set; float32"

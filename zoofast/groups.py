@@ -95,7 +95,7 @@ class LayerDecayOptimizer(OptimWrapper):
         if not (isinstance(weight_decay, Number) and weight_decay>=0): raise ValueError(f"weight_decay={weight_decay!r} must be 0 or more")
         n = len(groups)-1
         self.scales = [float(layer_decay)**(n-1-i) for i in range(n)]+[1.]
-        self.groups,self.layer_decay,self.weight_decay,self.floor = groups,layer_decay,weight_decay,floor
+        self.groups,self.layer_decay,self.weight_decay,self.floor,self.held = groups,layer_decay,weight_decay,floor,set()
         parts = [(i, part) for i,g in enumerate(groups) for part in ("decay", "plain") if g[part]]
         self.block,self.decaying = [i for i,_ in parts],[part=="decay" for _,part in parts]
         pgs = [dict(params=[p for _,p in groups[i][part]], lr=lr*self.scales[i], weight_decay=weight_decay*(part=="decay")) for i,part in parts]
@@ -117,7 +117,8 @@ def set_hyper(self:LayerDecayOptimizer,
     k:str, # "lr", "wd", "mom", or any other of the optimizer's
     v      # A number for all groups (a learning rate decays), a list with one for each, or a slice with fastai's meaning
 ):
-    "Set a hyperparameter; raises `ValueError` for a list of the wrong length"
+    "Set a hyperparameter; raises `ValueError` for a list of the wrong length, and for rates and decays below 0"
+    if k in ("lr", "wd") and not all(np.all(np.asarray(o, dtype=float)>=0) for o in ((v.start or 0, v.stop) if isinstance(v, slice) else [v])): raise ValueError(f"{k}={v!r} must be 0 or more")
     if not isinstance(v, slice):
         v = np.asarray(v, dtype=float)
         if v.ndim==0: v = [float(v)*s for s in (self.scales if k=="lr" else np.ones(len(self.groups)))]
@@ -138,15 +139,15 @@ def _set_hyper(self:LayerDecayOptimizer, k, v):
 def freeze_to(self:LayerDecayOptimizer,
     n:int # Number of the first group that is trained; -1 is the head alone, -2 the head and the top block
 ):
-    "Freeze all groups before `n` (and those below the floor); raises `ValueError` where nothing would be left"
+    "Freeze all groups before `n`, those below the floor, and the parameters that are held; raises `ValueError` where nothing would be left"
     size = len(self.groups)
     first = max(n+size if n<0 else n, 0, self.floor)
-    if first>=size: raise ValueError(f"freeze_to({n}): there are {size} groups, so nothing would be left to train")
+    if not any(p not in self.held for ps in self.param_lists[first:] for p in ps): raise ValueError(f"freeze_to({n}): there are {size} groups" + (f", and {len(self.held)} parameters are held by freeze_layers" if self.held else "") + ", so nothing would be left to train")
     self.frozen_idx = first
     for i,ps in enumerate(self.param_lists):
         for p in ps:
-            p.requires_grad_(i>=first)
-            if i<first: p.grad = None
+            p.requires_grad_(i>=first and p not in self.held)
+            if not p.requires_grad: p.grad = None
 
 @patch
 def freeze(self:LayerDecayOptimizer):
@@ -187,5 +188,5 @@ def group_table(
     for i,(g,h) in enumerate(zip(opt.groups, opt.hypers)):
         ps = g["decay"]+g["plain"]
         rows.append(dict(group=i, block="head" if i==n-1 else "stem" if i==0 and n>2 else f"block {i}", modules="head" if i==n-1 else _modules(ps, net.encoder.body),
-                         parameters=sum(p.numel() for _,p in ps), lr=rates[i], weight_decay=h["wd"] if g["decay"] else 0., trainable=i>=opt.frozen_idx))
+                         parameters=sum(p.numel() for _,p in ps), lr=rates[i], weight_decay=h["wd"] if g["decay"] else 0., trainable=any(p.requires_grad for _,p in ps)))
     return pd.DataFrame(rows)

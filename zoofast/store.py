@@ -13,6 +13,7 @@ import hashlib, json, math, os, shutil, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np, torch
+from filelock import FileLock
 from tqdm.auto import tqdm
 from .images import ImageError, ImageReader, reader_config
 
@@ -46,26 +47,30 @@ def _decode(files, reader, out, progress):
         return {files[i]: r for i,r in enumerate(said) if r}
 
 # %% ../nbs/03b_store.ipynb #b0e4db7d
+def _fill_disk(path, bad, files, reader, shape, progress):
+    "Decode all images into a file, and file -> reason into another"
+    for o in path.parent.glob("*.part"):                 # left by a run that was killed
+        if time.time()-o.stat().st_mtime>86400: o.unlink(missing_ok=True)
+    if shutil.disk_usage(path.parent).free < 1.1*math.prod(shape): raise OSError(f"no room for {math.prod(shape)/1e9:.1f} GB of images in {path.parent}")
+    part = path.with_name(f"{path.stem}.{os.getpid()}.part")
+    try:
+        out = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=shape)
+        why = _decode(files, reader, out, progress)
+        out.flush()
+        del out
+        part.with_suffix(".json.part").write_text(json.dumps(why))
+        os.replace(part.with_suffix(".json.part"), bad)
+        os.replace(part, path)
+    finally:
+        for o in (part, part.with_suffix(".json.part")): o.unlink(missing_ok=True)
+
 def _from_disk(files, reader, folder, shape, progress):
     "The images from the cache folder, decoded first where they are not there yet; returns a memory map and file -> reason"
     path = Path(folder)/f"{_fingerprint(files, reader)}.npy"
     bad = path.with_suffix(".json")
-    if not (path.exists() and bad.exists()):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for o in path.parent.glob("*.part"):             # left by a run that was killed
-            if time.time()-o.stat().st_mtime>86400: o.unlink(missing_ok=True)
-        if shutil.disk_usage(path.parent).free < 1.1*math.prod(shape): raise OSError(f"no room for {math.prod(shape)/1e9:.1f} GB of images in {path.parent}")
-        part = path.with_name(f"{path.stem}.{os.getpid()}.part")
-        try:
-            out = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint8, shape=shape)
-            why = _decode(files, reader, out, progress)
-            out.flush()
-            del out
-            part.with_suffix(".json.part").write_text(json.dumps(why))
-            os.replace(part.with_suffix(".json.part"), bad)
-            os.replace(part, path)
-        finally:
-            for o in (part, part.with_suffix(".json.part")): o.unlink(missing_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):            # another process that needs the same images waits, and finds them there
+        if not (path.exists() and bad.exists()): _fill_disk(path, bad, files, reader, shape, progress)
     try:
         px,why = np.load(path, mmap_mode="c"),json.loads(bad.read_text())
         if px.shape!=shape or px.dtype!=np.uint8: raise ValueError("of another shape")

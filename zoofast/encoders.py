@@ -51,7 +51,9 @@ class Encoder(nn.Module):
         dev = next((p.device for p in self.body.parameters()), torch.device("cpu"))
         try: out = self.to(dev)(torch.zeros(1, self.channels, self.size, self.size, device=dev))
         except (RuntimeError, AssertionError, ValueError, IndexError) as e:
-            raise ValueError(f"the encoder {self.config.get('name', type(self.body).__name__)} does not take {self.channels} x {self.size} x {self.size} images: {e}") from e
+            made = (getattr(self.body, "pretrained_cfg", None) or {}).get("input_size") or [self.size]
+            hint = f" (it was made for size={made[-1]})" if made[-1]!=self.size else ""
+            raise ValueError(f"the encoder {self.config.get('name', type(self.body).__name__)} does not take {self.channels} x {self.size} x {self.size} images{hint}: {e}") from e
         finally: self.train(was)
         if getattr(out, "ndim", 0)!=2: raise ValueError(f"the encoder gives {getattr(out, 'shape', type(out))} instead of pooled features (n, features); pool them, or give it a reset_classifier")
         return out.shape[1]

@@ -11,6 +11,7 @@ __all__ = ['find_blocks', 'decays', 'make_groups', 'LayerDecayOptimizer', 'eval_
 
 # %% ../nbs/06_groups.ipynb #b6c04e36
 import difflib, re, warnings
+from itertools import permutations
 from numbers import Number
 from types import SimpleNamespace
 import numpy as np, pandas as pd, timm.optim
@@ -25,16 +26,31 @@ from .encoders import GalaxyNet
 # %% ../nbs/06_groups.ipynb #9832508c
 _sentinel = "\0no parameter has this name"
 
+def _matcher(body, coarse):
+    "timm's patterns for the order of the parameters, its only ones where it has no coarse ones; `None` where it has none"
+    try: return body.group_matcher(coarse=coarse)
+    except AssertionError: return _matcher(body, False) if coarse else None
+    except (AttributeError, NotImplementedError, TypeError): return None
+
+def _one_after_another(found):
+    "A list of blocks that timm counts along with the last blocks of another list comes after them, as does all that follows"
+    lists = {}
+    for n,b in found.items():
+        if m := re.match(r"(.+?)\.(\d+)\.", n): lists.setdefault(m[1], {}).setdefault(int(m[2]), b)
+    for (first,a),(_,b) in permutations(lists.items(), 2):
+        if 1<len(b)==len(set(b.values())) and b.get(0) in [a[i] for i in a if i]:
+            found = {n: i if i<b[0] or n.startswith(first+".") else i+max(a.values())-b[0]+1 for n,i in found.items()}
+    return found
+
 def find_blocks(
     body:nn.Module,     # timm model
     blocks:str="coarse" # "coarse": the stem and the stages; "fine": timm's finest grouping
 )->dict:                # Parameter name -> number of its block, 0 the lowest
     "The block of each parameter; raises `ValueError` where timm cannot group the model"
     if blocks not in ("coarse", "fine"): raise ValueError(f"blocks={blocks!r}: use 'coarse' or 'fine'")
-    names = [n for n,_ in body.named_parameters()]
-    try: matcher = body.group_matcher(coarse=blocks=="coarse")
-    except (AttributeError, NotImplementedError, AssertionError, TypeError): matcher = None
+    names,matcher = [n for n,_ in body.named_parameters()],_matcher(body, blocks=="coarse")
     found = group_parameters(SimpleNamespace(named_parameters=lambda: ((n, None) for n in [*names, _sentinel])), matcher, reverse=True) if matcher else {_sentinel: 0}
+    found = _one_after_another(found)
     other = found.pop(_sentinel)
     known = [i for i,n in enumerate(names) if found[n]!=other] if matcher else []
     ids = sorted({found[names[i]] for i in known})

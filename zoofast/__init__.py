@@ -10,6 +10,7 @@ Modules:
 - `zoofast.groups`: Parameter groups: layer decay, weight decay, freezing, the optimizer
 - `zoofast.images`: One image file (jpg, png, tiff, FITS) to one tensor: bands, stretch, size
 - `zoofast.learner`: `galaxy_learner`, `fine_tune`
+- `zoofast.losses`: What training makes small: class weights, label smoothing, focal loss, or a loss of your own
 - `zoofast.plots`: Pictures for each question a user asks of a run; every function returns matplotlib Axes
 - `zoofast.predict`: Catalogue in, table of predictions or representations out
 - `zoofast.save`: A learner writes its bundle, its model card and its encoder

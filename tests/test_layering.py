@@ -5,7 +5,7 @@ import pytest
 
 PKG = Path(__file__).resolve().parent.parent/'zoofast'
 EXEMPT = {'__init__', '__main__', 'all', '_modidx', '_showdoc'}    # written by hand or by nbdev, and of no level
-PREDICTION = {'catalog', 'images', 'tasks', 'encoders', 'bundle', 'predict', 'cli'}    # work without training, so without fastai
+PREDICTION = {'catalog', 'images', 'tasks', 'losses', 'encoders', 'bundle', 'predict', 'cli'}    # work without training, so without fastai
 SLOW_IMPORTS = {'torch', 'torchvision', 'timm', 'fastai', 'pandas', 'matplotlib', 'sklearn', 'astropy', 'scipy'}
 
 # (module, what it imports inside a function) -> why that is allowed although the notebook comes later. Keep it small.

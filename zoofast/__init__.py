@@ -14,6 +14,7 @@ Modules:
 - `zoofast.images`: One image file (jpg, png, tiff, FITS) to one tensor: bands, stretch, size
 - `zoofast.learner`: `galaxy_learner`, `fine_tune`
 - `zoofast.loop`: A fastai `Learner` whose runs repeat, resume, and end with their best model
+- `zoofast.losses`: What training makes small: class weights, label smoothing, focal loss, or a loss of your own
 - `zoofast.plots`: Pictures for each question a user asks of a run; every function returns matplotlib Axes
 - `zoofast.precision`: Mixed precision where it is faster and safe
 - `zoofast.predict`: Catalogue in, table of predictions or representations out

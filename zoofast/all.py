@@ -9,6 +9,7 @@ from zoofast.catalog import *
 from zoofast.images import *
 from zoofast.simulate import *
 from zoofast.tasks import *
+from zoofast.losses import *
 from zoofast.store import *
 from zoofast.data import *
 from zoofast.encoders import *

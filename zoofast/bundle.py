@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 import timm, zoofast
 from .images import ImageError, ImageReader, reader_config, reader_from_config
 from .tasks import task_from_config
+from .losses import loss_from_config
 from .encoders import Encoder, GalaxyNet, check_timm, create_encoder, hub_or_cache, load_weights
 
 # %% ../nbs/09_bundle.ipynb #2f9237e2
@@ -248,15 +249,24 @@ def is_bundle(
     except Exception: return False            # whatever the reason, it cannot be used as one
 
 # %% ../nbs/09_bundle.ipynb #38640052
+def _saved_loss(config):
+    "The loss of a bundle's config.json, or `None` where it has none; raises `BundleError` for one that was not saved or is not known"
+    saved = config.get("loss")
+    if isinstance(saved, dict) and "own" in saved: raise BundleError(f"the model was trained with a loss of one's own, {saved['own']!r}, which is not in the bundle; give it as to_learner(..., loss_func=...)")
+    try: return None if saved is None else loss_from_config(saved)
+    except ValueError as e: raise BundleError(f"the bundle's loss cannot be used: {e}; give one as to_learner(..., loss_func=...)") from e
+
 @patch
 def to_learner(self:GalaxyModel,
     dls,     # `GalaxyDataLoaders` with the same task
     **kwargs # Passed to `galaxy_learner`
 ):
-    "A `GalaxyLearner` that starts from this model, head included; raises `BundleError` where the classes differ"
+    "A `GalaxyLearner` that starts from this model, head and loss included; raises `BundleError` where the classes differ, or for a loss that was not saved"
     from zoofast.learner import galaxy_learner
     if (dls.reader.size, dls.reader.channels)!=(self.reader.size, self.reader.channels): raise BundleError(f"the data are read by {dls.reader}, the model's by {self.reader}; give reader=model.reader to from_catalog")
     if dls.task.config!=self.task.config: raise BundleError(f"the data are for {dls.task}, the model for {self.task}; to keep only the encoder, give the bundle to galaxy_learner")
+    asked = kwargs.get("label_smoothing") or any(kwargs.get(k) is not None for k in ("loss_func", "class_weights"))
+    if not asked: kwargs["loss_func"] = _saved_loss(self.config)
     learn = galaxy_learner(dls, self.net.encoder, **{"head_dropout_prob": self.net.head[0].p, **kwargs})
     learn.model.head.load_state_dict(self.net.head.state_dict())
     return learn

@@ -9,10 +9,11 @@ trained on what, the metrics of every epoch, and a card for people. `learn.save_
 __all__ = ['data_summary', 'model_card']
 
 # %% ../nbs/09b_save.ipynb #f029bd04
-import json, os
+import json, os, warnings
 from pathlib import Path
 import pandas as pd
 from fastcore.basics import patch
+from .losses import loss_config
 from .learner import GalaxyLearner
 from .bundle import BundleError, GalaxyModel, write_bundle
 
@@ -49,15 +50,18 @@ def model_card(
 def to_model(self:GalaxyLearner)->GalaxyModel:
     "The learner's model, ready to predict; it shares the learner's weights"
     dev = next(self.model.parameters()).device
-    about = dict(params=self.params, metrics=_last_metrics(self), data=data_summary(self))
+    loss = loss_config(self.loss_func) or {"own": getattr(self.loss_func, "__name__", type(self.loss_func).__name__)}
+    about = dict(params=self.params, metrics=_last_metrics(self), data=data_summary(self), loss=loss)
     return GalaxyModel(self.model, self.dls.task, self.dls.reader, about, dev)
 
 @patch
 def save_bundle(self:GalaxyLearner,
     folder # Folder of the bundle; files of an earlier one are replaced
 )->Path:   # The folder
-    "Write `config.json`, `model.safetensors`, `README.md` (a model card) and `history.csv`; raises `BundleError` where that cannot be done"
+    "Write `config.json`, `model.safetensors`, `README.md` (a model card) and `history.csv`; raises `BundleError` where that cannot be done, and warns of a loss that cannot be saved"
     model = self.to_model()
+    own = model.config["loss"].get("own")
+    if own: warnings.warn(f"the loss {own!r} is your own and cannot be saved: the bundle predicts without it, and to_learner will need loss_func= to train on", stacklevel=2)
     folder = Path(folder)
     return write_bundle(folder, model, model_card(self, folder.parent.name if folder.name=="bundle" else folder.name), self.history, **model.config)
 

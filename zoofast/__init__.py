@@ -19,6 +19,7 @@ Modules:
 - `zoofast.precision`: Mixed precision where it is faster and safe
 - `zoofast.predict`: Catalogue in, table of predictions or representations out
 - `zoofast.save`: A learner writes its bundle, its model card and its encoder
+- `zoofast.schedules`: Learning-rate schedules: timm's and fastai's, followed by every group
 - `zoofast.simulate`: A simulated survey with known truth: images, FITS cubes, a catalogue and volunteer votes
 - `zoofast.store`: Images decoded once, kept as bytes
 - `zoofast.tasks`: What is predicted: each task knows its outputs, loss, metrics and column names

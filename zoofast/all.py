@@ -16,6 +16,7 @@ from zoofast.encoders import *
 from zoofast.groups import *
 from zoofast.precision import *
 from zoofast.freezing import *
+from zoofast.schedules import *
 from zoofast.checkpoints import *
 from zoofast.distributed import *
 from zoofast.loop import *

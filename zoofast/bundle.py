@@ -97,7 +97,7 @@ def samples(self:GalaxyModel,
 )->np.ndarray:       # Predictions `(samples, n, outputs)`, float64
     "The task's predictions for a batch of images"
     net,x = self.net.eval(),x.to(self.device)
-    feats = [net.features(v.float().div_(255)) for v in (_views(x, tta) if tta else [x])]
+    feats = [net.encoder(v.float().div_(255)).float() for v in (_views(x, tta) if tta else [x])]
     if mc_dropout:
         g = torch.Generator().manual_seed(0)
         keep = 1-net.head[0].p

@@ -13,6 +13,7 @@ __all__ = ['HEAD_LR', 'MAX_HEAD_LR', 'FITS', 'galaxy_learner']
 import numpy as np, torch
 from fastcore.basics import patch
 from fastcore.foundation import L
+from .losses import make_loss
 from .data import GalaxyDataLoaders
 from .encoders import GalaxyNet, create_encoder
 from .precision import PRECISIONS, pick_precision
@@ -47,6 +48,11 @@ def _check(learning_rate, weight_decay, layer_decay, head_dropout_prob, l1, clip
     _number("views", views, whole=True)
     if mixup and cutmix: raise ValueError(f"mixup={mixup!r}, cutmix={cutmix!r}: use one of the two")
     if bn_stats not in ("auto", "keep", "update"): raise ValueError(f"bn_stats={bn_stats!r}: use 'auto', 'keep' or 'update'")
+
+def _counts(dls):
+    "Number of training galaxies of each class"
+    y = dls.train_ds.y
+    return torch.bincount(y[y>=0].flatten(), minlength=dls.task.n_out).tolist()
 
 # %% ../nbs/07_learner.ipynb #3795fd64
 def galaxy_learner(
@@ -91,7 +97,7 @@ def galaxy_learner(
     _check(learning_rate, weight_decay, layer_decay, head_dropout_prob, l1, clip_grad, accumulate, ema, patience, views, mixup, cutmix, bn_stats)
     check_scheduler_kwargs(scheduler_kwargs)
     task,device = dls.task,torch.device(dls.device)
-    loss = loss_func or task.loss_func
+    loss = make_loss(task, loss_func, class_weights, label_smoothing, counts=_counts(dls))
     with seeded(seed):
         enc = create_encoder(encoder, dls.reader.size, dls.reader.channels, pretrained, weights, **timm_kwargs)
         net = GalaxyNet(enc, task.n_out, head_dropout_prob)

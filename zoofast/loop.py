@@ -168,7 +168,7 @@ def _take_best(self:GalaxyLearner):
     last = self.history[-1] if self.history else None
     if not self.keep_best or self.best_epoch is None: weights = self.ema.module.state_dict() if self.ema else None
     elif self.best_epoch is last and not self.ema and not self.diverged: weights = None
-    elif self.best_weights is None:                    # a resumed run
+    elif self.best_weights is None and self.checkpoint_dir:                    # a resumed run
         from safetensors.torch import load_file
         weights = self.best_weights = load_file(self.checkpoint_dir/"best.safetensors")
     else: weights = self.best_weights

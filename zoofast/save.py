@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 from fastcore.basics import patch
 from .losses import loss_config
-from .learner import GalaxyLearner
+from .loop import GalaxyLearner
 from .bundle import BundleError, GalaxyModel, write_bundle
 
 # %% ../nbs/09b_save.ipynb #a0174fd6
@@ -25,16 +25,17 @@ def data_summary(
     df,label = learn.dls.catalog,learn.dls.task.label_cols[0]
     return {"galaxies": {k: int(v) for k,v in df.split.value_counts().items()}, "label": label, "classes": {str(k): int(v) for k,v in df[label].value_counts().items()}}
 
-def _last_metrics(learn):
-    "Validation loss and metrics of the last epoch"
-    return {k: v for k,v in (learn.history[-1] if learn.history else {}).items() if k not in ("fit", "epoch", "trained", "lr", "train_loss")}
+def _metrics(learn):
+    "Validation loss and metrics of the epoch whose model is in hand"
+    row = (learn.best_epoch if learn.keep_best else None) or (learn.history[-1] if learn.history else {})
+    return {k: v for k,v in row.items() if k not in ("fit", "epoch", "trained", "lr", "train_loss")}
 
 def model_card(
     learn:GalaxyLearner, # A learner
     name:str             # Name of the model
 )->str:                  # Markdown
     "The card of a model, for README.md"
-    data,metrics,task = data_summary(learn),_last_metrics(learn),learn.dls.task
+    data,metrics,task = data_summary(learn),_metrics(learn),learn.dls.task
     row = lambda *o: "| " + " | ".join(str(x) for x in o) + " |"
     lines = ["---", "library_name: zoofast", "pipeline_tag: image-classification", "tags: [galaxies, astronomy, timm, fastai]", "---", "", f"# {name}", "",
              f"Predicts `{data['label']}` of a galaxy from its image: {', '.join(f'`{c}`' for c in task.classes)}.", "",
@@ -42,7 +43,7 @@ def model_card(
              "## Data", "", row("class", "galaxies"), row("---", "---"), *(row(*o) for o in data["classes"].items()), "",
              "Split: " + ", ".join(f"{v} {k}" for k,v in data["galaxies"].items()) + ".", "",
              "## Metrics on the validation galaxies", "", row("metric", "value"), row("---", "---"), *(row(k, f"{v:.4g}") for k,v in metrics.items()), "",
-             "## Training", "", f"Encoder: `{learn.model.encoder.config.get('name')}`, weights: {learn.encoder_weights}.", "", row("parameter", "value"), row("---", "---"), *(row(k, v) for k,v in learn.params.items()), ""]
+             "## Training", "", f"Encoder: `{learn.model.encoder.config.get('name')}`, weights: {learn.encoder_weights}.", "", row("parameter", "value"), row("---", "---"), *(row(k, v) for k,v in learn.params.items() if v is not None and k!="encoder"), ""]
     return "\n".join(lines)
 
 # %% ../nbs/09b_save.ipynb #abb9dbee
@@ -51,7 +52,7 @@ def to_model(self:GalaxyLearner)->GalaxyModel:
     "The learner's model, ready to predict; it shares the learner's weights"
     dev = next(self.model.parameters()).device
     loss = loss_config(self.loss_func) or {"own": getattr(self.loss_func, "__name__", type(self.loss_func).__name__)}
-    about = dict(params=self.params, metrics=_last_metrics(self), data=data_summary(self), loss=loss)
+    about = dict(params=self.params, metrics=_metrics(self), data=data_summary(self), loss=loss)
     return GalaxyModel(self.model, self.dls.task, self.dls.reader, about, dev)
 
 @patch

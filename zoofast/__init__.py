@@ -13,6 +13,7 @@ Modules:
 - `zoofast.plots`: Pictures for each question a user asks of a run; every function returns matplotlib Axes
 - `zoofast.predict`: Catalogue in, table of predictions or representations out
 - `zoofast.save`: A learner writes its bundle, its model card and its encoder
+- `zoofast.schedules`: Learning-rate schedules: timm's and fastai's, followed by every group
 - `zoofast.simulate`: A simulated survey with known truth: images, FITS cubes, a catalogue and volunteer votes
 - `zoofast.store`: Images decoded once, kept as bytes
 - `zoofast.tasks`: What is predicted: each task knows its outputs, loss, metrics and column names"""

@@ -13,6 +13,7 @@ from zoofast.store import *
 from zoofast.data import *
 from zoofast.encoders import *
 from zoofast.groups import *
+from zoofast.schedules import *
 from zoofast.learner import *
 from zoofast.bundle import *
 from zoofast.save import *

@@ -124,7 +124,8 @@ class LayerDecayOptimizer(OptimWrapper):
     @property
     def hypers(self)->list:
         "For each block, then the head: `lr`, `wd` and the optimizer's other hyperparameters"
-        of = {b: {"mom": 0., **OptimWrapper.hypers.fget(self)[k]} for k,b in reversed(list(enumerate(self.block)))}     # its decaying part comes first
+        parts = super().hypers
+        of = {b: {"mom": 0., **parts[k]} for k,b in reversed(list(enumerate(self.block)))}     # its decaying part comes first
         return [of.get(i, {**next(iter(of.values())), "lr": 0.}) for i in range(len(self.groups))]
 
 # %% ../nbs/06_groups.ipynb #7f8a8ac3

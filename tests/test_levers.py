@@ -7,7 +7,7 @@ from zoofast.all import *
 def dls(survey): return GalaxyDataLoaders.from_catalog(survey[1], 'morphology', size=64, batch_size=16, progress=False)
 
 @pytest.fixture(scope='module')
-def still(survey): return GalaxyDataLoaders.from_catalog(survey[1], 'morphology', size=64, batch_size=48, augment=None, progress=False)
+def still(survey): return GalaxyDataLoaders.from_catalog(survey[1], 'morphology', size=64, batch_size=60, augment=None, progress=False)
 
 LITE = 'tf_efficientnet_lite0'
 def state(learn): return {k: v.clone() for k,v in learn.model.state_dict().items()}
@@ -49,7 +49,7 @@ def test_nothing_is_differentiated_below_the_lowest_trainable_block(dls):
 
 def test_drop_path_of_frozen_blocks_is_off(dls):
     learn = galaxy_learner(dls, 'convnext_atto', pretrained=False, n_blocks=1, drop_path_rate=0.9)
-    learn.model.train(); learn('before_train')
+    learn.model.train(); eval_frozen(learn.model)
     drops = {n: m.training for n,m in learn.model.named_modules() if type(m).__name__=='DropPath'}
     assert any(drops.values()) and all(t==('stages.3' in n) for n,t in drops.items())
 
@@ -75,16 +75,23 @@ def test_accumulated_batches_are_one_big_batch(survey):
         dls = GalaxyDataLoaders.from_catalog(df, 'morphology', size=64, batch_size=bs, augment=None, progress=False)
         return state(quiet(learner(dls, opt='sgd', learning_rate=1e-2, head_dropout_prob=0., **kw), lambda l: l.fit(2)))
     a,b = run(46),run(16, accumulate=4)
-    assert all(torch.allclose(a[k], b[k], atol=2e-6) for k in a if a[k].is_floating_point())
-    assert not all(torch.allclose(a[k], c, atol=2e-6) for k,c in run(16).items() if c.is_floating_point())
+    assert all(torch.allclose(a[k], b[k], atol=2e-5) for k in a if a[k].is_floating_point())
+    assert not all(torch.allclose(a[k], c, atol=2e-5) for k,c in run(16).items() if c.is_floating_point())
 
 def test_clipping(still):
     "Plain gradient descent moves by no more than the rate times the norm"
+    assert len(still.train)==1
     learn = learner(still, clip_grad=0.1, opt='sgd', opt_kwargs=dict(momentum=0., nesterov=False), learning_rate=1., layer_decay=1., weight_decay=0.)
     before = state(learn)
     quiet(learn, lambda l: l.fit(1))
     moved = torch.cat([(v-before[k]).flatten() for k,v in state(learn).items() if v.is_floating_point()]).norm()
-    assert moved==pytest.approx(0.1*len(still.train), rel=1e-3)
+    assert moved==pytest.approx(0.1, rel=1e-3)
+
+def test_second_derivatives(dls):
+    learn = learner(dls, opt='adahessian', n_blocks=1)
+    before = state(learn)
+    quiet(learn, lambda l: l.fit(1))
+    assert len(changed(before, state(learn)))>2 and np.isfinite(learn.history[0]['valid_loss'])
 
 @pytest.mark.parametrize('kw', [dict(mixup=0.4), dict(cutmix=1.), dict(mixup=0.4, label_smoothing=0.1, class_weights='balanced'), dict(loss_func='focal')], ids=str)
 def test_mixing_and_losses_train(dls, kw):

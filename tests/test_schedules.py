@@ -20,7 +20,7 @@ def learn(dls): return make(dls)     # used again and again: what a fit leaves b
 class Spy(Callback):
     "What the optimizer is given, whoever has set it"
     def before_fit(self): self.lrs,self.pcts = [],[]
-    def before_step(self):
+    def before_backward(self):
         self.lrs.append([g['lr'] for g in self.opt.opt.param_groups])
         self.pcts.append(self.pct_train)
 

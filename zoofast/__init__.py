@@ -15,6 +15,7 @@ Modules:
 - `zoofast.learner`: `galaxy_learner`, `fine_tune`
 - `zoofast.loop`: A fastai `Learner` whose runs repeat, resume, and end with their best model
 - `zoofast.losses`: What training makes small: class weights, label smoothing, focal loss, or a loss of your own
+- `zoofast.optimizers`: Any optimizer of torch or timm, by its name
 - `zoofast.plots`: Pictures for each question a user asks of a run; every function returns matplotlib Axes
 - `zoofast.precision`: Mixed precision where it is faster and safe
 - `zoofast.predict`: Catalogue in, table of predictions or representations out

@@ -13,6 +13,7 @@ from zoofast.losses import *
 from zoofast.store import *
 from zoofast.data import *
 from zoofast.encoders import *
+from zoofast.optimizers import *
 from zoofast.groups import *
 from zoofast.precision import *
 from zoofast.freezing import *

@@ -10,11 +10,11 @@ decay, freezes them, and does so for every fit method of fastai."""
 __all__ = ['find_blocks', 'decays', 'make_groups', 'LayerDecayOptimizer', 'eval_frozen', 'group_table']
 
 # %% ../nbs/06_groups.ipynb #b6c04e36
-import difflib, re, warnings
+import re, warnings
 from itertools import permutations
 from numbers import Number
 from types import SimpleNamespace
-import numpy as np, pandas as pd, timm.optim
+import numpy as np, pandas as pd
 from fastcore.basics import patch
 from timm.models import group_parameters
 from torch import nn
@@ -22,6 +22,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")              # fastai warns about recent torch when it is imported
     from fastai.optimizer import OptimWrapper
 from .encoders import GalaxyNet
+from .optimizers import make_optimizer
 
 # %% ../nbs/06_groups.ipynb #9832508c
 _sentinel = "\0no parameter has this name"
@@ -87,14 +88,6 @@ def make_groups(
     groups[-1]["plain"] = list(net.head.named_parameters())
     return groups
 
-def _torch_optimizer(opt, pgs, lr, **kwargs):
-    "An optimizer of torch or timm by name, or from a function of parameter groups"
-    if callable(opt): return opt(pgs, lr=lr, **kwargs)          # its groups say their own rate and weight decay
-    known = timm.optim.list_optimizers()
-    if str(opt).lower() not in known: raise ValueError(f"opt={opt!r} is not known; did you mean {', '.join(difflib.get_close_matches(str(opt).lower(), known, 5, 0.3)) or 'adamw'}?")
-    if str(opt).lower() in ("adam", "adamw"): kwargs.setdefault("fused", True)        # one kernel for all tensors
-    return timm.optim.create_optimizer_v2(pgs, opt=opt, lr=lr, weight_decay=0., **kwargs)
-
 # %% ../nbs/06_groups.ipynb #ed317ccf
 class LayerDecayOptimizer(OptimWrapper):
     "An optimizer whose groups are an encoder's blocks and the head; one learning rate for all decays from block to block"
@@ -115,7 +108,7 @@ class LayerDecayOptimizer(OptimWrapper):
         parts = [(i, part) for i,g in enumerate(groups) for part in ("decay", "plain") if g[part]]
         self.block,self.decaying = [i for i,_ in parts],[part=="decay" for _,part in parts]
         pgs = [dict(params=[p for _,p in groups[i][part]], lr=lr*self.scales[i], weight_decay=weight_decay*(part=="decay")) for i,part in parts]
-        super().__init__(opt=_torch_optimizer(opt, pgs, lr, **opt_kwargs))
+        super().__init__(opt=make_optimizer(opt, pgs, lr, **opt_kwargs))
         self.frozen_idx = 0
 
     @property

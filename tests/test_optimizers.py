@@ -3,9 +3,7 @@ from copy import deepcopy
 import pytest, timm.optim, torch
 from torch import nn
 from zoofast.all import *
-from zoofast.groups import _torch_optimizer
 
-wanted = pytest.mark.xfail(reason="groups.py does not look in torch.optim, nor at the arguments of an optimizer, yet")      # take it off when it does
 
 BARRED = ('bnb', 'fused')                  # of bitsandbytes and apex: packages of their own, for GPUs
 KRON = not torch.backends.opt_einsum.is_available() and ('kron',)      # minutes and gigabytes a step without the package opt_einsum

@@ -96,7 +96,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                               'zoofast.data.GalaxyDL.get_idxs': ('data.html#galaxydl.get_idxs', 'zoofast/data.py'),
                               'zoofast.data.GalaxyDL.share': ('data.html#galaxydl.share', 'zoofast/data.py'),
                               'zoofast.data.GalaxyDL.shuffle_fn': ('data.html#galaxydl.shuffle_fn', 'zoofast/data.py'),
-                              'zoofast.data.GalaxyDL.sizes': ('data.html#galaxydl.sizes', 'zoofast/data.py'),
+                              'zoofast.data.GalaxyDL.size': ('data.html#galaxydl.size', 'zoofast/data.py'),
                               'zoofast.data.GalaxyDL.to_detach': ('data.html#galaxydl.to_detach', 'zoofast/data.py'),
                               'zoofast.data.GalaxyDataLoaders': ('data.html#galaxydataloaders', 'zoofast/data.py'),
                               'zoofast.data.GalaxyDataLoaders._from_store': ('data.html#galaxydataloaders._from_store', 'zoofast/data.py'),

@@ -158,6 +158,7 @@ def go_on(
     "Put random numbers and the recorder back to where the epoch ended"
     rec,rank = learn.recorder,getattr(learn.dls.train, "rank", 0)
     if rank<len(state["random"]): restore_random(state["random"][rank])
+    learn.train_iter = learn.first_epoch*len(learn.dls.train)
     count,val = state["smooth"]
     lrs,losses,iters = state["curves"]
     rec.smooth_loss.count,rec.smooth_loss.val = count,torch.tensor(val)

@@ -123,14 +123,15 @@ class GalaxyDL(DataLoader):
         if self.dataset.views>1: order += self.n*torch.randint(self.dataset.views, (self.n,))
         return order.tolist()
 
-    def sizes(self)->list:
-        "Number of galaxies in each batch, of all processes together"
-        bs = self.bs*self.world
-        full,rest = divmod(self.n, bs)
-        if rest==1 and full: return [bs]*(full-1) + [bs+1]
-        return [bs]*full + [rest]*(rest>0)
+    def __len__(self):
+        full,rest = divmod(self.n, self.bs*self.world)
+        return full + (rest>0) - (rest==1 and full>0)
 
-    def __len__(self): return len(self.sizes())
+    def size(self, i)->int:
+        "Number of galaxies in a batch, of all processes together; one that would be left over joins the last batch"
+        bs = self.bs*self.world
+        return bs if i+1<len(self) else self.n-i*bs
+
     def create_batches(self, samps):
         "Batches of inputs and targets; two are fetched ahead by a thread"
         self.order,todo = list(samps),deque()
@@ -146,8 +147,7 @@ def galaxies(self:GalaxyDL,
     i:int # Number of a batch
 )->list:  # Where its galaxies, or this process's part of them, stand in the data set
     "The galaxies of a batch of this epoch; never none, since a process without a galaxy would keep the others waiting (see `share`)"
-    sizes = self.sizes()
-    at,n = sum(sizes[:i]),sizes[i]
+    at,n = i*self.bs*self.world,self.size(i)
     return self.order[at+self.rank*n//self.world:at+(self.rank+1)*n//self.world] or self.order[at:at+1]
 
 @patch
@@ -155,7 +155,7 @@ def share(self:GalaxyDL,
     i:int # Number of a batch
 )->float: # 1 with one process; 0 for a process that took another's galaxy
     "What the mean over this process's part of a batch counts, so that the mean over processes is the mean over the batch"
-    n = self.sizes()[i]
+    n = self.size(i)
     return ((self.rank+1)*n//self.world - self.rank*n//self.world)*self.world/n
 
 @patch
@@ -176,7 +176,7 @@ def to_detach(self:GalaxyDL, b, cpu=True, gather=True):
     def one(x):
         if self.world>1 and gather and x.ndim:
             own = x.detach()[:None if self.share(self.i) else 0]
-            n = self.sizes()[self.i]
+            n = self.size(self.i)
             parts = [(r+1)*n//self.world - r*n//self.world for r in range(self.world)]
             padded = F.pad(own, [0, 0]*(own.ndim-1)+[0, max(parts)-len(own)]).contiguous()
             got = [torch.empty_like(padded) for _ in parts]

@@ -41,7 +41,7 @@ def join_processes(
 class _BatchLoss(AvgLoss):
     "Mean loss over the galaxies of all processes"
     def accumulate(self, learn):
-        n = learn.dl.sizes()[learn.dl.i]
+        n = learn.dl.size(learn.dl.i)
         self.total += learn.loss.detach().cpu().mean()*n
         self.count += n
 

@@ -106,7 +106,11 @@ def galaxy_learner(
     net = net.to(device, memory_format=torch.channels_last)
     groups = make_groups(net, blocks, layer_decay)
     floor = _floor(len(groups)-1, training_mode, n_blocks, layer_decay)
+    if opt_kwargs is not None and not isinstance(opt_kwargs, dict): raise ValueError(f"opt_kwargs={opt_kwargs!r} must be a dict of the optimizer's arguments, such as {{'momentum': 0.9}}")
+    for k,name in (("lr", "learning_rate"), ("weight_decay", "weight_decay")):
+        if k in (opt_kwargs or {}): raise ValueError(f"opt_kwargs={opt_kwargs}: {k!r} is set by {name}=")
     def make_opt(net, lr): return LayerDecayOptimizer(groups, opt, lr, layer_decay, weight_decay, floor, **(opt_kwargs or {}))
+    if hasattr(loss, "to"): loss.to(device)
     keep = bn_stats=="keep" or (bn_stats=="auto" and enc.config.get("weights")!="random")
     cbs = L(cbs)+L(MixUp(mixup) if mixup else None, CutMix(cutmix) if cutmix else None).filter()
     learn = GalaxyLearner(dls, net, make_opt, seed, keep, views, float(l1), clip_grad, accumulate, ema, scheduler_kwargs, monitor, patience, keep_best, save_dir, resume,

@@ -94,8 +94,8 @@ class GalaxyLearner(Learner):
 
     def _do_grad_opt(self):
         "One backward pass; at the last of the accumulated batches, one step"
-        sizes,i,k = self.dl.sizes(),self.iter,self.accumulate
-        if k>1: self.loss_grad = self.loss_grad*(sizes[i]/sum(sizes[i//k*k:(i//k+1)*k]))         # the mean over all their galaxies
+        i,k = self.iter,self.accumulate
+        if k>1: self.loss_grad = self.loss_grad*(self.dl.size(i)/sum(self.dl.size(j) for j in range(i//k*k, min((i//k+1)*k, self.n_iter))))      # the mean over all their galaxies
         if self.dl.world>1: self.loss_grad = self.loss_grad*self.dl.share(i)
         self._check_loss()
         self._with_events(self._backward, "backward", CancelBackwardException)
@@ -113,7 +113,7 @@ class GalaxyLearner(Learner):
             self.scaler.step(self.opt.opt)
             self.scaler.update()
         else: self.opt.step()
-        if self.ema: self.ema.update(self.net, self.train_iter+1)
+        if self.ema and not hasattr(self, "lr_finder"): self.ema.update(self.net, self.train_iter+1)
 
 # %% ../nbs/06f_loop.ipynb #6ccf322d
 @patch
@@ -250,7 +250,10 @@ def to_distributed(self:GalaxyLearner,
 ):
     "Train in several processes; called by fastai's `distrib_ctx`"
     from accelerate import Accelerator
-    self.add_cb(Distributed(Accelerator(**{"cpu": torch.device(self.dls.device).type=="cpu", **kwargs})))
+    accelerator = Accelerator(**{"cpu": torch.device(self.dls.device).type=="cpu", **kwargs})
+    self.dls.to(accelerator.device)
+    self.model.to(accelerator.device)
+    self.add_cb(Distributed(accelerator))
     if rank_distrib(): self.remove_cb(ProgressCallback)
     return self
 

@@ -16,6 +16,7 @@ from torch import nn
 
 # %% ../nbs/05c_optimizers.ipynb #624cfb6c
 _unfit = {"lbfgs": "it has no parameter groups, so rates could not decay from block to block",
+          "rprop": "its steps follow signs, and learning rates set the first of them only",
           "sparseadam": "it is for sparse gradients, and an encoder's are dense"}
 
 def _optimizer_class(opt):
@@ -80,4 +81,4 @@ def make_optimizer(
     try:
         if str(opt).lower().removeprefix("lookahead_") not in timm.optim.list_optimizers(): return cls(groups, lr=lr, **kwargs)
         return timm.optim.create_optimizer_v2(groups, opt=str(opt), lr=lr, weight_decay=0., **kwargs)
-    except (TypeError, ValueError, AssertionError, RuntimeError) as e: raise ValueError(f"opt={opt!r} with opt_kwargs={kwargs}: {e}") from e
+    except (TypeError, ValueError, IndexError, AssertionError, RuntimeError) as e: raise ValueError(f"opt={opt!r} with opt_kwargs={kwargs}: {e}") from e

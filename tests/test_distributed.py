@@ -71,7 +71,7 @@ def test_a_script_under_accelerate_and_torchrun(survey, tmp_path):
     def call(launcher, *args):
         res = subprocess.run([sys.executable, '-m', *launcher, str(tmp_path/'train.py'), str(survey[0]/'catalog.csv'), *args], env={**os.environ, 'OMP_NUM_THREADS': '1'}, capture_output=True, text=True)
         assert res.returncode==0, res.stderr[-3000:]
-    call(['accelerate.commands.launch', '--cpu', '--num_processes', '2'], str(tmp_path/'run'), 'a')
+    call(['accelerate.commands.launch', '--multi_gpu', '--num_processes', '2'], str(tmp_path/'run'), 'a')
     call(['torch.distributed.run', '--standalone', '--nproc-per-node', '2'], str(tmp_path/'run'), 'b', 'resume')
     a,b = (pd.read_csv(tmp_path/'run'/f'{n}.csv') for n in 'ab')
     pd.testing.assert_frame_equal(a, b)

@@ -55,6 +55,19 @@ def _counts(dls):
     return torch.bincount(y[y>=0].flatten(), minlength=dls.task.n_out).tolist()
 
 # %% ../nbs/07_learner.ipynb #3795fd64
+class _MixUp(MixUp):
+    "fastai's, which cannot mix a single galaxy; that one stays as it is"
+    name = "mix_up"
+    def before_batch(self):
+        if len(self.y)>1: return super().before_batch()
+        self.yb1,self.lam = self.learn.yb,torch.ones(1, device=self.y.device)
+
+def _mixing(loss, mixup, cutmix):
+    "Callbacks that mix galaxies; raises `ValueError` for a loss that cannot be mixed"
+    if (mixup or cutmix) and not getattr(loss, "y_int", False): raise ValueError(f"{'mixup' if mixup else 'cutmix'}: the loss {getattr(loss, '__name__', type(loss).__name__)} cannot be mixed; use a loss by name, or one of fastai.losses for classes")
+    return L(_MixUp(mixup) if mixup else None, CutMix(cutmix) if cutmix else None).filter()
+
+# %% ../nbs/07_learner.ipynb #814031c8
 def galaxy_learner(
     dls:GalaxyDataLoaders,        # Data, with its task and reader
     encoder,                      # timm name, "hf_hub:user/name", "local-dir:folder", a module, or a zoofast bundle whose head is replaced
@@ -112,9 +125,8 @@ def galaxy_learner(
     def make_opt(net, lr): return LayerDecayOptimizer(groups, opt, lr, layer_decay, weight_decay, floor, **(opt_kwargs or {}))
     if hasattr(loss, "to"): loss.to(device)
     keep = bn_stats=="keep" or (bn_stats=="auto" and enc.config.get("weights")!="random")
-    cbs = L(cbs)+L(MixUp(mixup) if mixup else None, CutMix(cutmix) if cutmix else None).filter()
     learn = GalaxyLearner(dls, net, make_opt, seed, keep, views, float(l1), clip_grad, accumulate, ema, scheduler_kwargs, monitor, patience, keep_best, save_dir, resume,
-                          loss_func=loss, metrics=task.metrics if metrics is None else metrics, lr=float(learning_rate), cbs=cbs)
+                          loss_func=loss, metrics=task.metrics if metrics is None else metrics, lr=float(learning_rate), cbs=L(cbs)+_mixing(loss, mixup, cutmix))
     known = ["train_loss", "valid_loss", *learn.metrics.attrgot("name")]
     if monitor not in known: raise ValueError(f"monitor={monitor!r}: there are {', '.join(known)}")
     name = lambda o: o if o is None or isinstance(o, (str, dict, list)) else getattr(o, "__name__", type(o).__name__)

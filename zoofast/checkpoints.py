@@ -8,17 +8,18 @@ go on is written to `checkpoints/` in it: atomically, and without pickled code."
 
 # %% auto #0
 __all__ = ['best_row', 'EpochLog', 'copy_weights', 'EmaWeights', 'random_states', 'restore_random', 'run_identity',
-           'write_checkpoint', 'read_checkpoint', 'restore', 'go_on', 'Checkpoints']
+           'write_checkpoint', 'read_checkpoint', 'read_best', 'restore', 'go_on', 'Checkpoints']
 
 # %% ../nbs/06d_checkpoints.ipynb #84efe1a5
-import json, os, warnings
+import hashlib, json, os, warnings
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from timm.utils import ModelEmaV3
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")              # fastai warns about recent torch when it is imported
     from fastai.callback.core import Callback, CancelFitException
-    from fastai.torch_core import get_random_states, set_random_states
+    from fastai.torch_core import get_random_states, rank_distrib, set_random_states
+from .images import reader_config
 from .schedules import is_low_best
 
 # %% ../nbs/06d_checkpoints.ipynb #39ff1742
@@ -70,7 +71,7 @@ class EmaWeights(Callback):
         self.own = {k: v.clone() for k,v in self.net.state_dict().items()}
         copy_weights(self.net, self.learn.ema.module.state_dict())
     def after_validate(self):
-        if not hasattr(self, "own"): return
+        if "own" not in self.__dict__: return
         copy_weights(self.net, self.own)
         del self.own
 
@@ -91,6 +92,7 @@ def restore_random(
 def _atomic(path, write):
     "Write a file under another name, then rename it"
     path.parent.mkdir(parents=True, exist_ok=True)
+    for o in path.parent.glob(f".{path.name}.*.part"): o.unlink(missing_ok=True)         # left by a run that was killed
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         write(part)
@@ -100,9 +102,12 @@ def _atomic(path, write):
 
 def run_identity(learn)->dict:
     "What has to be the same for a run to go on: parameters and data"
-    df,task = learn.dls.catalog,learn.dls.task
-    rows = pd.util.hash_pandas_object(df[["id_str", "split", *task.label_cols]].astype(str), index=False).sum()
-    return {**learn.params, "galaxies": len(df), "catalogue": f"{rows:016x}"}
+    df,task,views = learn.dls.catalog,learn.dls.task,learn.dls.train.after_batch
+    rows = pd.util.hash_pandas_object(df[["id_str", "split", *task.label_cols]].astype(str), index=False).to_numpy()
+    augment = getattr(views, "augment", None)
+    seen = dict(galaxies=len(df), reader=reader_config(learn.dls.reader), augment=augment and [getattr(augment, "__name__", type(augment).__name__), getattr(augment, "__dict__", {})],
+                weights=learn.encoder_weights, encoder_kwargs=learn.net.encoder.config.get("kwargs"), keep_stats=learn.keep_stats, catalogue=hashlib.sha256(rows.tobytes()).hexdigest()[:16])
+    return json.loads(json.dumps({**learn.params, **seen}, default=str))
 
 # %% ../nbs/06d_checkpoints.ipynb #8c38834e
 def write_checkpoint(
@@ -112,12 +117,12 @@ def write_checkpoint(
 ):
     "Write all that is needed to go on; every process has its part in it, the first writes"
     states = [random_states()]
-    if (n := _number(learn))>1:
+    if (n := _number(learn))>1 and not done:
         states = [None]*n
         torch.distributed.all_gather_object(states, random_states())
-        if learn.dls.train.rank: return
+    if rank_distrib(): return
     rec = learn.recorder
-    about = dict(version=1, fit=learn.n_fits, epochs=learn.epoch+1, n_epoch=learn.n_epoch, done=done, identity=run_identity(learn), history=learn.history)
+    about = dict(version=1, fits=learn.fits, epochs=learn.epoch+1, done=done, identity=learn.identity, history=learn.history)
     state = dict(about=json.dumps(about, default=str), model=learn.net.state_dict(), opt=learn.opt.opt.state_dict(), random=states,
                  ema=learn.ema.module.state_dict() if learn.ema else None, scaler=learn.scaler.state_dict() if learn.scaler else None,
                  smooth=(rec.smooth_loss.count, float(rec.smooth_loss.val)), curves=(list(map(float, rec.lrs)), list(map(float, rec.losses)), list(rec.iters)))       # fastai's are tensors of a class of its own
@@ -133,10 +138,19 @@ def read_checkpoint(
         state = torch.load(path, map_location="cpu", weights_only=True)
         about = state["about"] = json.loads(state["about"])
     except Exception as e: raise ValueError(f"resume: {path} cannot be read as a checkpoint ({type(e).__name__}: {str(e).splitlines()[0][:200]})") from e     # torch and zip raise many kinds
-    now,then = json.loads(json.dumps(run_identity(learn), default=str)),about["identity"]
+    now,then = learn.identity,about["identity"]
     for k in sorted({*now, *then}, key=lambda k: (k=="catalogue", k)):
         if now.get(k)!=then.get(k): raise ValueError(f"resume: the run in {path.parent.parent} was made with {k}={then.get(k)!r}, not {now.get(k)!r}; give the same, or start anew with another save_dir or without resume")
     return state
+
+def read_best(
+    path:Path # best.safetensors
+)->dict:      # Weights by name
+    "The best model's weights; raises `ValueError` where they cannot be read"
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+    try: return load_file(path)
+    except (OSError, SafetensorError) as e: raise ValueError(f"resume: the best model so far cannot be read from {path} ({e}); start anew without resume") from e
 
 def restore(
     learn,     # A `GalaxyLearner`
@@ -167,7 +181,7 @@ def go_on(
 # %% ../nbs/06d_checkpoints.ipynb #4684a3c9
 class Checkpoints(Callback):
     "After each epoch: keeps the best weights, writes the checkpoint, and stops when nothing improves any more"
-    order = 65                                   # after the history
+    order = 60.5                                 # after the history, before fastai's early stopping
     def after_epoch(self):
         if not self.fitting or hasattr(self, "lr_finder"): return
         learn,folder = self.learn,self.learn.checkpoint_dir
@@ -178,8 +192,14 @@ class Checkpoints(Callback):
         rows = [r for r in learn.history if r["fit"]==learn.n_fits]
         best = best_row(rows, learn.monitor)
         stop = learn.patience is not None and best is not None and rows[-1]["epoch"]-best["epoch"]>=learn.patience
-        if folder: write_checkpoint(learn, folder/"last.pt", stop or learn.epoch+1==learn.n_epoch)
+        if folder: write_checkpoint(learn, folder/"last.pt", learn.epoch+1==learn.n_epoch)
         if stop: raise CancelFitException
+
+    def after_fit(self):
+        "Note that a fit is over which was stopped early"
+        learn = self.learn
+        if not self.fitting or hasattr(self, "lr_finder") or not learn.checkpoint_dir or learn.diverged or not (learn.history and learn.history[-1]["fit"]==learn.n_fits): return
+        if learn.epoch+1<learn.n_epoch: write_checkpoint(learn, learn.checkpoint_dir/"last.pt", True)
 
     def _write_best(self, path):
         from safetensors.torch import save_file

@@ -9,6 +9,7 @@ stderr and results to stdout. A mistake ends with one sentence and exit code 2."
 __all__ = ['demo', 'check', 'finetune', 'predict', 'represent', 'encoders', 'main']
 
 # %% ../nbs/15_cli.ipynb #8516b39c
+import re
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
@@ -165,7 +166,7 @@ def finetune(
     from zoofast.images import ImageReader
     from zoofast.predict import predict_catalog
     device = join_processes() if n_processes()>1 else None
-    number = lambda o: int(o) if o is not None and o.lstrip("-").isdigit() else o
+    number = lambda o: int(o) if o is not None and re.fullmatch("-?[0-9]+", o) else o
     reader = ImageReader(size, channels, stretch, tuple(number(b.strip()) for b in bands.split(",")) if bands else None, number(hdu), crop)
     dls = GalaxyDataLoaders.from_catalog(df, task=task, reader=reader, augment=None if augment=="none" else augment, batch_size=batch_size, valid=valid, test=test, seed=seed,
                                          group_col=group_col, cache=None if cache=="none" else cache, on_bad=on_bad, device=device, progress=is_first())

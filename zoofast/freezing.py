@@ -38,6 +38,7 @@ class FrozenInEval(Callback):
 def _matching(net, layers):
     "Names and parameters of the layers of these types, or with names that fit these patterns; raises `ValueError` where there are none"
     found,params = {},dict(net.named_parameters())
+    if isinstance(layers, (list, tuple, set)) and not layers: raise ValueError(f"layers={layers!r}: give at least one type or pattern")
     for o in layers if isinstance(layers, (list, tuple, set)) else [layers]:
         if isinstance(o, type): hits = {id(p) for m in net.modules() if isinstance(m, o) for p in m.parameters()}
         elif isinstance(o, str):

@@ -11,6 +11,7 @@ __all__ = ['find_blocks', 'decays', 'make_groups', 'LayerDecayOptimizer', 'eval_
 
 # %% ../nbs/06_groups.ipynb #b6c04e36
 import re, warnings
+from collections import defaultdict
 from itertools import permutations
 from numbers import Number
 from types import SimpleNamespace
@@ -128,7 +129,9 @@ def set_hyper(self:LayerDecayOptimizer,
     v      # A number for all groups (a learning rate decays), a list with one for each, or a slice with fastai's meaning
 ):
     "Set a hyperparameter; raises `ValueError` for a list of the wrong length, and for rates and decays below 0"
-    if k in ("lr", "wd") and not all(np.all(np.asarray(o, dtype=float)>=0) for o in ((v.start or 0, v.stop) if isinstance(v, slice) else [v])): raise ValueError(f"{k}={v!r} must be 0 or more")
+    try: given = [np.asarray(o, dtype=float) for o in ((v.start or 0, v.stop) if isinstance(v, slice) else [v])]
+    except (TypeError, ValueError): raise ValueError(f"{k}={v!r} must be a number, a list of numbers or a slice") from None
+    if k in ("lr", "wd") and not all(np.all(o>=0) for o in given): raise ValueError(f"{k}={v!r} must be 0 or more")
     if not isinstance(v, slice):
         v = np.asarray(v, dtype=float)
         if v.ndim==0: v = [float(v)*s for s in (self.scales if k=="lr" else np.ones(len(self.groups)))]
@@ -160,6 +163,12 @@ def freeze_to(self:LayerDecayOptimizer,
             if not p.requires_grad: p.grad = None
 
 @patch
+def clear_state(self:LayerDecayOptimizer):
+    "Forget moments and the like, those of an optimizer within timm's Lookahead too"
+    for o in (self.opt, getattr(self.opt, "_base_optimizer", None)):
+        if o is not None: o.state = defaultdict(dict)
+
+@patch
 def freeze(self:LayerDecayOptimizer):
     "Train the head alone"
     self.freeze_to(-1)
@@ -169,10 +178,15 @@ def eval_frozen(
     module:nn.Module # A model in training mode
 ):
     "Put every part whose parameters are all frozen in evaluation mode, with all that is inside it"
-    ps = list(module.parameters())
-    if ps and not any(p.requires_grad for p in ps): module.eval()
-    else:
-        for m in module.children(): eval_frozen(m)
+    ps,frozen = list(module.parameters()),False
+    if ps and not any(p.requires_grad for p in ps):
+        module.eval()
+        return
+    for m in module.children():
+        if own := list(m.parameters()):
+            frozen = not any(p.requires_grad for p in own)
+            eval_frozen(m)
+        elif frozen: m.eval()                    # a dropout without parameters belongs to what stands before it
 
 # %% ../nbs/06_groups.ipynb #50fc72e7
 def _modules(params, body):

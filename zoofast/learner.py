@@ -10,6 +10,8 @@ really stay as they are, the best model in hand at the end, and runs that repeat
 __all__ = ['HEAD_LR', 'MAX_HEAD_LR', 'FITS', 'galaxy_learner']
 
 # %% ../nbs/07_learner.ipynb #e88cbb57
+import os
+from pathlib import Path
 import numpy as np, torch
 from fastcore.basics import patch
 from fastcore.foundation import L
@@ -26,7 +28,7 @@ from fastai.callback.mixup import CutMix, MixUp
 def _floor(top, training_mode, n_blocks, layer_decay):
     "Number of the lowest group that is ever trained; `top` is the head's"
     if training_mode not in ("full", "head_only"): raise ValueError(f"training_mode={training_mode!r}: use 'full' or 'head_only'")
-    if n_blocks is not None and not (isinstance(n_blocks, int) and 0<=n_blocks<=top): raise ValueError(f"n_blocks={n_blocks!r}: the encoder has {top} blocks, so a whole number from 0 to {top} is needed")
+    if n_blocks is not None and not (isinstance(n_blocks, (int, np.integer)) and not isinstance(n_blocks, bool) and 0<=n_blocks<=top): raise ValueError(f"n_blocks={n_blocks!r}: the encoder has {top} blocks, so a whole number from 0 to {top} is needed")
     if training_mode=="head_only": return top
     return max(top-n_blocks if n_blocks is not None else 0, top-1 if layer_decay==0 else 0)
 
@@ -40,7 +42,8 @@ def _check(learning_rate, weight_decay, layer_decay, head_dropout_prob, l1, clip
     "Check the parameters that are numbers"
     _number("learning_rate", learning_rate, above=True)
     for name,v in (("weight_decay", weight_decay), ("l1", l1), ("mixup", mixup), ("cutmix", cutmix)): _number(name, v)
-    for name,v in (("layer_decay", layer_decay), ("ema", ema)): _number(name, v, high=1)
+    _number("layer_decay", layer_decay, high=1)
+    _number("ema", ema, high=0.99999)
     _number("head_dropout_prob", head_dropout_prob, high=0.999)
     if clip_grad is not None: _number("clip_grad", clip_grad, above=True)
     if patience is not None: _number("patience", patience, low=1, whole=True)
@@ -109,6 +112,16 @@ def galaxy_learner(
     "A fastai `Learner` that finetunes a pretrained encoder; raises `ValueError` for an encoder or a parameter that will not do"
     _check(learning_rate, weight_decay, layer_decay, head_dropout_prob, l1, clip_grad, accumulate, ema, patience, views, mixup, cutmix, bn_stats)
     check_scheduler_kwargs(scheduler_kwargs)
+    for name,v in (("pretrained", pretrained), ("keep_best", keep_best), ("resume", resume)):
+        if not isinstance(v, (bool, np.bool_)): raise ValueError(f"{name}={v!r} must be True or False")
+    for name,v in (("weights", weights), ("save_dir", save_dir)):
+        if v is not None and not isinstance(v, (str, os.PathLike)): raise ValueError(f"{name}={v!r} must be a path")
+    if not hasattr(dls, "task"): raise ValueError(f"dls={dls!r}: GalaxyDataLoaders are needed; GalaxyDataLoaders.from_catalog makes them")
+    for m in L(metrics):
+        if not callable(m) and not hasattr(m, "accumulate"): raise ValueError(f"metrics: {m!r} is no function of outputs and targets, nor a metric of fastai")
+    if save_dir:
+        try: Path(save_dir).expanduser().mkdir(parents=True, exist_ok=True)
+        except OSError as e: raise ValueError(f"save_dir={str(save_dir)!r} cannot be written: {e.strerror or e}") from None
     task,device = dls.task,torch.device(dls.device)
     loss = make_loss(task, loss_func, class_weights, label_smoothing, counts=_counts(dls))
     with seeded(seed):
@@ -159,7 +172,7 @@ def fine_tune(self:GalaxyLearner,
         if v is not None: _number(name, v, above=True)
     if fit not in FITS: raise ValueError(f"fit={fit!r}: use one of {', '.join(FITS)}")
     if fit=="scheduler_kwargs" and not self.scheduler_kwargs: raise ValueError("fit='scheduler_kwargs': the learner was made without scheduler_kwargs=")
-    train = self.fit if fit=="scheduler_kwargs" else getattr(self, f"fit_{fit}")
+    def train(n, lr, **kw): return self.fit(n, lr, **kw) if fit=="scheduler_kwargs" else self.fit_one_cycle(n, lr_max=lr, **kw) if fit=="one_cycle" else getattr(self, f"fit_{fit}")(n, lr=lr, **kw)
     if head_lr is None: head_lr = max(base_lr, min(HEAD_LR*base_lr, MAX_HEAD_LR))
     self.unfreeze()
     with self.one_run(resume):

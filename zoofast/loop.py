@@ -21,13 +21,15 @@ from .encoders import GalaxyNet
 from .groups import group_table
 from .freezing import FrozenInEval, feature_loaders
 from .schedules import TimmSchedule
-from .checkpoints import Checkpoints, EmaWeights, EpochLog, best_row, copy_weights, go_on, read_checkpoint, restore
+from .checkpoints import Checkpoints, EmaWeights, EpochLog, best_row, copy_weights, go_on, read_best, read_checkpoint, restore, run_identity
 from .distributed import Distributed, n_processes, need_accelerate
 import fastai.callback.all                      # adds fit_one_cycle, lr_find and the like to Learner
 from fastai.callback.core import CancelBackwardException, CancelEpochException, CancelFitException, CancelStepException
+from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.mixup import MixHandler
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import LRFinder, ParamScheduler
+from fastai.callback.training import GradientAccumulation
 from fastai.learner import Learner
 from fastai.torch_core import no_random, rank_distrib
 
@@ -64,12 +66,12 @@ class GalaxyLearner(Learner):
     ):
         self.seed,self.keep_stats,self.views,self.l1,self.clip_grad,self.accumulate,self.ema_decay = seed,keep_stats,views,l1,clip_grad,accumulate,ema
         self.scheduler_kwargs,self.monitor,self.patience,self.keep_best,self.resume = scheduler_kwargs,monitor,patience,keep_best,resume
-        self.checkpoint_dir = Path(save_dir).expanduser()/"checkpoints" if save_dir else None
+        self.checkpoint_dir = Path(save_dir).expanduser().absolute()/"checkpoints" if save_dir else None
         self.n_fits,self.first_epoch,self.history,self.params = 0,0,[],{}                       # fits so far; first epoch of this fit
         self.fitting,self.diverged,self.running,self.saved = False,None,False,None              # what is wrong; inside a run; a checkpoint to go on from
-        self.best_weights,self.ema,self._cached,self._losses = None,None,(None,None),[]
+        self.best_weights,self.ema,self._cached,self._losses,self._go_on,self.fits,self.identity = None,None,(None,None),[],None,[],{}
         # Which parameters decay and which layers train is decided in the groups, not by fastai's flags
-        super().__init__(dls, model, opt_func=make_opt, splitter=lambda m: m, wd_bn_bias=True, train_bn=False, path=Path(save_dir).expanduser() if save_dir else Path(tempfile.gettempdir())/f"zoofast-{os.getpid()}", **kwargs)
+        super().__init__(dls, model, opt_func=make_opt, splitter=lambda m: m, wd_bn_bias=True, train_bn=False, path=Path(save_dir).expanduser().absolute() if save_dir else Path(tempfile.gettempdir())/f"zoofast-{os.getpid()}", **kwargs)
         self.scaler = torch.amp.GradScaler(torch.device(dls.device).type) if model.autocast==torch.float16 else None
         self.add_cbs([FrozenInEval(keep_stats), EpochLog(), Checkpoints(), *([EmaWeights()] if ema else [])])
         self.create_opt()
@@ -152,15 +154,24 @@ def one_run(self:GalaxyLearner,
 ):
     "Around all fits that belong together"
     if self.running: yield; return
-    resume = self.resume if resume is None else resume
+    resume,first = self.resume if resume is None else resume,self.n_fits
     if resume and not self.checkpoint_dir: raise ValueError("resume=True needs save_dir=, the folder of the run that was killed")
-    if resume and not self.n_fits: self.saved = read_checkpoint(self, self.checkpoint_dir/"last.pt")
-    elif self.checkpoint_dir and not self.n_fits and not rank_distrib(): (self.checkpoint_dir/"last.pt").unlink(missing_ok=True)      # of another run
+    if self.checkpoint_dir: self.identity = run_identity(self)
+    if resume and not self.n_fits: self._read()
     self.running = True
     try:
         yield
         if not self.saved: self._take_best()
+    except ValueError:
+        if self.saved: self.n_fits,self.saved = first,None       # nothing has been trained: another try may be right
+        raise
     finally: self.running = False
+
+@patch
+def _read(self:GalaxyLearner):
+    "Read the checkpoint, and the best weights that belong to it; raises `ValueError` where one cannot be read"
+    self.saved = read_checkpoint(self, self.checkpoint_dir/"last.pt")
+    if self.saved and self.keep_best and best_row(self.saved["about"]["history"], self.monitor): self.best_weights = read_best(self.checkpoint_dir/"best.safetensors")
 
 @patch
 def _take_best(self:GalaxyLearner):
@@ -168,19 +179,25 @@ def _take_best(self:GalaxyLearner):
     last = self.history[-1] if self.history else None
     if not self.keep_best or self.best_epoch is None: weights = self.ema.module.state_dict() if self.ema else None
     elif self.best_epoch is last and not self.ema and not self.diverged: weights = None
-    elif self.best_weights is None and self.checkpoint_dir:                    # a resumed run
-        from safetensors.torch import load_file
-        weights = self.best_weights = load_file(self.checkpoint_dir/"best.safetensors")
     else: weights = self.best_weights
-    if weights: copy_weights(self.net, weights)
+    if weights:
+        copy_weights(self.net, weights)
+        self.opt.clear_state()                           # it belongs to the weights that were
+
+def _describe(n_epoch, lr, wd, cbs):
+    "A fit in words, to compare it with another"
+    at = lambda f: f"{float(np.asarray(f(0.3)).flat[-1]):.6g}"
+    rates = [f"lr schedule through {at(cb.scheds['lr'])}" for cb in cbs if isinstance(cb, ParamScheduler) and "lr" in cb.scheds] + [f"schedule {cb.kwargs}" for cb in cbs if isinstance(cb, TimmSchedule)]
+    return ", ".join([f"{n_epoch} epochs", *([f"lr={lr}"] if lr is not None else []), *([f"wd={wd}"] if wd is not None else []), *rates])
 
 @patch
-def _skip(self:GalaxyLearner, n_epoch):
-    "Compare a fit with the checkpoint; returns whether it is over, and the state to go on from if it is this one"
+def _skip(self:GalaxyLearner):
+    "Compare this fit with the checkpoint's; returns whether it is over, and the state to go on from if it is the last one"
     about = self.saved["about"] if self.saved else None
-    if not about or about["fit"]<self.n_fits: return False,None
-    if about["fit"]>self.n_fits: return True,None
-    if about["n_epoch"]!=n_epoch: raise ValueError(f"resume: the run in {self.checkpoint_dir.parent} was of {about['n_epoch']} epochs, not {n_epoch}")
+    if not about: return False,None
+    then,now = about["fits"][len(self.fits)-1] if len(self.fits)<=len(about["fits"]) else "none",self.fits[-1]
+    if then!=now: raise ValueError(f"resume: fit {len(self.fits)} of the run in {self.checkpoint_dir.parent} had {then}, not {now}; give the same, or start anew without resume")
+    if len(about["fits"])>len(self.fits): return True,None
     state,self.saved = self.saved,None
     restore(self, state)
     return about["done"],state
@@ -189,7 +206,7 @@ def _skip(self:GalaxyLearner, n_epoch):
 def fit(self:GalaxyLearner,
     n_epoch:int,          # Epochs
     lr=None,              # Learning rate; the learner's own unless given
-    wd=None,              # Weight decay; the learner's own unless given
+    wd=None,              # Weight decay; as it is unless given
     cbs=None,             # More callbacks
     reset_opt:bool=False, # Make a new optimizer?
     start_epoch:int=0,    # First epoch
@@ -199,12 +216,19 @@ def fit(self:GalaxyLearner,
     if not (isinstance(n_epoch, (int, np.integer)) and n_epoch>=0): raise ValueError(f"n_epoch={n_epoch!r} must be a whole number, 0 or more")
     cbs = L(cbs)
     if any(isinstance(cb, LRFinder) for cb in cbs):       # looking for a learning rate changes nothing that follows
-        with self._seeded(), self._fitting(cbs): return super(GalaxyLearner, self).fit(n_epoch, lr, wd, cbs, reset_opt)
+        try:
+            with self._seeded(), self._fitting(cbs): return super(GalaxyLearner, self).fit(n_epoch, lr, wd, cbs, reset_opt)
+        finally: self._losses,self.diverged = [],None
+    for cb in [*self.cbs, *cbs]:
+        if isinstance(cb, (GradientAccumulation, MixedPrecision)): raise ValueError(f"{type(cb).__name__} would act twice here: use {'accumulate=' if isinstance(cb, GradientAccumulation) else 'precision='} of galaxy_learner")
     if self.scheduler_kwargs and not any(isinstance(cb, (ParamScheduler, TimmSchedule)) for cb in cbs): cbs = cbs+L(TimmSchedule(self.scheduler_kwargs, self.monitor))
     with self.one_run(resume):
-        over,state = self._skip(n_epoch)
+        del self.fits[self.n_fits:]                      # of one that was broken off
+        self.fits.append(_describe(n_epoch, lr, wd, cbs))
+        over,state = self._skip()
         try:
             if over: return
+            self.opt.zero_grad()
             self.first_epoch,self._go_on,self.diverged = state["about"]["epochs"] if state else start_epoch,state,None
             with self._seeded(), self._fitting(cbs): super(GalaxyLearner, self).fit(n_epoch, lr, wd, cbs, reset_opt and not state)
         finally: self.n_fits,self.first_epoch,self._go_on,self._losses = self.n_fits+1,0,None,[]
@@ -227,12 +251,14 @@ def _fitting(self:GalaxyLearner, cbs):
     "Train on features while nothing of the encoder is trained, unless images are to be mixed"
     images,enc = self.dls,self.net.encoder
     if not any(p.requires_grad for p in enc.parameters()) and not any(isinstance(cb, MixHandler) for cb in [*self.cbs, *cbs]):
-        key = (id(images), self.views, [o._version for o in enc.state_dict(keep_vars=True).values()])       # torch counts the changes of each tensor
+        key = (id(images), self.views, [(o.data_ptr(), o._version, float(o.detach().double().sum())) for o in enc.state_dict(keep_vars=True).values()])       # torch counts the changes of each tensor, but for those by .data
         if self._cached[0]!=key: self._cached = key,feature_loaders(images, self.net, self.views, hasattr(self, "progress"))
         self.dls = self._cached[1]
-    self.fitting = True
+    self.fitting,loss = True,self.loss_func
     try: yield
-    finally: self.dls,self.fitting = images,False
+    finally:                                             # an interrupted fit leaves MixUp's loss and the averaged weights behind
+        self.dls,self.fitting,self.loss_func = images,False,loss
+        if hasattr(self, "ema_weights"): self.ema_weights.after_validate()
 
 # %% ../nbs/06f_loop.ipynb #c71dc998
 @patch

@@ -49,7 +49,8 @@ def model_card(
 # %% ../nbs/09b_save.ipynb #abb9dbee
 @patch
 def to_model(self:GalaxyLearner)->GalaxyModel:
-    "The learner's model, ready to predict; it shares the learner's weights"
+    "The learner's model, ready to predict; it shares the learner's weights. Raises `BundleError` for a resumed run whose later fits have not been called yet"
+    if self.saved: raise BundleError(f"the run in {self.checkpoint_dir.parent} was killed in fit {len(self.saved['about']['fits'])}, and only {self.n_fits} have been called: call them all, as before, to go on with it")
     dev = next(self.model.parameters()).device
     loss = loss_config(self.loss_func) or {"own": getattr(self.loss_func, "__name__", type(self.loss_func).__name__)}
     about = dict(params=self.params, metrics=_metrics(self), data=data_summary(self), loss=loss)

@@ -97,7 +97,7 @@ def is_low_best(
     monitor:str # Name of a loss or a metric
 )->bool:
     "Is a lower value better? So it is for losses and errors"
-    return any(o in monitor for o in ("loss", "error", "mse", "mae"))
+    return any(o in monitor for o in ("loss", "error", "mse", "mae", "brier", "nll"))
 
 # %% ../nbs/06c_schedules.ipynb #d726d8ed
 class TimmSchedule(Callback):

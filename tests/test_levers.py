@@ -133,13 +133,57 @@ def test_second_stage_by_name(dls):
     quiet(learn, lambda l: l.fine_tune(2))
     assert [h['lr'] for h in learn.history][1:]!=[h['lr'] for h in learner(dls).history] and learn.history[1]['lr']>learn.history[2]['lr'] or learn.history[1]['lr']==pytest.approx(1e-5)
 
+@pytest.mark.parametrize('fit', ['one_cycle', 'cosine', 'flat_cos', 'constant', 'scheduler_kwargs'])
+def test_every_second_stage_takes_its_rates(dls, fit):
+    for kw,want in ((dict(), 3e-3), (dict(training_mode='head_only'), 7e-3)):
+        learn,rates = learner(dls, scheduler_kwargs={'sched': 'cosine'}, **kw),[]
+        class Spy(Callback):
+            def before_step(self):
+                if self.learn.n_fits or kw: rates.append(self.opt.hypers[-1]['lr'])
+        learn.add_cb(Spy())
+        quiet(learn, lambda l: l.fine_tune(4, base_lr=3e-3, head_lr=7e-3, fit=fit))
+        assert 0.5*want<max(rates)<=want*(1+1e-6)
+
+def test_lr_find_comes_first(dls):
+    learn = learner(dls, precision='fp16', ema=0.9)
+    before = state(learn)
+    with learn.no_bar(), learn.no_logging(): learn.lr_find(num_it=8, show_plot=False)
+    assert not changed(before, state(learn)) and not learn.history
+    quiet(learn, lambda l: l.fit(1))
+
+def test_an_interrupted_fit_leaves_nothing_behind(dls):
+    class Cut(Callback):
+        def after_backward(self): raise KeyboardInterrupt
+    learn = learner(dls, mixup=0.4, accumulate=3)
+    loss = learn.loss_func
+    with pytest.raises(KeyboardInterrupt): quiet(learn, lambda l: l.fit(1, cbs=Cut()))
+    assert learn.loss_func is loss and learn.dls is dls
+    quiet(learn, lambda l: l.fit(1))
+
+def test_lookahead_forgets(dls):
+    learn = quiet(learner(dls, opt='lookahead_adamw', learning_rate=3e-2, layer_decay=1.), lambda l: l.fit(2))
+    learn.unfreeze()
+    before = state(learn)
+    quiet(learn, lambda l: l.fit(4, 1e-12))
+    assert max((state(learn)[k]-v).abs().max() for k,v in before.items() if v.is_floating_point())<1e-6
+
+def test_dropout_below_frozen_blocks_is_off(dls):
+    learn = galaxy_learner(dls, 'vit_tiny_patch16_224', pretrained=False, pos_drop_rate=0.5, n_blocks=1)
+    learn.model.train(); eval_frozen(learn.model)
+    assert not learn.model.encoder.body.pos_drop.training and learn.model.encoder.body.blocks[-1].training and learn.model.head[0].training
+
+@pytest.mark.parametrize('cb,said', [(GradientAccumulation(8), 'accumulate='), (MixedPrecision(), 'precision=')])
+def test_what_would_act_twice(dls, cb, said):
+    with pytest.raises(ValueError, match=said): quiet(learner(dls, cbs=cb), lambda l: l.fit(1))
+
 BAD = [(dict(training_mode='half'), "training_mode='half'.*'full' or 'head_only'"), (dict(opt='adamv'), "opt='adamv'.*adamw"), (dict(scheduler_kwargs={'sched': 'cosin'}), "scheduler_kwargs.*cosin.*cosine"),
        (dict(scheduler_kwargs={'sched': 'cosine', 'epochs': 3}), "scheduler_kwargs.*epochs.*num_epochs"), (dict(precision='fp8'), "precision='fp8'.*bf16"), (dict(learning_rate=-1), "learning_rate=-1"), (dict(learning_rate='fast'), "learning_rate='fast'"),
        (dict(layer_decay=1.5), "layer_decay=1.5"), (dict(layer_decay=-0.1), "layer_decay=-0.1"), (dict(n_blocks=9), "n_blocks=9: the encoder has 8 blocks"), (dict(n_blocks=-1), "n_blocks=-1"), (dict(weight_decay=-1), "weight_decay=-1"),
        (dict(l1=-1), "l1=-1"), (dict(clip_grad=0), "clip_grad=0"), (dict(accumulate=0), "accumulate=0"), (dict(ema=1.5), "ema=1.5"), (dict(patience=0), "patience=0"), (dict(views=-1), "views=-1"), (dict(mixup=-1), "mixup=-1"),
        (dict(mixup=1, cutmix=1), "mixup=1, cutmix=1"), (dict(monitor='acc'), "monitor='acc'"), (dict(head_dropout_prob=1), "head_dropout_prob=1"), (dict(bn_stats='no'), "bn_stats='no'"), (dict(blocks='medium'), "blocks='medium'"),
        (dict(loss_func='mse'), "loss_func='mse'"), (dict(class_weights='even'), "class_weights='even'"), (dict(class_weights={'ring': 2}), "class_weights"), (dict(label_smoothing=1), "label_smoothing=1"), (dict(opt_kwargs={'momentun': 0.9}), "opt_kwargs.*momentun"),
-       (dict(resume=True), "save_dir")]
+       (dict(ema=1), "ema=1"), (dict(n_blocks=True), "n_blocks=True"), (dict(keep_best='no'), "keep_best='no'"), (dict(weights=5), "weights=5"), (dict(save_dir=5), "save_dir=5"), (dict(metrics='accuracy'), "metrics"),
+       (dict(opt_kwargs={'lr': 1}), "learning_rate="), (dict(mixup=0.5, loss_func=nn.CrossEntropyLoss()), "mixup"), (dict(resume=True), "save_dir")]
 @pytest.mark.parametrize('kw,said', BAD, ids=[str(k) for k,_ in BAD])
 def test_bad_input(dls, kw, said):
     with pytest.raises(ValueError, match=said):
@@ -154,6 +198,6 @@ def test_all_frozen(dls):
     with pytest.raises(ValueError, match='nothing would be left to train'): learn.freeze()
 
 @pytest.mark.parametrize('call,said', [(lambda l: l.fine_tune(1, fit='linear'), "fit='linear'"), (lambda l: l.fine_tune(1, fit='scheduler_kwargs'), 'without scheduler_kwargs'), (lambda l: l.fine_tune(1.5), 'epochs=1.5'),
-                                       (lambda l: l.fine_tune(1, base_lr=-1), 'base_lr=-1'), (lambda l: l.fit(1, lr=-1), 'lr'), (lambda l: l.fit(-1), 'n_epoch')], ids=range(6))
+                                       (lambda l: l.fine_tune(1, base_lr=-1), 'base_lr=-1'), (lambda l: l.fit(1, lr=-1), 'lr=-1'), (lambda l: l.fit(1, lr='a'), "lr='a'"), (lambda l: l.fit(-1), 'n_epoch')], ids=range(7))
 def test_bad_fits(dls, call, said):
     with pytest.raises(ValueError, match=said): quiet(learner(dls), call)

@@ -93,8 +93,20 @@ def test_a_finished_run_is_not_trained_again(dls, tmp_path):
 def test_resume_of_another_run_is_refused(dls, tmp_path):
     quiet(galaxy_learner(dls, 'tf_efficientnet_lite0', save_dir=tmp_path), lambda l: l.fine_tune(1))
     with pytest.raises(ValueError, match=r'learning_rate=0.0001, not 0.001'): galaxy_learner(dls, 'tf_efficientnet_lite0', learning_rate=1e-3, save_dir=tmp_path).fine_tune(1, resume=True)
-    with pytest.raises(ValueError, match='of 1 epochs, not 7'): galaxy_learner(dls, 'tf_efficientnet_lite0', save_dir=tmp_path).fine_tune(7, resume=True)
+    with pytest.raises(ValueError, match='fit 2 of the run in .* had 1 epochs.*, not 7 epochs'): galaxy_learner(dls, 'tf_efficientnet_lite0', save_dir=tmp_path).fine_tune(7, resume=True)
     with pytest.raises(ValueError, match='needs save_dir'): galaxy_learner(dls, 'tf_efficientnet_lite0').fine_tune(1, resume=True)
+    with pytest.raises(ValueError, match='fit 1 of the run'): galaxy_learner(dls, 'tf_efficientnet_lite0', save_dir=tmp_path).fine_tune(1, freeze_epochs=0, resume=True)
+    with pytest.raises(ValueError, match='fit 2 of the run'): galaxy_learner(dls, 'tf_efficientnet_lite0', save_dir=tmp_path).fine_tune(1, base_lr=1e-3, head_lr=5e-3, resume=True)
+    other = GalaxyDataLoaders.from_catalog(dls.catalog, 'morphology', size=64, batch_size=16, augment=None, progress=False)
+    with pytest.raises(ValueError, match='augment='): galaxy_learner(other, 'tf_efficientnet_lite0', save_dir=tmp_path).fine_tune(1, resume=True)
+    turned = GalaxyDataLoaders.from_catalog(dls.catalog.iloc[::-1].reset_index(drop=True), 'morphology', size=64, batch_size=16, progress=False)
+    with pytest.raises(ValueError, match='catalogue='): galaxy_learner(turned, 'tf_efficientnet_lite0', save_dir=tmp_path).fine_tune(1, resume=True)
+    again = galaxy_learner(dls, 'tf_efficientnet_lite0', save_dir=tmp_path)
+    with pytest.raises(ValueError, match='not 7 epochs'): again.fine_tune(7, resume=True)
+    quiet(again, lambda l: l.fine_tune(1, resume=True))                       # a second try may be right
+    assert len(again.history)==2
+    (tmp_path/'checkpoints'/'best.safetensors').write_bytes(b'nothing')
+    with pytest.raises(ValueError, match='best model so far cannot be read'): galaxy_learner(dls, 'tf_efficientnet_lite0', save_dir=tmp_path).fine_tune(1, resume=True)
     (tmp_path/'checkpoints'/'last.pt').write_bytes(b'no checkpoint')
     with pytest.raises(ValueError, match='cannot be read as a checkpoint'): galaxy_learner(dls, 'tf_efficientnet_lite0', save_dir=tmp_path).fine_tune(1, resume=True)
 
@@ -160,3 +172,23 @@ def test_ema_is_what_is_validated_and_kept(dls):
     assert learn.validate()[0]==pytest.approx(learn.best_epoch['valid_loss'], abs=1e-5)
     plain = quiet(galaxy_learner(dls, 'tf_efficientnet_lite0', learning_rate=1e-3), lambda l: l.fit(3))
     assert not same(state(learn), state(plain)) and plain.history[0]['train_loss']==learn.history[0]['train_loss']      # training itself is the same
+
+def test_fastais_early_stopping(dls, tmp_path):
+    "The epoch at which it stops is kept too, and the run counts as finished"
+    make = lambda: galaxy_learner(dls, 'tf_efficientnet_lite0', training_mode='head_only', ema=0.5, save_dir=tmp_path, cbs=EarlyStoppingCallback(monitor='accuracy', patience=1, min_delta=9))
+    learn = quiet(make(), lambda l: l.fit(6))
+    assert len(learn.history)==2
+    assert learn.validate()[0]==pytest.approx(learn.best_epoch['valid_loss'], abs=1e-4)
+    again = quiet(make(), lambda l: l.fit(6, resume=True))
+    assert again.history==learn.history and same(state(learn), state(again))
+
+def test_only_a_part_of_a_resumed_run(dls, tmp_path):
+    class Cut(Callback):
+        def before_epoch(self):
+            if self.learn.n_fits==1 and self.learn.epoch==1: raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): quiet(galaxy_learner(dls, 'tf_efficientnet_lite0', save_dir=tmp_path, cbs=Cut()), lambda l: (l.fit(1), l.fit(3)))
+    learn = quiet(galaxy_learner(dls, 'tf_efficientnet_lite0', save_dir=tmp_path, resume=True), lambda l: l.fit(1))
+    with pytest.raises(BundleError, match='was killed in fit 2, and only 1 have been called'): learn.save_bundle(tmp_path/'bundle')
+    quiet(learn, lambda l: l.fit(3))
+    whole = quiet(galaxy_learner(dls, 'tf_efficientnet_lite0', save_dir=tmp_path/'whole'), lambda l: (l.fit(1), l.fit(3)))
+    assert same(state(whole), state(learn)) and whole.history==learn.history

@@ -10,7 +10,7 @@ resumed. `galaxy_learner` makes one."""
 __all__ = ['seeded', 'GalaxyLearner']
 
 # %% ../nbs/06f_loop.ipynb #bfe7f322
-import os, tempfile
+import os, tempfile, warnings
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 import numpy as np, pandas as pd, torch
@@ -108,7 +108,11 @@ class GalaxyLearner(Learner):
         self._with_events(self._step, "step", CancelStepException)
         self.opt.zero_grad()
 
-    def _backward(self): (self.scaler.scale(self.loss_grad) if self.scaler else self.loss_grad).backward(create_graph=getattr(self.opt.opt, "is_second_order", False))
+    def _backward(self):
+        loss = self.scaler.scale(self.loss_grad) if self.scaler else self.loss_grad
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Using backward.. with create_graph")        # the gradients are dropped after each step
+            loss.backward(create_graph=getattr(self.opt.opt, "is_second_order", False))
 
     def _step(self):
         if self.scaler:

@@ -106,7 +106,7 @@ def run_identity(learn)->dict:
     rows = pd.util.hash_pandas_object(df[["id_str", "split", *task.label_cols]].astype(str), index=False).to_numpy()
     augment = getattr(views, "augment", None)
     seen = dict(galaxies=len(df), reader=reader_config(learn.dls.reader), augment=augment and [getattr(augment, "__name__", type(augment).__name__), getattr(augment, "__dict__", {})],
-                weights=learn.encoder_weights, encoder_kwargs=learn.net.encoder.config.get("kwargs"), keep_stats=learn.keep_stats, catalogue=hashlib.sha256(rows.tobytes()).hexdigest()[:16])
+                weights=learn.net.encoder.config.get("weights"), encoder_kwargs=learn.net.encoder.config.get("kwargs"), keep_stats=learn.keep_stats, catalogue=hashlib.sha256(rows.tobytes()).hexdigest()[:16])
     return json.loads(json.dumps({**learn.params, **seen}, default=str))
 
 # %% ../nbs/06d_checkpoints.ipynb #8c38834e

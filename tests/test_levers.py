@@ -194,6 +194,9 @@ def test_all_frozen(dls):
     learn = learner(dls)
     with pytest.raises(ValueError, match='nothing would be left to train'): freeze_layers(learn, nn.Module)
     assert all(p.requires_grad for p in learn.model.parameters())
+    learn.model.requires_grad_(False)
+    with pytest.raises(ValueError, match='all parameters are frozen'): learn.fit(1)
+    learn.unfreeze()
     freeze_layers(learn, nn.Linear)
     with pytest.raises(ValueError, match='nothing would be left to train'): learn.freeze()
 

@@ -107,7 +107,7 @@ def run_identity(learn)->dict:
     augment = getattr(views, "augment", None)
     seen = dict(galaxies=len(df), reader=reader_config(learn.dls.reader), augment=augment and [getattr(augment, "__name__", type(augment).__name__), getattr(augment, "__dict__", {})],
                 weights=learn.net.encoder.config.get("weights"), encoder_kwargs=learn.net.encoder.config.get("kwargs"), keep_stats=learn.keep_stats, catalogue=hashlib.sha256(rows.tobytes()).hexdigest()[:16])
-    return json.loads(json.dumps({**learn.params, **seen}, default=str))
+    return json.loads(json.dumps({**learn.params, **seen}, default=lambda o: getattr(o, "__name__", type(o).__name__)))         # the text of a function has its address
 
 # %% ../nbs/06d_checkpoints.ipynb #8c38834e
 def write_checkpoint(

@@ -218,6 +218,7 @@ def fit(self:GalaxyLearner,
 ):
     "fastai's `fit`, seeded; on cached features while the whole encoder is frozen. Raises `ValueError` where training diverges"
     if not (isinstance(n_epoch, (int, np.integer)) and n_epoch>=0): raise ValueError(f"n_epoch={n_epoch!r} must be a whole number, 0 or more")
+    if not any(p.requires_grad for p in self.model.parameters()): raise ValueError("all parameters are frozen, so nothing would be trained: learn.unfreeze() or learn.freeze() makes some trainable")
     cbs = L(cbs)
     if any(isinstance(cb, LRFinder) for cb in cbs):       # looking for a learning rate changes nothing that follows
         try:

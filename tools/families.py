@@ -71,7 +71,7 @@ def blocks(body):
 head = '''# Encoders
 
 Every family of encoders in timm {timm}, with a small variant as an example. `blocks="coarse"` and `blocks="fine"` are the choices of
-[`galaxy_learner`](../nbs/07_learner.ipynb): that many groups of parameters, lowest first, learn at rates that decay from block to block (the head is one more).
+`galaxy_learner`: that many groups of parameters, lowest first, learn at rates that decay from block to block (the head is one more).
 Where both numbers are equal, timm has no finer grouping. Features are the numbers that the encoder gives for one image; pixels are what it was
 made for. Written by `python tools/families.py`; `tests/test_families.py` checks that the order of the blocks is that of the forward pass.
 `zoofast encoders PATTERN` lists all variants.

@@ -53,7 +53,7 @@ def demo(
     tested = preds[(df.split=="test").to_numpy()].reset_index(drop=True)
     save_pictures(out, test, tested, dls.task, learn.history, dls.reader)
     echo(score_line(score_predictions(tested, test, dls.task), "test galaxies"))
-    echo(f"\nin {out}: catalog.csv, images/, fits/, bundle/, predictions.parquet, history.csv, mosaic.png, confusion.png, curves.png\n\nnext, try\n"
+    echo(f"\nin {out}: catalog.csv, images/, fits/, bundle/, checkpoints/, predictions.parquet, history.csv, mosaic.png, confusion.png, curves.png\n\nnext, try\n"
                f"  zoofast predict {out} {out}/catalog.csv --out again.parquet\n  zoofast represent {out} {out}/catalog.csv --out features.parquet\n"
                f"  zoofast encoders convnext\n  zoofast finetune YOUR_CATALOGUE.csv --label YOUR_COLUMN --encoder {encoder} --save-dir runs/first")
 

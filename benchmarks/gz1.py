@@ -9,7 +9,7 @@ Every other option of the form --name value is a parameter of `galaxy_learner`.
 import argparse, ast, os, warnings
 from pathlib import Path
 warnings.filterwarnings("ignore")
-import numpy as np, pandas as pd
+import pandas as pd
 from zoofast.all import *
 
 def run(df, seed, args, params):

@@ -1,5 +1,5 @@
 "The zoofast command as a user runs it: a real run from catalogue to table, and one sentence for each mistake"
-import json, os, shutil, sys, time
+import json, shutil, sys
 import numpy as np, pandas as pd, pytest
 
 @pytest.fixture(scope='module')

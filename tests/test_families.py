@@ -3,7 +3,7 @@ import re, sys
 from functools import lru_cache
 from pathlib import Path
 from types import SimpleNamespace
-import pytest, torch
+import pytest
 from torch import nn
 from zoofast.groups import find_blocks, make_groups
 

@@ -1,5 +1,5 @@
 "Each lever of finetuning does what its name says"
-import numpy as np, pandas as pd, pytest, torch
+import numpy as np, pytest, torch
 from torch import nn
 from zoofast.all import *
 

@@ -1,5 +1,5 @@
 "A run that is killed goes on where it was, and ends where the unbroken run would have; the best model of all stages is the one that is kept"
-import os, random, signal, subprocess, sys, time
+import random, signal, subprocess, sys, time
 import numpy as np, pandas as pd, pytest, torch
 from safetensors.torch import load_file
 from zoofast.all import *
@@ -28,7 +28,6 @@ def start(folder, run, resume=""):
 def test_killed_five_times(survey, tmp_path):
     "kill -9 at five random moments of two-stage training: the weights are the same to the last bit, and so is the history"
     folder,_ = survey
-    begin = time.time()
     p = start(folder, tmp_path/'whole')
     began = time.time()
     assert p.wait()==0

@@ -1,11 +1,11 @@
 "Every group's rate is timm's or fastai's to 1e-9, at every step of a real fit, also of one that goes on in the middle"
 import math, warnings
 import numpy as np, pytest, timm.scheduler, torch
-from fastai.callback.core import Callback, CancelEpochException
+from fastai.callback.core import Callback
 from fastai.callback.schedule import SchedCos, combine_scheds, combined_cos
 from fastai.learner import Metric
 from fastai.metrics import accuracy
-from zoofast.all import TimmSchedule, check_scheduler_kwargs, galaxy_learner, GalaxyDataLoaders, GalaxyLearner, list_schedulers, plot_schedule, schedule_rates
+from zoofast.all import TimmSchedule, check_scheduler_kwargs, galaxy_learner, GalaxyDataLoaders, list_schedulers, plot_schedule, schedule_rates
 
 GROUPS,EPOCHS,N = [0, 4, 8],6,5      # stem, a block in the middle, head; batches in an epoch
 

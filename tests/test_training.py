@@ -1,5 +1,5 @@
 "Training on real files: what is frozen stays, what is seeded repeats, few galaxies train, a bundle predicts the same elsewhere"
-import json, os, subprocess, sys
+import os, subprocess, sys
 import numpy as np, pandas as pd, pytest, torch
 from zoofast.all import *
 

@@ -209,6 +209,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'zoofast.learner._floor': ('learner.html#_floor', 'zoofast/learner.py'),
                                  'zoofast.learner._mixing': ('learner.html#_mixing', 'zoofast/learner.py'),
                                  'zoofast.learner._number': ('learner.html#_number', 'zoofast/learner.py'),
+                                 'zoofast.learner._plain': ('learner.html#_plain', 'zoofast/learner.py'),
                                  'zoofast.learner.galaxy_learner': ('learner.html#galaxy_learner', 'zoofast/learner.py')},
             'zoofast.loop': { 'zoofast.loop.GalaxyLearner': ('loop.html#galaxylearner', 'zoofast/loop.py'),
                               'zoofast.loop.GalaxyLearner.__init__': ('loop.html#galaxylearner.__init__', 'zoofast/loop.py'),

@@ -10,13 +10,14 @@ accelerate). `zoofast finetune --processes 2`, `accelerate launch` and `torchrun
 __all__ = ['n_processes', 'need_accelerate', 'join_processes', 'Distributed']
 
 # %% ../nbs/06e_distributed.ipynb #abfe7e7f
-import os, warnings
+import warnings
+from importlib.util import find_spec
 import torch
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")              # fastai warns about recent torch when it is imported
     from fastai.callback.core import Callback
     from fastai.learner import AvgLoss
-    from fastai.torch_core import num_distrib, rank_distrib
+    from fastai.torch_core import num_distrib
 
 # %% ../nbs/06e_distributed.ipynb #aab874c7
 def n_processes()->int:
@@ -25,8 +26,7 @@ def n_processes()->int:
 
 def need_accelerate():
     "Raise a `ValueError` unless accelerate is installed"
-    try: import accelerate
-    except ImportError as e: raise ValueError("training in several processes needs accelerate: pip install zoofast[distributed]") from e
+    if not find_spec("accelerate"): raise ValueError("training in several processes needs accelerate: pip install zoofast[distributed]")
 
 def join_processes(
     cpu:bool=False # Train on the CPU even where there is a GPU?

@@ -12,7 +12,6 @@ __all__ = ['FrozenInEval', 'freeze_layers', 'unfreeze_layers', 'feature_loaders'
 # %% ../nbs/06b_freezing.ipynb #321ec08b
 import fnmatch, warnings
 import torch
-from torch import nn
 from tqdm.auto import tqdm
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")              # fastai warns about recent torch when it is imported

@@ -38,19 +38,32 @@ def _number(name, v, low=0, high=np.inf, whole=False, above=False):
     if isinstance(v, kinds) and not isinstance(v, bool) and (low<v if above else low<=v) and v<=high and v<np.inf: return
     raise ValueError(f"{name}={v!r} must be {'a whole number' if whole else 'a number'} " + (f"{'above' if above else 'from'} {low:g}" if high==np.inf else f"from {low:g} to {high:g}") + ("" if above or high<np.inf else " up"))
 
-def _check(learning_rate, weight_decay, layer_decay, head_dropout_prob, l1, clip_grad, accumulate, ema, patience, views, mixup, cutmix, bn_stats):
-    "Check the parameters that are numbers"
-    _number("learning_rate", learning_rate, above=True)
-    for name,v in (("weight_decay", weight_decay), ("l1", l1), ("mixup", mixup), ("cutmix", cutmix)): _number(name, v)
-    _number("layer_decay", layer_decay, high=1)
-    _number("ema", ema, high=0.99999)
-    _number("head_dropout_prob", head_dropout_prob, high=0.999)
-    if clip_grad is not None: _number("clip_grad", clip_grad, above=True)
-    if patience is not None: _number("patience", patience, low=1, whole=True)
-    _number("accumulate", accumulate, low=1, whole=True)
-    _number("views", views, whole=True)
-    if mixup and cutmix: raise ValueError(f"mixup={mixup!r}, cutmix={cutmix!r}: use one of the two")
-    if bn_stats not in ("auto", "keep", "update"): raise ValueError(f"bn_stats={bn_stats!r}: use 'auto', 'keep' or 'update'")
+def _check(p):
+    "Check the parameters whose values need no look at the data or the encoder; raises `ValueError`"
+    if not hasattr(p["dls"], "task"): raise ValueError(f"dls={p['dls']!r}: GalaxyDataLoaders are needed; GalaxyDataLoaders.from_catalog makes them")
+    _number("learning_rate", p["learning_rate"], above=True)
+    for k in ("weight_decay", "l1", "mixup", "cutmix"): _number(k, p[k])
+    for k,high in (("layer_decay", 1), ("ema", 0.99999), ("head_dropout_prob", 0.999)): _number(k, p[k], high=high)
+    if p["clip_grad"] is not None: _number("clip_grad", p["clip_grad"], above=True)
+    for k,low in (("accumulate", 1), ("patience", 1), ("views", 0)):
+        if k!="patience" or p[k] is not None: _number(k, p[k], low, whole=True)
+    for k in ("pretrained", "keep_best", "resume"):
+        if not isinstance(p[k], (bool, np.bool_)): raise ValueError(f"{k}={p[k]!r} must be True or False")
+    for k in ("weights", "save_dir"):
+        if p[k] is not None and not isinstance(p[k], (str, os.PathLike)): raise ValueError(f"{k}={p[k]!r} must be a path")
+    for m in L(p["metrics"]):
+        if not callable(m) and not hasattr(m, "accumulate"): raise ValueError(f"metrics: {m!r} is no function of outputs and targets, nor a metric of fastai")
+    if p["mixup"] and p["cutmix"]: raise ValueError(f"mixup={p['mixup']!r}, cutmix={p['cutmix']!r}: use one of the two")
+    if p["bn_stats"] not in ("auto", "keep", "update"): raise ValueError(f"bn_stats={p['bn_stats']!r}: use 'auto', 'keep' or 'update'")
+    own = p["opt_kwargs"]
+    if own is not None and not isinstance(own, dict): raise ValueError(f"opt_kwargs={own!r} must be a dict of the optimizer's arguments, such as {{'momentum': 0.9}}")
+    for k,name in (("lr", "learning_rate"), ("weight_decay", "weight_decay")):
+        if k in (own or {}): raise ValueError(f"opt_kwargs={own}: {k!r} is set by {name}=")
+    check_scheduler_kwargs(p["scheduler_kwargs"])
+
+def _plain(o):
+    "A parameter as it is kept with the model: functions by their names"
+    return o.item() if isinstance(o, np.generic) else o if o is None or isinstance(o, (bool, int, float, str, dict, list)) else getattr(o, "__name__", type(o).__name__)
 
 def _counts(dls):
     "Number of training galaxies of each class"
@@ -110,15 +123,8 @@ def galaxy_learner(
     **timm_kwargs                 # Passed to `timm.create_model`
 )->GalaxyLearner:
     "A fastai `Learner` that finetunes a pretrained encoder; raises `ValueError` for an encoder or a parameter that will not do"
-    _check(learning_rate, weight_decay, layer_decay, head_dropout_prob, l1, clip_grad, accumulate, ema, patience, views, mixup, cutmix, bn_stats)
-    check_scheduler_kwargs(scheduler_kwargs)
-    for name,v in (("pretrained", pretrained), ("keep_best", keep_best), ("resume", resume)):
-        if not isinstance(v, (bool, np.bool_)): raise ValueError(f"{name}={v!r} must be True or False")
-    for name,v in (("weights", weights), ("save_dir", save_dir)):
-        if v is not None and not isinstance(v, (str, os.PathLike)): raise ValueError(f"{name}={v!r} must be a path")
-    if not hasattr(dls, "task"): raise ValueError(f"dls={dls!r}: GalaxyDataLoaders are needed; GalaxyDataLoaders.from_catalog makes them")
-    for m in L(metrics):
-        if not callable(m) and not hasattr(m, "accumulate"): raise ValueError(f"metrics: {m!r} is no function of outputs and targets, nor a metric of fastai")
+    given = dict(locals())
+    _check(given)
     if save_dir:
         try: Path(save_dir).expanduser().mkdir(parents=True, exist_ok=True)
         except OSError as e: raise ValueError(f"save_dir={str(save_dir)!r} cannot be written: {e.strerror or e}") from None
@@ -132,9 +138,6 @@ def galaxy_learner(
     net = net.to(device, memory_format=torch.channels_last)
     groups = make_groups(net, blocks, layer_decay)
     floor = _floor(len(groups)-1, training_mode, n_blocks, layer_decay)
-    if opt_kwargs is not None and not isinstance(opt_kwargs, dict): raise ValueError(f"opt_kwargs={opt_kwargs!r} must be a dict of the optimizer's arguments, such as {{'momentum': 0.9}}")
-    for k,name in (("lr", "learning_rate"), ("weight_decay", "weight_decay")):
-        if k in (opt_kwargs or {}): raise ValueError(f"opt_kwargs={opt_kwargs}: {k!r} is set by {name}=")
     def make_opt(net, lr): return LayerDecayOptimizer(groups, opt, lr, layer_decay, weight_decay, floor, **(opt_kwargs or {}))
     if hasattr(loss, "to"): loss.to(device)
     keep = bn_stats=="keep" or (bn_stats=="auto" and enc.config.get("weights")!="random")
@@ -142,10 +145,8 @@ def galaxy_learner(
                           loss_func=loss, metrics=task.metrics if metrics is None else metrics, lr=float(learning_rate), cbs=L(cbs)+_mixing(loss, mixup, cutmix))
     known = ["train_loss", "valid_loss", *learn.metrics.attrgot("name")]
     if monitor not in known: raise ValueError(f"monitor={monitor!r}: there are {', '.join(known)}")
-    name = lambda o: o if o is None or isinstance(o, (str, dict, list)) else getattr(o, "__name__", type(o).__name__)
-    learn.params = dict(encoder=enc.config.get("name"), training_mode=training_mode, n_blocks=n_blocks, learning_rate=float(learning_rate), layer_decay=layer_decay, weight_decay=weight_decay, head_dropout_prob=head_dropout_prob,
-                        scheduler_kwargs=scheduler_kwargs, opt=name(opt), opt_kwargs=opt_kwargs, loss_func=name(loss_func), class_weights=name(class_weights), label_smoothing=label_smoothing, l1=l1, clip_grad=clip_grad, accumulate=accumulate,
-                        ema=ema, mixup=mixup, cutmix=cutmix, precision=chosen, bn_stats=bn_stats, blocks=blocks, views=views, monitor=monitor, patience=patience, keep_best=keep_best, seed=seed, size=dls.reader.size, batch_size=dls.train.bs)
+    kept = {k: _plain(v) for k,v in given.items() if k not in ("dls", "pretrained", "weights", "metrics", "save_dir", "resume", "cbs", "timm_kwargs")}
+    learn.params = kept | dict(encoder=enc.config.get("name"), precision=chosen, size=dls.reader.size, batch_size=dls.train.bs)
     learn.encoder_weights = enc.config.get("weights", "as given")
     return learn
 

@@ -110,9 +110,10 @@ class GalaxyLearner(Learner):
 
     def _backward(self):
         loss = self.scaler.scale(self.loss_grad) if self.scaler else self.loss_grad
+        if not getattr(self.opt.opt, "is_second_order", False): return loss.backward()
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Using backward.. with create_graph")        # the gradients are dropped after each step
-            loss.backward(create_graph=getattr(self.opt.opt, "is_second_order", False))
+            loss.backward(create_graph=True)
 
     def _step(self):
         if self.scaler:

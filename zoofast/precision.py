@@ -11,7 +11,6 @@ __all__ = ['PRECISIONS', 'has_bf16', 'pick_precision']
 
 # %% ../nbs/05b_precision.ipynb #9a04f47b
 import torch
-from torch import nn
 from .encoders import GalaxyNet
 
 # %% ../nbs/05b_precision.ipynb #f8b18876

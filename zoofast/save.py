@@ -11,7 +11,6 @@ __all__ = ['data_summary', 'model_card']
 # %% ../nbs/09b_save.ipynb #f029bd04
 import json, os, warnings
 from pathlib import Path
-import pandas as pd
 from fastcore.basics import patch
 from .losses import loss_config
 from .loop import GalaxyLearner

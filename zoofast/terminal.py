@@ -129,12 +129,14 @@ def train(dls, encoder, save_dir, epochs, freeze_epochs=1, head_lr=None, fit=Non
     return learn
 
 def folder(path):
-    "A folder to write to, made and tried out now rather than after an hour of training"
+    "A folder to write to, tried out now rather than after an hour of training"
     path = Path(path).expanduser()
+    new = not path.exists()
     try:
         path.mkdir(parents=True, exist_ok=True)
         (path/f".{os.getpid()}.part").touch()
         (path/f".{os.getpid()}.part").unlink()
+        if new: path.rmdir()                     # nothing is left of a command that fails; what is written makes it again
     except OSError as e: raise ValueError(f"the folder {path} cannot be written: {e.strerror or e}") from None
     return path
 

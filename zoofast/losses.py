@@ -76,7 +76,7 @@ def _own_loss(loss_func, class_weights, label_smoothing):
     except TypeError as e: raise ValueError(f"loss_func={loss_func.__name__} is a class that needs arguments ({e}); give the loss itself, {loss_func.__name__}(...)") from None
 
 def make_loss(
-    task,                     # A `Classification` with its classes
+    task,                     # A task that has seen its catalogue
     loss_func=None,           # "cross_entropy" (also where nothing is given), "focal", or a function of outputs and targets
     class_weights=None,       # "balanced", a dict from label to weight, or a list in the order of `task.classes`
     label_smoothing:float=0., # Share of each target that goes to all classes alike; 0 or more, less than 1
@@ -86,6 +86,7 @@ def make_loss(
     "The loss to train with; raises `ValueError` for a name, weight or combination that will not do"
     if not (isinstance(label_smoothing, Number) and 0<=label_smoothing<1): raise ValueError(f"label_smoothing={label_smoothing!r} must be a number from 0 to below 1")
     if callable(loss_func): return _own_loss(loss_func, class_weights, label_smoothing)
+    if task.kind!="classification" and (loss_func is not None or class_weights is not None or label_smoothing): raise ValueError(f"{'loss_func='+repr(loss_func) if loss_func is not None else 'class_weights=' if class_weights is not None else 'label_smoothing='} is for tasks of one label of several classes; {type(task).__name__} has a loss of its own" + (", set by its loss=" if task.kind=="regression" else "") + "; a function of outputs and targets may take its place")
     if loss_func not in (None, "cross_entropy", "focal"): raise ValueError(f"loss_func={loss_func!r}: use 'cross_entropy', 'focal', or a function of outputs and targets")
     if loss_func is None and class_weights is None and not label_smoothing: return task.loss_func
     weight = None if class_weights is None else _class_weights(task, class_weights, counts)
@@ -98,7 +99,7 @@ def make_loss(
 
 # %% ../nbs/03c_losses.ipynb #aa6ca66d
 # Where losses are found -> where they must be defined: in torch.nn, for instance, there is more than losses
-_homes = {"torch.nn": "torch.nn.modules.loss", "torch.nn.functional": "torch.nn.functional", "timm.loss": "timm.loss", "fastai.losses": "fastai.losses", "zoofast.losses": "zoofast.losses"}
+_homes = {"torch.nn": "torch.nn.modules.loss", "torch.nn.functional": "torch.nn.functional", "timm.loss": "timm.loss", "fastai.losses": "fastai.losses", "zoofast.losses": "zoofast.losses", "zoofast.measures": "zoofast.measures", "zoofast.votes": "zoofast.votes"}
 
 def _find_loss(name):
     "The class or function of this dotted name; raises `ValueError` for all that is no loss of torch, timm, fastai or ours"
@@ -141,7 +142,8 @@ def _agree(a, b, n, device):
     return tried
 
 def loss_config(
-    loss # A loss
+    loss,      # A loss
+    n_out=None # Outputs of the model; those of the loss's weights, or 3, unless given
 )->"dict|None":
     "A loss as plain json, for `loss_from_config`; `None` for one that could not be made again from that"
     o = loss if isinstance(loss, FunctionType) else type(loss)
@@ -152,5 +154,5 @@ def loss_config(
         config = json.loads(json.dumps({"name": name, "args": args}, allow_nan=False))
         with torch.device(device), warnings.catch_warnings():
             warnings.simplefilter("ignore")       # torch's, of targets that do not fit
-            return config if _agree(loss, loss_from_config(config), max((len(v) for v in args.values() if isinstance(v, list)), default=3), device) else None
+            return config if _agree(loss, loss_from_config(config), n_out or max((len(v) for v in args.values() if isinstance(v, list)), default=3), device) else None
     except Exception: return None                 # whatever the reason, it cannot be saved

@@ -94,8 +94,8 @@ def feature_loaders(
     for dl in dls:
         k = views if dl.shuffle else 0
         passes = [_features(net, GalaxyDL(dl.dataset, bs=dl.bs, device=dls.device, after_batch=dl.after_batch if k else still), progress, f"computing features{f', view {i+1} of {k}' if k else ''}") for i in range(k or 1)]
-        x,y = torch.cat([x for x,_ in passes]),passes[0][1]
-        ds = GalaxyDataset(x, range(len(x)), y.repeat(k or 1), dl.dataset.loss_func, views=k or 1)
+        x,y = (torch.cat(o) for o in zip(*passes))
+        ds = GalaxyDataset(x, range(len(x)), y, dl.dataset.loss_func, views=k or 1)
         loaders.append(GalaxyDL(ds, bs=dl.bs, shuffle=dl.shuffle, device=dls.device))
     out = GalaxyDataLoaders(*loaders, device=dls.device)
     out.task,out.reader,out.catalog = dls.task,dls.reader,dls.catalog

@@ -66,7 +66,8 @@ def _plain(o):
     return o.item() if isinstance(o, np.generic) else o if o is None or isinstance(o, (bool, int, float, str, dict, list)) else getattr(o, "__name__", type(o).__name__)
 
 def _counts(dls):
-    "Number of training galaxies of each class"
+    "Number of training galaxies of each class, where there are classes"
+    if dls.task.kind!="classification": return None
     y = dls.train_ds.y
     return torch.bincount(y[y>=0].flatten(), minlength=dls.task.n_out).tolist()
 
@@ -80,7 +81,7 @@ class _MixUp(MixUp):
 
 def _mixing(loss, mixup, cutmix):
     "Callbacks that mix galaxies; raises `ValueError` for a loss that cannot be mixed"
-    if (mixup or cutmix) and not getattr(loss, "y_int", False): raise ValueError(f"{'mixup' if mixup else 'cutmix'}: the loss {getattr(loss, '__name__', type(loss).__name__)} cannot be mixed; use a loss by name, or one of fastai.losses for classes")
+    if (mixup or cutmix) and not hasattr(loss, "y_int"): raise ValueError(f"{'mixup' if mixup else 'cutmix'}: the loss {getattr(loss, '__name__', type(loss).__name__)} cannot be mixed; use a loss by name, or one of fastai.losses for classes")
     return L(_MixUp(mixup) if mixup else None, CutMix(cutmix) if cutmix else None).filter()
 
 # %% ../nbs/07_learner.ipynb #814031c8
@@ -99,7 +100,7 @@ def galaxy_learner(
     scheduler_kwargs:"dict|None"=None, # A schedule of timm's, as `{"sched": "cosine", "num_epochs": 50, "warmup_epochs": 5}`, for `fit` and `fine_tune`
     opt="adamw",                  # Name of an optimizer of torch or timm, or a function of parameter groups
     opt_kwargs:"dict|None"=None,  # The optimizer's own arguments, as `{"momentum": 0.9}`
-    loss_func=None,               # The task's own unless given: "cross_entropy", "focal", or a function of outputs and targets
+    loss_func=None,               # The task's own unless given: for classes "cross_entropy" or "focal"; a function of outputs and targets
     class_weights=None,           # Weight of each class in the loss: "balanced", a dict by class, or a list in the task's order
     label_smoothing:float=0.,     # Part of each label that is spread over all classes
     metrics=None,                 # The task's own unless given
@@ -133,6 +134,7 @@ def galaxy_learner(
     with seeded(seed):
         enc = create_encoder(encoder, dls.reader.size, dls.reader.channels, pretrained, weights, **timm_kwargs)
         net = GalaxyNet(enc, task.n_out, head_dropout_prob)
+        if task.bias is not None: net.head[1].bias.data.copy_(task.bias)          # start from the catalogue's mean
     chosen = pick_precision(precision, device, net)
     net.autocast = PRECISIONS[chosen]
     net = net.to(device, memory_format=torch.channels_last)

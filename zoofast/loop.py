@@ -10,12 +10,13 @@ resumed. `galaxy_learner` makes one."""
 __all__ = ['seeded', 'GalaxyLearner']
 
 # %% ../nbs/06f_loop.ipynb #bfe7f322
-import os, tempfile, warnings
+import copy, os, tempfile, warnings
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
 from fastcore.foundation import L
+from .measures import MultiLabelLoss, RegressionLoss
 from .data import GalaxyDataLoaders
 from .encoders import GalaxyNet
 from .groups import group_table
@@ -30,7 +31,7 @@ from fastai.callback.mixup import MixHandler
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import LRFinder, ParamScheduler
 from fastai.callback.training import GradientAccumulation
-from fastai.learner import Learner
+from fastai.learner import AvgLoss, Learner
 from fastai.torch_core import no_random, rank_distrib
 
 # %% ../nbs/06f_loop.ipynb #a49381ae
@@ -43,6 +44,14 @@ def seeded(
     return no_random(seed)
 
 # %% ../nbs/06f_loop.ipynb #a10f3379
+class _AnswersLoss(AvgLoss):
+    "fastai's mean loss, in which a batch counts as many times as it has answers"
+    def accumulate(self, learn):
+        y,loss = learn.yb[0],learn.to_detach(learn.loss.mean())
+        n = int(y.isfinite().sum()) if y.is_floating_point() and isinstance(learn.loss_func, (MultiLabelLoss, RegressionLoss)) else len(y)
+        self.total,self.count = self.total+loss*n,self.count+n
+
+# %% ../nbs/06f_loop.ipynb #0137b92e
 class GalaxyLearner(Learner):
     "A fastai `Learner` whose groups are the encoder's blocks and the head; made by `galaxy_learner`"
     def __init__(self,
@@ -67,12 +76,15 @@ class GalaxyLearner(Learner):
         self.seed,self.keep_stats,self.views,self.l1,self.clip_grad,self.accumulate,self.ema_decay = seed,keep_stats,views,l1,clip_grad,accumulate,ema
         self.scheduler_kwargs,self.monitor,self.patience,self.keep_best,self.resume = scheduler_kwargs,monitor,patience,keep_best,resume
         self.checkpoint_dir = Path(save_dir).expanduser().absolute()/"checkpoints" if save_dir else None
+        self.task = copy.deepcopy(dls.task)                                                     # its temperature is this learner's own
+        self.calibration = None                                                                 # of the model in hand; see calibrate
         self.n_fits,self.first_epoch,self.history,self.params = 0,0,[],{}                       # fits so far; first epoch of this fit
         self.fitting,self.diverged,self.running,self.saved = False,None,False,None              # what is wrong; inside a run; a checkpoint to go on from
         self.best_weights,self.ema,self._cached,self._losses,self._go_on,self.fits,self.identity = None,None,(None,None),[],None,[],{}
         # Which parameters decay and which layers train is decided in the groups, not by fastai's flags
         super().__init__(dls, model, opt_func=make_opt, splitter=lambda m: m, wd_bn_bias=True, train_bn=False, path=Path(save_dir).expanduser().absolute() if save_dir else Path(tempfile.gettempdir())/f"zoofast-{os.getpid()}", **kwargs)
         self.scaler = torch.amp.GradScaler(torch.device(dls.device).type) if model.autocast==torch.float16 else None
+        self.recorder.loss = _AnswersLoss()
         self.add_cbs([FrozenInEval(keep_stats), EpochLog(), Checkpoints(), *([EmaWeights()] if ema else [])])
         self.create_opt()
 
@@ -228,6 +240,8 @@ def fit(self:GalaxyLearner,
     for cb in [*self.cbs, *cbs]:
         if isinstance(cb, (GradientAccumulation, MixedPrecision)): raise ValueError(f"{type(cb).__name__} would act twice here: use {'accumulate=' if isinstance(cb, GradientAccumulation) else 'precision='} of galaxy_learner")
     if self.scheduler_kwargs and not any(isinstance(cb, (ParamScheduler, TimmSchedule)) for cb in cbs): cbs = cbs+L(TimmSchedule(self.scheduler_kwargs, self.monitor))
+    self.calibration = None                              # what is trained on is not calibrated any more
+    if hasattr(self.task, "temperature"): self.task.temperature = 1.
     with self.one_run(resume):
         del self.fits[self.n_fits:]                      # of one that was broken off
         self.fits.append(_describe(n_epoch, lr, wd, cbs))

@@ -1,0 +1,107 @@
+"""Galaxies a second of each engine, and whether all give the same classes.
+
+    python benchmarks/predict.py [--data ../shared/data] [--encoders tf_efficientnet_lite0 convnext_nano] [--size 224] [--batch-size 32] [--rounds 7] [--only speed|classes]
+
+Speed: images are bytes in memory; the engines take turns, `--rounds` times after two that warm up, and medians and ratios are compared, of the
+time and, for a machine that others use too, of the CPU's time. "plain torch" is the encoder as timm gives it:
+float32, contiguous, in inference mode. Weights are random, but for tf_efficientnet_lite0, which has those of its package.
+Classes: every galaxy of rings and of gz1 is predicted by tf_efficientnet_lite0 with a logistic regression of its features as the head (fitted to half of the galaxies), with each engine.
+Results also go to benchmarks/results/predict.json.
+"""
+import argparse, copy, importlib.metadata, json, os, platform, tempfile, time, warnings
+from datetime import date
+from pathlib import Path
+warnings.filterwarnings("ignore")
+import numpy as np, torch
+from zoofast.bundle import GalaxyModel, each_batch
+from zoofast.catalog import read_catalog
+from zoofast.classes import Classification
+from zoofast.encoders import GalaxyNet, create_encoder
+from zoofast.engines import make_engine
+from zoofast.images import ImageReader
+
+ENGINES = ["torch", "onnx", "openvino"]
+
+def encoder_of(name, size): return create_encoder(name, size, pretrained=name=="tf_efficientnet_lite0").eval()
+
+def speed(name, size, n, rounds):
+    "Median seconds and seconds of CPU for a batch of `n` images, by program; the programs take turns"
+    torch.manual_seed(0)
+    enc,x = encoder_of(name, size),torch.randint(0, 256, (n,3,size,size), dtype=torch.uint8)
+    last = copy.deepcopy(enc).to(memory_format=torch.channels_last)
+    contiguous = copy.deepcopy(enc).to(memory_format=torch.contiguous_format)
+    body,mean,std = contiguous.body,contiguous.mean,contiguous.std
+    @torch.inference_mode()
+    def plain(x): return body((x.float()/255-mean)/std)            # the encoder's own forward would make it channels_last
+    @torch.inference_mode()
+    def unfolded(x): return last(x.float().div_(255))
+    run = {"plain torch": plain, "torch, channels_last": unfolded, **{e: make_engine(last, e) for e in ENGINES}}
+    took = {k: [] for k in run}
+    for i in range(rounds+2):
+        for k,f in run.items():
+            start = time.perf_counter(),time.process_time()
+            out = f(x)
+            if i>1: took[k].append((time.perf_counter()-start[0], time.process_time()-start[1]))
+            assert (out-plain(x)).abs().max()<=1e-4*out.abs().max() if i==0 else True
+    return {k: np.median(v, 0).tolist() for k,v in took.items()}
+
+def logistic_head(net, features, y):
+    "Make a logistic regression of half of the features the head"
+    from sklearn.linear_model import LogisticRegression
+    mean,std = features.mean(0),features.std(0)+1e-6
+    lr = LogisticRegression(C=0.01, max_iter=500).fit(((features-mean)/std)[::2], y[::2])
+    w,b = (np.vstack([-lr.coef_, lr.coef_])/2,np.r_[-lr.intercept_, lr.intercept_]/2) if len(lr.coef_)==1 else (lr.coef_,lr.intercept_)
+    w = w/std
+    with torch.no_grad():
+        net.head[1].weight.copy_(torch.as_tensor(w))
+        net.head[1].bias.copy_(torch.as_tensor(b-w@mean))
+
+def classes(data, folder, label, size):
+    "How the engines' answers differ on all galaxies of a catalogue"
+    df = read_catalog(next((data/folder).glob("*.csv")))
+    task = Classification(label).fit(df)
+    y = task.encode(df)
+    y = y.numpy().reshape(len(df), -1)[:,0]
+    net = GalaxyNet(encoder_of("tf_efficientnet_lite0", size), task.n_out)
+    model = GalaxyModel(net, task, ImageReader(size), device="cpu")
+    x = [o for o,_ in each_batch(model.reader, df.file_loc, 64, progress=False)]
+    logistic_head(model.net, torch.cat([model.encode(b) for b in x]).numpy(), y)
+    want = np.concatenate([model.samples(b)[0] for b in x])
+    out = {"galaxies": len(want), "accuracy": float((want.argmax(1)==y)[1::2].mean())}
+    for e in ENGINES:
+        model.set_engine(e)
+        got = np.concatenate([model.samples(b)[0] for b in x])
+        out[e] = {"other_classes": int((got.argmax(1)!=want.argmax(1)).sum()), "largest_difference": float(np.abs(got-want).max())}
+        print(f"{folder}: {e:9} {out[e]['other_classes']} of {len(want)} galaxies get another class, largest difference of a probability {out[e]['largest_difference']:.1e}", flush=True)
+    return out
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--data", type=Path, default=Path(os.environ.get("ZOOFAST_DATA") or "../shared/data"))
+    p.add_argument("--encoders", nargs="+", default=["tf_efficientnet_lite0", "convnext_nano"])
+    p.add_argument("--size", type=int, default=224)
+    p.add_argument("--batch-size", type=int, default=32)
+    p.add_argument("--rounds", type=int, default=7)
+    p.add_argument("--only", choices=["speed", "classes"], help="one of the two; the results of the other stay")
+    args = p.parse_args()
+    out = Path(__file__).resolve().parent/"results"/"predict.json"
+    result = json.loads(out.read_text()) if args.only and out.is_file() else {}
+    about = {"date": str(date.today()), "cpu": torch.backends.cpu.get_cpu_capability(), "machine": platform.machine(), "threads": torch.get_num_threads(), "size": args.size,
+             "load_before": os.getloadavg()[0], "versions": {o: importlib.metadata.version(o) for o in ("torch", "timm", "onnx", "onnxruntime", "openvino")}}
+    print(f"{about['cpu']}, {about['threads']} threads, batches of {args.batch_size}, load before {about['load_before']:.1f}")
+    with tempfile.TemporaryDirectory() as tmp:
+        os.environ["ZOOFAST_CACHE"] = tmp
+        if args.only!="classes":
+            result["speed"] = {**about, "batch_size": args.batch_size, "rounds": args.rounds}
+            for name in args.encoders:
+                took = speed(name, args.size, args.batch_size, args.rounds)
+                for what,at in (("second", 0), ("cpu_second", 1)):
+                    result["speed"].setdefault(f"galaxies_per_{what}", {})[name] = {k: args.batch_size/v[at] for k,v in took.items()}
+                    result["speed"].setdefault(f"over_plain_torch_per_{what}", {})[name] = {k: took["plain torch"][at]/v[at] for k,v in took.items()}
+                for k,v in took.items(): print(f"{name:24} {k:22} {args.batch_size/v[0]:7.1f} galaxies/s, {took['plain torch'][0]/v[0]:5.2f} x plain torch; by seconds of CPU {took['plain torch'][1]/v[1]:5.2f} x", flush=True)
+        if args.only!="speed": result["classes"] = {**about, **{folder: classes(args.data, folder, label, args.size) for folder,label in (("rings", "ring"), ("gz1", "class_name"))}}
+    out.write_text(json.dumps(result, indent=1)+"\n")
+    differ = sum(result["classes"][k][e]["other_classes"] for k in ("rings", "gz1") for e in ENGINES) if "classes" in result else 0
+    if differ: raise SystemExit(f"{differ} galaxies get another class from an engine")
+
+if __name__=="__main__": main()

@@ -32,7 +32,7 @@ demo: env
 
 test: env
 	@$(RUN) $(PY) tools/insync.py
-	@$(RUN) nbdev-test --n-workers 2
+	@$(RUN) t=$$(mktemp -d) && trap 'rm -rf "$$t"' EXIT && TMPDIR="$$t" nbdev-test --n-workers 2
 	@$(RUN) $(PY) -m pytest $(ARGS)
 
 docs: env

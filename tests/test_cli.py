@@ -149,7 +149,7 @@ def test_fits_options(run_zoofast, survey, tmp_path):
 ODD = {'--epochs -1': 'epochs=-1', '--epochs 0 --freeze-epochs 0': 'nothing would be trained', '--seed -1': 'seed=-1', '--size 1': 'size=1', '--batch-size 1': 'batch_size=1', '--learning-rate -1': 'learning_rate=-1.0',
        '--learning-rate inf': 'learning_rate=inf', '--head-lr 0': 'head_lr=0.0', '--layer-decay 2': 'layer_decay=2.0', '--weight-decay -1': 'weight_decay=-1.0', '--head-dropout-prob 1': 'head_dropout_prob=1.0', '--n-blocks 99': 'n_blocks=99',
        '--training-mode half': "training_mode='half'", '--opt adamv': "opt='adamv'", '--precision fp8': "precision='fp8'", '--blocks huge': "blocks='huge'", '--valid 1.5': 'valid=1.5', '--cache disc': "cache='disc'",
-       '--on-bad hope': "on_bad='hope'", '--augment cats': "augment='cats'", '--bn-stats some': "bn_stats='some'", '--label mag_r': "'mag_r'", '--group-col host': "'host'"}
+       '--on-bad hope': "on_bad='hope'", '--augment cats': "augment='cats'", '--bn-stats some': "bn_stats='some'", '--label has_bar --label host': "'host'", '--task guess': '--task guess', '--schema decals_dr5_ortho': 'leave out --label', '--unit-interval': 'for numbers', '--group-col host': "'host'"}
 
 @pytest.mark.parametrize('given', list(ODD))
 def test_an_odd_parameter_is_named(survey, tmp_path, given):

@@ -6,12 +6,26 @@ with warnings.catch_warnings():
     from fastai.callback.all import *
 from zoofast import __version__
 from zoofast.catalog import *
+from zoofast.tables import *
+from zoofast.paths import *
+from zoofast.stream import *
+from zoofast.saved import *
+from zoofast.stretch import *
+from zoofast.fits import *
 from zoofast.images import *
+from zoofast.schema import *
 from zoofast.simulate import *
+from zoofast.votes import *
+from zoofast.measures import *
+from zoofast.classes import *
+from zoofast.regression import *
+from zoofast.vote_counts import *
 from zoofast.tasks import *
 from zoofast.losses import *
 from zoofast.store import *
+from zoofast.augment import *
 from zoofast.data import *
+from zoofast.untrusted import *
 from zoofast.encoders import *
 from zoofast.optimizers import *
 from zoofast.groups import *
@@ -22,9 +36,19 @@ from zoofast.checkpoints import *
 from zoofast.distributed import *
 from zoofast.loop import *
 from zoofast.learner import *
+from zoofast.calibration import *
+from zoofast.card import *
+from zoofast.engines import *
 from zoofast.bundle import *
+from zoofast.hub import *
 from zoofast.save import *
+from zoofast.zoobot import *
+from zoofast.shards import *
+from zoofast.export import *
 from zoofast.predict import *
+from zoofast.representations import *
+from zoofast.similar import *
+from zoofast.maps import *
 from zoofast.plots import *
 
 __all__ = [n for n in globals() if not n.startswith(("_", "test"))]     # fastai exports its test functions, which pytest would take for those of the importer

@@ -1,0 +1,202 @@
+"Predictions for a catalogue of any size: killed and resumed, shared by processes, whatever the pieces, in little memory"
+import json, os, signal, subprocess, sys, time
+from pathlib import Path
+import numpy as np, pandas as pd, pyarrow.parquet as pq, pytest, torch
+from zoofast.bundle import GalaxyModel, load_bundle, write_bundle
+from zoofast.catalog import CatalogError, read_catalog
+from zoofast.encoders import GalaxyNet, create_encoder
+from zoofast.images import ImageError, ImageReader
+from zoofast.predict import predict_catalog, represent
+from zoofast.saved import SavedTable
+from zoofast.simulate import simulate_survey
+from zoofast.stream import CatalogStream
+from zoofast.tasks import Classification
+
+ROOT = Path(__file__).resolve().parent.parent
+ROWS,SHARD,BAD = 3001,100,[7, 1500, 2999]
+
+@pytest.fixture(scope='module')
+def sky(tmp_path_factory):
+    "A bundle, and a catalogue of 3001 rows that point to 20 images, three to none"
+    tmp = tmp_path_factory.mktemp('sky')
+    df = read_catalog(simulate_survey(tmp/'survey', n=20, size=32, fits=False, progress=False))
+    task = Classification('morphology').fit(df)
+    torch.manual_seed(0)
+    write_bundle(tmp/'bundle', GalaxyModel(GalaxyNet(create_encoder('test_vit', 32, pretrained=False), task.n_out), task, ImageReader(32)))
+    big = pd.DataFrame({'id_str': [f'{587722981736579107+i:021d}' for i in range(ROWS)], 'file_loc': np.resize(df.file_loc.to_numpy(), ROWS), 'z': np.arange(ROWS)/7,
+                        'n': np.arange(ROWS)*10**15, 'name': [f'galaxy "{i}", north' for i in range(ROWS)]})
+    big.loc[BAD, 'file_loc'] = [f'gone{i}.jpg' for i in BAD]
+    big.to_csv(tmp/'big.csv', index=False)
+    big.to_parquet(tmp/'big.parquet', row_group_size=333)
+    (tmp/'parts').mkdir()
+    for i in range(3): big[i*1200:(i+1)*1200].to_parquet(tmp/'parts'/f'p{i}.parquet', index=False)
+    return tmp,big,predict_catalog(tmp/'bundle', big.assign(file_loc=[f if os.path.isabs(f) else str(tmp/f) for f in big.file_loc]), progress=False)
+
+def same(got, want):
+    "The same rows in the same order, and predictions equal to 1e-6"
+    assert len(got)==len(want) and got.id_str.tolist()==want.id_str.tolist() and got.file_loc.tolist()==want.file_loc.tolist()
+    assert got.error.isna().tolist()==want.error.isna().tolist()
+    assert got.morphology_pred.fillna('').tolist()==want.morphology_pred.fillna('').tolist()
+    probs = [c for c in want if c.startswith('morphology_') and c!='morphology_pred']
+    np.testing.assert_allclose(got[probs].to_numpy(float), want[probs].to_numpy(float), atol=1e-6)
+
+def command(tmp, *args, catalog='big.parquet', launcher=()):
+    env = {**os.environ, 'PYTHONPATH': os.pathsep.join(o for o in (str(ROOT), os.environ.get('PYTHONPATH')) if o), 'OMP_NUM_THREADS': '1'}
+    return subprocess.Popen([sys.executable, *launcher, '-m', 'zoofast.cli', 'predict', str(tmp/'bundle'), str(tmp/catalog), *map(str, args)], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+def kill_at(process, folder, n):
+    "Kill it, as nothing can be caught, once `n` shards are there"
+    while len(list(folder.glob('part-*.parquet')))<n:
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    return len(list(folder.glob('part-*.parquet')))
+
+@pytest.mark.parametrize('out,catalog', [('table', 'big.csv'), pytest.param('table.parquet', 'big.parquet', marks=pytest.mark.slow)])
+def test_killed_three_times(sky, tmp_path, out, catalog):
+    tmp,big,want = sky
+    out = tmp_path/out
+    folder = out if out.suffix=='' else tmp_path/f'{out.name}.parts'
+    there = [kill_at(command(tmp, '--out', out, '--shard-size', SHARD, '--batch-size', 16, catalog=catalog), folder, n) for n in (4, 11, 19)]
+    assert there[0]<there[1]<there[2]<31, 'it was to be killed on the way'
+    if folder==out:
+        with pytest.raises(CatalogError, match='not finished'): read_catalog(out)
+    kept = {o.name: o.stat().st_mtime_ns for o in folder.glob('part-*.parquet')}
+    if folder!=out: assert not out.exists()
+    last = command(tmp, '--out', out, catalog=catalog)               # the size of the shards is as it was
+    said,err = last.communicate()
+    assert last.returncode==0 and '3001 rows written' in said and '3 images could not be read' in said, err
+    same(pd.read_parquet(out), want)
+    if folder==out:
+        assert all((folder/k).stat().st_mtime_ns==v for k,v in kept.items()), 'a shard was made again'
+        assert sorted(o.name for o in out.iterdir())==['_manifest.json', *(f'part-{i:06d}.parquet' for i in range(31))]
+        m = json.loads((out/'_manifest.json').read_text())
+        assert m['complete'] and sum(o['rows'] for o in m['finished'])==ROWS and m['finished'][30]['last']==want.id_str.iloc[-1]
+    else: assert [o.name for o in tmp_path.iterdir()]==['table.parquet']
+
+@pytest.mark.parametrize('catalog', ['big.csv', 'big.parquet', 'parts'])
+@pytest.mark.parametrize('shard_size,batch_size', [(1000, 64), (77, 13), (10**6, 4000)])
+def test_pieces_do_not_matter(sky, tmp_path, catalog, shard_size, batch_size):
+    tmp,big,want = sky
+    if catalog=='parts': want = want.assign(file_loc=[f if big.file_loc[i]==f else f for i,f in enumerate(want.file_loc)])
+    got = predict_catalog(tmp/'bundle', tmp/catalog, tmp_path/'t', shard_size=shard_size, batch_size=batch_size, columns='all', progress=False)
+    assert len(got)==ROWS and got.n_bad==3
+    back = pd.read_parquet(tmp_path/'t')
+    same(back, want)
+    pd.testing.assert_frame_equal(back[['z', 'n', 'name']], big[['z', 'n', 'name']])     # types and all digits
+    pd.testing.assert_frame_equal(got.to_pandas(), back)
+    assert read_catalog(tmp_path/'t').id_str.tolist()==want.id_str.tolist()
+
+def test_types_are_those_of_all_shards(sky, tmp_path):
+    "A shard of bad images alone, and numbers of which some are missing"
+    tmp,big,_ = sky
+    df = big[20:50].reset_index(drop=True).assign(n=pd.array([*[None]*10, *range(2**53+1, 2**53+21)], 'Int64'), ok=pd.array([True, None]*15, 'boolean'), kind=pd.Categorical([*'abc']*10), when=pd.Timestamp('2026-01-01'))
+    df.loc[10:19, 'file_loc'] = 'gone.jpg'
+    got = predict_catalog(tmp/'bundle', df, tmp_path/'t', shard_size=10, columns=['n', 'ok', 'kind', 'when'], progress=False)
+    assert len({str(pq.read_schema(o).remove_metadata()) for o in (tmp_path/'t').glob('*.parquet')})==1
+    back = pd.read_parquet(tmp_path/'t')
+    pd.testing.assert_frame_equal(back[['n', 'ok', 'when']], df[['n', 'ok', 'when']])
+    assert back.kind.astype(str).tolist()==df.kind.astype(str).tolist()
+    assert back.morphology_pred.isna().tolist()==[False]*10+[True]*10+[False]*10 and got.n_bad==10
+
+def test_two_processes_at_once(sky, tmp_path):
+    tmp,_,want = sky
+    both = [command(tmp, '--out', tmp_path/'t', '--shard-size', SHARD, '--batch-size', 16) for _ in range(2)]
+    for o in both:
+        said,err = o.communicate()
+        assert o.returncode==0 and '3001 rows written' in said, err
+    same(pd.read_parquet(tmp_path/'t'), want)
+
+@pytest.mark.parametrize('out', ['t', 't.csv.gz'])
+def test_torchrun(sky, tmp_path, out):
+    tmp,_,want = sky
+    o = command(tmp, '--out', tmp_path/out, '--shard-size', SHARD, launcher=['-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2'])
+    said,err = o.communicate()
+    assert o.returncode==0 and said.count('3001 rows written')==1, err
+    same(pd.read_parquet(tmp_path/out) if out=='t' else pd.read_csv(tmp_path/out, dtype={'id_str': str}), want)
+    assert [o.name for o in tmp_path.iterdir()]==[out]
+
+def test_what_differs_is_said(sky, tmp_path):
+    tmp,big,_ = sky
+    small = big[:30].assign(file_loc=big.file_loc.iloc[0])
+    small.to_csv(tmp_path/'c.csv', index=False)
+    go = lambda bundle=tmp/'bundle', catalog=tmp_path/'c.csv', **kw: predict_catalog(bundle, catalog, tmp_path/'t', progress=False, **kw)
+    go(shard_size=10)
+    go(batch_size=3)                                                  # no reason to start anew
+    for kw,said in ((dict(tta=2), "tta was '0' and is '2'"), (dict(columns='z'), 'columns was'), (dict(shard_size=20), 'rows of each'), (dict(image_dir=tmp), 'image_dir')):
+        with pytest.raises(CatalogError, match=said): go(**kw)
+    model = load_bundle(tmp/'bundle')
+    with torch.no_grad(): model.net.head[1].bias += 1e-3
+    with pytest.raises(CatalogError, match='another model.*weights sha256 differs'): go(model)
+    small[:29].to_csv(tmp_path/'c.csv', index=False)
+    with pytest.raises(CatalogError, match='another catalogue.*rows was'): go()
+    with pytest.raises(CatalogError, match='another catalogue'): go(catalog=small[:29])
+    assert len(pd.read_parquet(tmp_path/'t'))==30
+    assert len(go(resume=False, tta=2))==29
+    with pytest.raises(CatalogError, match='holds other files'): predict_catalog(tmp/'bundle', tmp_path/'c.csv', tmp, progress=False)
+    with pytest.raises(CatalogError, match="'morphology_pred' is also the name"): predict_catalog(tmp/'bundle', small.assign(morphology_pred=1), columns='all', progress=False)
+
+def test_a_damaged_shard_is_made_again(sky, tmp_path):
+    tmp,big,_ = sky
+    small = big[:30].assign(file_loc=big.file_loc.iloc[0])
+    go = lambda: predict_catalog(tmp/'bundle', small, tmp_path/'t', shard_size=10, progress=False)
+    want = go().to_pandas()
+    parts = sorted((tmp_path/'t').glob('part-*'))
+    data = bytearray(parts[1].read_bytes())
+    data[200] ^= 1
+    parts[1].write_bytes(data)
+    parts[2].unlink()
+    with pytest.raises(CatalogError, match='2 of its 3 parts'): read_catalog(tmp_path/'t')
+    pd.testing.assert_frame_equal(go().to_pandas(), want)
+
+def test_on_bad_raise_keeps_what_is_finished(sky, tmp_path):
+    tmp,_,want = sky
+    go = lambda **kw: predict_catalog(tmp/'bundle', tmp/'big.csv', tmp_path/'t', shard_size=500, progress=False, **kw)
+    with pytest.raises(ImageError, match='gone7'): go(on_bad='raise')
+    assert not (tmp_path/'t').exists()                                # nothing was finished
+    go()
+    with pytest.raises(ImageError, match='gone7'): go(on_bad='raise')
+
+def test_features_in_shards(sky, tmp_path):
+    tmp,big,_ = sky
+    want = represent(tmp/'bundle', big[:200], progress=False, image_dir=tmp)
+    got = represent(tmp/'bundle', tmp/'big.csv', tmp_path/'f', shard_size=333, columns='z', progress=False)
+    assert isinstance(got, SavedTable) and len(got)==ROWS
+    feats = [c for c in want if c.startswith('feat_')]
+    back = pd.read_parquet(tmp_path/'f')
+    assert (back[feats].dtypes=='float32').all() and back.z.tolist()==big.z.tolist()
+    np.testing.assert_allclose(back[feats][:200], want[feats], atol=1e-6)
+    assert back[feats].isna().all(axis=1).to_numpy().nonzero()[0].tolist()==BAD
+
+def test_a_stream_reads_what_read_catalog_reads(tmp_path):
+    "Ids and paths of awkward csv files, and their types"
+    rows = ['0012,a b.jpg,1,x', '587722981736579107,"é,1.jpg",2.5,"two\nlines"', '9' * 25 + ',/abs/c.jpg,,', '-1,../d.jpg,nan,None']
+    for name,text in (('a.csv', 'id_str,file_loc,z,t\n'+'\n'.join(rows)), ('bom.csv', '\ufeff\n\nid_str,file_loc,z,t\r\n'+'\r\n'.join(rows)+'\r\n\r\n')):
+        (tmp_path/name).write_bytes(text.encode())
+        want = read_catalog(tmp_path/name)
+        s = CatalogStream(tmp_path/name, columns='all')
+        for size in (1, 3, 100):
+            got = pd.concat([s.rows(p, k*size).to_pandas() for k,p in s.pieces(size)], ignore_index=True)
+            assert got.id_str.tolist()==want.id_str.tolist() and got.file_loc.tolist()==want.file_loc.tolist()
+            pd.testing.assert_series_equal(got.z, want.z)
+            assert got.t.fillna('').tolist()==want.t.fillna('').tolist()
+
+MEMORY = '''
+import resource, sys
+from zoofast.predict import predict_catalog
+predict_catalog(*sys.argv[1:4], progress=False)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024)
+'''
+
+@pytest.mark.slow
+@pytest.mark.parametrize('ending', ['', '.parquet', '.csv'])
+def test_memory_is_flat(sky, tmp_path, ending):
+    "100,000 rows take no more than 2,000 with room for one shard"
+    tmp,big,_ = sky
+    def peak(n):
+        pd.DataFrame({'id_str': [f'{i:019d}' for i in range(n)], 'file_loc': np.resize(big.file_loc[20:40].to_numpy(), n)}).to_parquet(tmp_path/f'{n}.parquet', index=False)
+        res = subprocess.run([sys.executable, '-c', MEMORY, str(tmp/'bundle'), str(tmp_path/f'{n}.parquet'), str(tmp_path/f'out{n}{ending}')], env={**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'}, capture_output=True, text=True)
+        assert res.returncode==0, res.stderr
+        return float(res.stdout)
+    assert peak(110_000)-peak(2_000)<150

@@ -1,5 +1,5 @@
 "Ways in which pixels or rows were once misread without a word"
-import os, shutil
+import bz2, gzip, lzma, os, shutil, struct
 import numpy as np, pandas as pd, pytest
 from astropy.io import fits
 from PIL import Image
@@ -95,3 +95,61 @@ def test_a_survey_on_a_pedestal(tmp_path):
     assert 64999<r.stretch['low']<65001.5 and 65004<r.stretch['high']<65007
     assert r(tmp_path/'2.fits').float().std()>20
     with pytest.raises(ValueError, match='no such file'): fit_reader(ImageReader(32, stretch='asinh'), str(tmp_path/'none.fits'))
+
+@pytest.mark.parametrize('name', ['MASK', 'WHT', 'dq', 'INVVAR', 'Uncert'])
+def test_an_image_behind_its_mask(tmp_path, name):
+    "The first image is the galaxy's, unless there is none but masks and weights, or one is asked for"
+    beside,sci = fits.ImageHDU((FLUX>50).astype('u1'), name=name),fits.ImageHDU(FLUX)
+    fits.HDUList([fits.PrimaryHDU(), beside, sci]).writeto(tmp_path/'a.fits')
+    fits.HDUList([fits.PrimaryHDU(), beside, fits.ImageHDU(FLUX, name='PSF')]).writeto(tmp_path/'b.fits')
+    np.testing.assert_array_equal(read_fits(tmp_path/'a.fits')[0,::-1], FLUX)
+    for file,hdu in (('a.fits', name), ('a.fits', 1), ('b.fits', None)): np.testing.assert_array_equal(read_fits(tmp_path/file, hdu)[0,::-1], FLUX>50)
+
+@pytest.mark.parametrize('n', [2, 3, 5, 7])
+def test_bands_last_with_the_header_of_one_band(tmp_path, n):
+    "Bands stacked behind the coordinates of a plane: the header calls columns right ascension that are bands"
+    fits.writeto(tmp_path/'a.fits', np.repeat(FLUX[:,:,None], n, 2), fits.Header(dict(CTYPE1='RA---TAN', CTYPE2='DEC--TAN')))
+    for channels in (1, n): assert (ImageReader(32, channels, LINEAR)(tmp_path/'a.fits').numpy()==FLUX[::-1].round()).all()
+
+@pytest.mark.parametrize('shape,bands', [((64,40,32), 64), ((40,64,32), 40), ((64,64,32), 32), ((40,32,5), 5), ((5,40,32), 5)])
+def test_cubes_without_coordinates(tmp_path, shape, bands):
+    "The last axis is that of the bands where it is by far the shortest"
+    fits.writeto(tmp_path/'a.fits', np.zeros(shape, dtype='f4'))
+    assert len(read_fits(tmp_path/'a.fits'))==bands
+
+@pytest.mark.parametrize('name', ['a.gz', 'a.fit.bz2', 'a.fts.xz', 'a.fits.xz', 'galaxy', 'a.jpg', 'a.fits'])
+@pytest.mark.parametrize('pack', [gzip.compress, bz2.compress, lzma.compress], ids=['gzip', 'bz2', 'xz'])
+def test_packed_fits_of_any_name(tmp_path, pack, name):
+    fits.writeto(tmp_path/'plain.fits', FLUX)
+    (tmp_path/'packed').mkdir()
+    (tmp_path/'packed'/name).write_bytes(pack((tmp_path/'plain.fits').read_bytes()))
+    np.testing.assert_array_equal(read_fits(tmp_path/'packed'/name)[0,::-1], FLUX)
+    assert ImageReader(32)(tmp_path/'packed'/name).shape==(3,32,32)
+
+def test_the_name_of_a_single_band(tmp_path):
+    for key in ('FILTER', 'BAND'):
+        fits.writeto(tmp_path/'a.fits', FLUX, fits.Header({key: 'r '}), overwrite=True)
+        assert read_fits(tmp_path/'a.fits', bands='r').shape==(1,32,32)
+        with pytest.raises(ImageError, match=r"has no bands \('g',\); it has 1: r"): ImageReader(32, bands='g')(tmp_path/'a.fits')
+
+def tiff(width, rows, *tags):
+    "A tiff of one strip, little-endian, with more tags `(number, value)`"
+    tags = sorted([(256, width), (257, len(rows)), (259, 1), (273, 8), (278, len(rows)), (279, sum(map(len, rows))), *tags])
+    data = b''.join(rows)
+    return b'II*\0'+struct.pack('<I', 8+len(data))+data+struct.pack('<H', len(tags))+b''.join(struct.pack('<HHII', t, 4, 1, v) for t,v in tags)+b'\0'*4
+
+def test_tiffs_of_12_bits(tmp_path):
+    "Which Pillow gives as numbers to 4095"
+    deep = FLUX.astype(int)*16
+    rows = [b''.join(bytes([a>>4, (a&15)<<4|b>>8, b&255]) for a,b in zip(r[::2].tolist(), r[1::2].tolist())) for r in deep]
+    (tmp_path/'a.tiff').write_bytes(tiff(32, rows, (258, 12), (262, 1), (277, 1)))
+    np.testing.assert_allclose(ImageReader(32)(tmp_path/'a.tiff')[0], deep*255/4095, atol=0.5)
+
+@pytest.mark.parametrize('bands,kind', [(2, 'minisblack'), (5, 'rgb')])
+def test_tiffs_with_more_bands_than_pillow_reads(tmp_path, bands, kind):
+    "Nothing is lost without a word"
+    tifffile = pytest.importorskip('tifffile')
+    tifffile.imwrite(tmp_path/'a.tiff', np.repeat(FLUX.astype('u1')[:,:,None], bands, 2), photometric=kind, planarconfig='contig')
+    with pytest.raises(ImageError, match=f'{bands} bands, of which Pillow reads'): ImageReader(32, bands)(tmp_path/'a.tiff')
+    tifffile.imwrite(tmp_path/'b.tiff', np.repeat(FLUX.astype('u1')[:,:,None], 4, 2), photometric='rgb', planarconfig='contig', extrasamples=['unspecified'])
+    assert (ImageReader(32)(tmp_path/'b.tiff').numpy()==FLUX.astype('u1')).all(), 'one more than red, green and blue says nothing'

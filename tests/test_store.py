@@ -91,6 +91,19 @@ def test_of_two_processes_one_builds(survey, tmp_path):
     assert (a[0], b[0])==(0, len(files)) and a[1:]==b[1:], 'one reads each file once, the other none'
     assert len(maps(tmp_path/'cache'))==len(maps(tmp_path/'cache', 'npz'))==1 and not maps(tmp_path/'cache', 'part')
 
+def test_a_process_that_waits_says_so(files, tmp_path, monkeypatch):
+    "And goes on when the other is done"
+    opened(files, tmp_path/'c')
+    path, = maps(tmp_path/'c', 'npz')
+    path.unlink()
+    lock,said = FileLock(path.with_suffix('.lock')),[]
+    lock.acquire()
+    monkeypatch.setattr('zoofast.store.warnings.warn', lambda text: (said.append(text), lock.release()))
+    store,seen = opened(files, tmp_path/'c')
+    monkeypatch.undo()
+    assert len(said)==1 and 'another process' in said[0] and seen==set(files)
+    check(store)
+
 def test_a_changed_file_is_read_again_and_the_rest_is_copied(files, survey, tmp_path):
     opened(files, tmp_path/'c')
     shutil.copyfile(survey[1].file_loc[20], files[3]); os.utime(files[3], (1, 1))

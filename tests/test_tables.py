@@ -1,6 +1,7 @@
 "Tables of every format hold the same galaxies afterwards; broken ones are refused in a sentence that names them"
 import bz2, gzip, io, lzma, os, time, unicodedata, warnings, zipfile
 from pathlib import Path
+from urllib.parse import quote
 import numpy as np, pandas as pd, pytest
 from astropy.io import fits
 from astropy.table import Table
@@ -109,6 +110,16 @@ def test_paths_start_where_a_user_expects(tmp_path, monkeypatch):
     assert read_catalog('cat/c.csv').file_loc.tolist()==want(tmp_path/'cat') and read_catalog(df).file_loc.tolist()==want(tmp_path)
     twice = read_catalog(read_catalog(df))
     assert twice.file_loc.tolist()==want(tmp_path)
+
+@pytest.mark.parametrize('start', ['file://', 'file:', 'file://localhost'])
+@pytest.mark.parametrize('write', [str, quote], ids=['plain', 'quoted'])
+def test_addresses_of_local_files(tmp_path, start, write):
+    "As other programs write them, with `%20` for a blank or without; also one a band"
+    for name in ('ü n#1.png', '100%25.png'): Image.new('L', (40,40), 7).save(tmp_path/name)
+    some = [start+write(str(tmp_path/name)) for name in ('ü n#1.png', '100%25.png')]
+    df = read_catalog(pd.DataFrame({'id_str': list('abc'), 'file_loc': [*some, '|'.join(some)]}))
+    assert df.file_loc.tolist()==[str(tmp_path/'ü n#1.png'), str(tmp_path/'100%25.png'), f'{tmp_path}/ü n#1.png|{tmp_path}/100%25.png']
+    assert len(check_catalog(df, open_images=False).ok)==3
 
 @pytest.mark.parametrize('on_disk,written', [('NFC', 'NFD'), ('NFD', 'NFC'), ('NFC', 'NFC')])
 def test_accents_are_found_however_they_are_written(tmp_path, on_disk, written):
@@ -261,6 +272,8 @@ HOSTILE = {       # name of the file, its content, and what the sentence must sa
     'gzip cut off': ('c.csv.gz', gzip.compress((ROWS*100).encode())[:-9], 'cannot be read as csv.gz'),
     'zip of two': ('c.csv.zip', b'', 'cannot be read as csv.zip'),
     'semicolons': ('c.csv', ROWS.replace(',', ';'), "separated by ';'"),
+    'a comment first': ('c.csv', '# made by hand, from the survey\n'+ROWS, "its first line is '# made by hand, from the survey'"),
+    'what Excel writes first': ('c.csv', 'sep=,\n'+ROWS, "its first line is 'sep=,'"),
     'tabs': ('c.csv', ROWS.replace(',', '\t'), 'separated by '),
     'commas named tsv': ('c.tsv', ROWS, "separated by ','"),
     'two columns of a name': ('c.csv', ROWS.replace('ring', 'id_str'), "two columns are named 'id_str'"),
@@ -279,6 +292,7 @@ HOSTILE = {       # name of the file, its content, and what the sentence must sa
     'formula as id': ('c.csv', ROWS.replace(IDS[0], '"=""'+IDS[0]+'"""'), 'a formula from a spreadsheet'),
     'rounded id': ('c.csv', ROWS.replace(IDS[1], '5.87723E+18'), 'a rounded number'),
     'float ids': ('c.parquet', parquet_bytes(galaxies(NUMBERS).astype({'id_str': float})), 'digits of the identifiers are lost'),
+    'one fractional id': ('c.parquet', parquet_bytes(galaxies(NUMBERS).assign(id_str=[1, 2, 3.5, 4])), 'numbers such as 3.5, so'),
     'fractional ids': ('c.parquet', parquet_bytes(galaxies(NUMBERS).assign(id_str=0.5)), 'digits of the identifiers are lost'),
     'lists of files': ('c.parquet', parquet_bytes(galaxies().assign(file_loc=[['g.fits', 'r.fits']]*5)), 'holds lists'),
     'lists of ids': ('c.parquet', parquet_bytes(galaxies().assign(id_str=[[1]]*5)), 'holds lists'),
@@ -325,6 +339,8 @@ ODD = {       # catalogues that can be read, and the rows that cannot be used, w
     'no path': (ROWS.replace('b.jpg', ''), {1: 'no image file is given'}),
     'a path of 100,000 characters': (ROWS.replace('b.jpg', 'b'*10**5), {1: 'there is no file'}),
     'a web address': (ROWS.replace('b.jpg', 'http://sky.org/b.jpg'), {1: 'is a web address'}),
+    'a blank before a path': (ROWS.replace(',b.jpg', ', b.jpg'), {1: 'white space before or after a name'}),
+    'a blank after a path': (ROWS.replace('b.jpg', 'b.jpg '), {1: 'white space before or after a name'}),
     'a folder': (ROWS.replace('b.jpg', '.'), {1: 'is a folder'}),
     'backslashes': (ROWS.replace('b.jpg', 'img\\b.jpg'), {1: 'not a backslash'}),
     'a line break in a path': (ROWS.replace('b.jpg', '"b\n.jpg"'), {1: 'there is no file'}),

@@ -32,13 +32,14 @@ RASTER_FORMATS = ("JPEG", "MPO", "PNG", "TIFF", "GIF", "BMP", "WEBP", "PPM", "JP
 
 def _raster_array(im):
     "Pixels of a Pillow image: bytes `(y, x)` or `(y, x, 3)`, or floating-point numbers `(y, x)` for a float tiff"
-    white = getattr(im, "tag_v2", {}).get(262)==0
+    tags = getattr(im, "tag_v2", {})
+    white,top = tags.get(262)==0,2**12-1 if tags.get(258)==(12,) else 2**16-1
     im = ImageOps.exif_transpose(im)
     if im.mode=="F": return np.asarray(im)
     if im.mode.startswith("I"):
         px = np.asarray(im).astype(np.int64)
         if px.min()<0 or px.max()>65535: raise ValueError(f"has integer pixels from {px.min()} to {px.max()}; only 8 and 16 bits can be read: save it as FITS")
-        px = (px/257).round().astype(np.uint8)
+        px = (px*(255/top)).round().astype(np.uint8)
         return 255-px if white else px      # a tiff in which 0 is white: Pillow sees to it in 8 bits only
     if im.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in im.info:
         im = im.convert("RGBA")
@@ -60,6 +61,7 @@ def read_raster(
         if im.width*im.height > most: raise ValueError(f"has {im.width} x {im.height} pixels, more than {most}; cut the galaxy out first")
         tags = getattr(im, "tag_v2", {})
         if tags.get(284)==2 and max(tags.get(258, (8,)))>8: raise ValueError(f"is a tiff with {max(tags[258])} bits in separate planes, which Pillow misreads; save it as FITS, or with its bands interleaved")
+        if tags.get(277, 1)>max(len(im.getbands()), 4*(im.mode=="RGB")): raise ValueError(f"is a tiff with {tags[277]} bands, of which Pillow reads {len(im.getbands())}; save it as FITS")
         a = _raster_array(im)
     return a[None] if a.ndim==2 else a.transpose(2,0,1)
 

@@ -10,6 +10,7 @@ __all__ = ['file_locations', 'absent_files']
 
 # %% ../nbs/00d_paths.ipynb #61f22f2d
 import os, re, unicodedata
+from urllib.parse import unquote
 import numpy as np, pyarrow as pa, pyarrow.compute as pc
 from .catalog import brief
 
@@ -50,8 +51,15 @@ def _tidy(path):
     short = os.path.normpath(path)
     return short if ".." not in path or os.path.realpath(path)==os.path.realpath(short) else os.path.realpath(path)
 
+def _from_url(address):
+    "The path in a `file://` address, with or without its signs written as `%20`"
+    path = re.sub(r"^file:(//(localhost)?)?(?=/)", "", address)
+    return path if os.path.exists(path) else unquote(path)
+
 def _absolute(files, base):
     "Paths made absolute, starting from the folder `base`; web addresses and \"\" stay"
+    local = pc.match_substring_regex(files, "^file:/")
+    if pc.any(local).as_py(): files = pc.replace_with_mask(files, local, pa.array([_from_url(o) for o in files.filter(local).to_pylist()], _text))
     dirs,codes,names = _cut(files)
     web = [bool(re.match("[A-Za-z][A-Za-z0-9+.-]+://", d)) for d in dirs]
     full = [d if w else os.path.join(_tidy(os.path.join(base, os.path.expanduser(d))), "") for d,w in zip(dirs, web)]
@@ -91,7 +99,7 @@ def _no_file(file):
         if not p: said.append(f"no file is given for band {i+1} of {len(parts)}")
         elif "://" in p: said.append(f"{brief(p)} is a web address; download the image and give the path of its file")
         elif os.path.isdir(p): said.append(f"{brief(p)} is a folder; give the path of an image in it")
-        elif not os.path.isfile(p): said.append(f"there is no file {brief(p)}" + (" (here a slash separates folders, not a backslash)" if "\\" in p else ""))
+        elif not os.path.isfile(p): said.append(f"there is no file {brief(p)}" + (" (here a slash separates folders, not a backslash)" if "\\" in p else " (with white space before or after a name)" if re.search(r"/\s|\s(/|$)", p) else ""))
     return "; ".join(said) or None
 
 def absent_files(

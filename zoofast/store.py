@@ -11,6 +11,7 @@ __all__ = ['cache_dir', 'cache_limit', 'ImageStore', 'list_cache', 'clear_cache'
 # %% ../nbs/03b_store.ipynb #4c3e1e56
 import hashlib, json, math, os, re, shutil, threading, time, warnings, weakref
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 import numpy as np, torch
 from fastcore.basics import patch
@@ -179,6 +180,17 @@ def _build(path, files, reader, config, ids, shape, progress):
     finally: part.unlink(missing_ok=True)
     return _open_map(path, shape)
 
+@contextmanager
+def _alone(path):
+    "Only one process builds a map; the others wait, and say so"
+    lock = FileLock(path.with_suffix(".lock"))
+    try: lock.acquire(timeout=5)
+    except Timeout:
+        warnings.warn(f"another process is reading the same images into {path}; waiting until it has them (cache='memory' does not wait)")
+        lock.acquire()
+    try: yield
+    finally: lock.release()
+
 def _from_disk(files, reader, folder, shape, progress):
     "A map's rows and its index from the cache folder, built first where it is not there yet"
     config,ids = _config(reader),np.array([_identity(f) for f in files], dtype="S16")
@@ -189,7 +201,7 @@ def _from_disk(files, reader, folder, shape, progress):
         return found
     if not (found := ready()):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")): found = ready() or _build(path, files, reader, config, ids, shape, progress)
+        with _alone(path): found = ready() or _build(path, files, reader, config, ids, shape, progress)
         if not found: raise OSError(f"{path}: cannot be read back")
     else:
         try: os.utime(path.with_suffix(".npz"))          # used now

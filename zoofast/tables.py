@@ -30,9 +30,10 @@ def text_column(
             if any(isinstance(o, (list, tuple, set, dict, np.ndarray)) for o in col): raise CatalogError(f"column {name!r} holds lists, where one text is wanted; give several files of a galaxy as several columns, file_col=[...]")
             col = col.map(lambda o: o.decode() if isinstance(o, bytes) else str(o), na_action="ignore")
     if pd.api.types.is_float_dtype(col):
-        whole = col.dropna()
-        if len(whole) and ((whole % 1 != 0).any() or whole.abs().max() > 2**53):
-            raise CatalogError(f"column {name!r} holds floating-point numbers such as {whole.iloc[0]!r}, so digits of the identifiers are lost: "
+        lost = col.dropna()
+        lost = lost[(lost % 1 != 0) | (lost.abs() > 2**53)]
+        if len(lost):
+            raise CatalogError(f"column {name!r} holds floating-point numbers such as {float(lost.iloc[0])!r}, so digits of the identifiers are lost: "
                                f"read it as text (pandas: dtype={{{name!r}: str}})")
         col = col.astype("Int64")
     if not (pd.api.types.is_integer_dtype(col) or pd.api.types.is_string_dtype(col)): col = col.map(str, na_action="ignore").astype(object)
@@ -94,6 +95,7 @@ def _header(data, sep):
         lines = csv.reader(io.StringIO(data[:2**20].decode(errors="ignore"), newline=""), delimiter=sep)      # the last character may be cut
         names,first = next(lines),next(lines, [])
     except csv.Error as e: raise ValueError(str(e)) from e
+    if names and re.match("# |sep=", names[0]): raise ValueError(f"its first line is {sep.join(names)[:60]!r}, where the names of the columns are expected; delete it, or what is before the names")
     if len(names)==1 and (other := next((o for o in ";\t|, " if o!=sep and o in names[0].strip()), None)):
         raise ValueError(f"its columns are separated by {other!r} where {sep!r} is expected; save it with {sep!r}, or read it with pandas (sep={other!r}) and give the DataFrame")
     names = [o or f"Unnamed: {i}" for i,o in enumerate(names)]

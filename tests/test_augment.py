@@ -330,7 +330,7 @@ def test_prediction_knows_of_handedness(survey, tmp_path):
     assert config['flip'] is False and 'flip=0' in config['augment']
     one = survey[1].head(3)
     for model in (learn, tmp_path/'b'):
-        with pytest.raises(ValueError, match='tta=8 must be from 0 to 4.*flip=False'): predict_catalog(model, one, tta=8, progress=False)
+        with pytest.raises(ValueError, match='tta=8 must be a whole number from 0 to 4.*flip=False'): predict_catalog(model, one, tta=8, progress=False)
     x = torch.stack([dls.reader(f) for f in one.file_loc])
     model = load_bundle(tmp_path/'b', 'cpu')
     alone = np.stack([model.samples(x.rot90(k, (2, 3)))[0] for k in range(4)])

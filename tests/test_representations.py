@@ -134,6 +134,8 @@ def test_errors_of_find_similar(feats, tmp_path):
             with pytest.raises(ValueError, match='k='): find_similar(where, 'g000001', k)
         with pytest.raises(ValueError, match='40 features'): find_similar(where, np.zeros(7))
         with pytest.raises(ValueError, match='not finite'): find_similar(where, np.full(40, np.nan))
+        for id in (None, np.nan):
+            with pytest.raises(ValueError, match='give a galaxy.s identifier'): find_similar(where, id)
 
 @pytest.fixture(scope='module')
 def clusters():

@@ -137,6 +137,95 @@ def test_what_differs_is_said(sky, tmp_path):
     with pytest.raises(CatalogError, match='holds other files'): predict_catalog(tmp/'bundle', tmp_path/'c.csv', tmp, progress=False)
     with pytest.raises(CatalogError, match="'morphology_pred' is also the name"): predict_catalog(tmp/'bundle', small.assign(morphology_pred=1), columns='all', progress=False)
 
+def test_what_cannot_be_is_said_before_anything_is_made(sky, tmp_path):
+    tmp,big,_ = sky
+    for kw,said in ((dict(tta=1.5), 'tta=1.5 must be a whole number from 0 to 8'), (dict(tta='4'), "tta='4'"), (dict(tta=True), 'tta=True'), (dict(mc_dropout=2.5), 'mc_dropout=2.5 must be a whole number'), (dict(mc_dropout='x'), "mc_dropout='x'")):
+        with pytest.raises(ValueError, match=said): predict_catalog(tmp/'bundle', big[:3], tmp_path/'t', progress=False, **kw)
+        with pytest.raises(ValueError, match=said): load_bundle(tmp/'bundle').predict(big.file_loc[:3], **kw)
+    for name in ('p.parquett', 'p.feather'):
+        with pytest.raises(CatalogError, match='must end in'): predict_catalog(tmp/'bundle', big[:3], tmp_path/name, progress=False)
+    for catalog in (None, [big.file_loc[0]]):
+        with pytest.raises(CatalogError, match='give a DataFrame'): predict_catalog(tmp/'bundle', catalog, progress=False)
+    assert not any(tmp_path.iterdir())
+
+@pytest.mark.filterwarnings('ignore:overflow')
+def test_an_answer_that_is_no_number_is_an_error(sky):
+    "A network that overflows for an image says so in its row"
+    tmp,big,_ = sky
+    model = load_bundle(tmp/'bundle', device='cpu')
+    with torch.no_grad():
+        model.net.head[1].weight.fill_(3e38)
+        model.net.encoder.body.norm.weight.fill_(3e38)
+    for engine in ('torch', 'auto'):
+        got = predict_catalog(model, big[:9], engine=engine, progress=False, image_dir=tmp)
+        assert got.error.notna().all() and got.error[:7].eq("the model's answer is no finite number").all() and 'gone7' in got.error[7]
+
+def test_representations_of_random_weights_and_of_a_file(sky, tmp_path):
+    tmp,big,_ = sky
+    model = load_bundle(tmp/'bundle', device='cpu')
+    torch.save(model.net.encoder.body.state_dict(), tmp_path/'w.pth')
+    go = lambda m, **kw: represent(m, big[:5], size=32, progress=False, **kw)
+    feats = lambda t: t.filter(like='feat_').to_numpy()
+    want = create_encoder('test_vit', 32, pretrained=False)
+    np.testing.assert_allclose(feats(go('test_vit', weights=tmp_path/'w.pth')), feats(go(create_encoder(model.net.encoder.body, 32))), rtol=1e-6)
+    assert feats(go('test_vit', pretrained=False)).shape==(5, want.num_features)
+    for kw in (dict(weights=tmp_path/'w.pth'), dict(pretrained=False)):
+        with pytest.raises(ValueError, match='for an encoder'): go(tmp/'bundle', **kw)
+
+CRASH = '''
+import os, shutil, signal, sys
+from pathlib import Path
+import pandas as pd, torch
+from zoofast.bundle import load_bundle
+from zoofast.predict import predict_catalog
+torch.set_num_threads(1)
+bundle,rows,home,kind,step = sys.argv[1],pd.read_parquet(sys.argv[2]),Path(sys.argv[3]),sys.argv[4],int(sys.argv[5])
+model = load_bundle(bundle, device="cpu")
+want = predict_catalog(model, rows, progress=False)
+def go(out, die=None):
+    pid = os.fork()
+    if pid: return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    seen = [0]
+    def counted(f):
+        def g(*args, **kwargs):
+            seen[0] += 1
+            if seen[0]==die: os.kill(os.getpid(), signal.SIGKILL)
+            return f(*args, **kwargs)
+        return g
+    for name in "link replace rename unlink mkdir rmdir fsync".split() if die else (): setattr(os, name, counted(getattr(os, name)))
+    try: predict_catalog(model, rows, out, shard_size=12, progress=False)
+    except BaseException as e: print(repr(e), file=sys.stderr); os._exit(1)
+    os._exit(0)
+def read(out): return pd.concat([pd.read_parquet(o) for o in sorted(out.glob("part-*"))], ignore_index=True) if out.is_dir() else pd.read_parquet(out)
+n,killed = 1,0
+while True:
+    folder = home/f"{n}"
+    folder.mkdir()
+    out = folder/kind
+    if not (code := go(out, n)): break
+    assert code==-signal.SIGKILL, (n, code)
+    if out.is_file(): assert len(read(out))==len(want), n                     # whole or not at all
+    assert go(out)==0, n
+    pd.testing.assert_frame_equal(read(out), want, check_dtype=False, rtol=1e-6)
+    left = {o.name for o in folder.iterdir() if not o.name.endswith(".part") or o.stat().st_size}
+    assert left=={kind} and (out.is_file() or {o.name for o in out.iterdir() if not o.name.startswith("part-")}=={"_manifest.json"}), (n, left)
+    shutil.rmtree(folder)
+    n,killed = n+step,killed+1
+print(killed)
+'''
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
+@pytest.mark.parametrize('kind', ['t', 't.parquet'])
+@pytest.mark.parametrize('step', [11, pytest.param(1, marks=pytest.mark.slow)])
+def test_killed_at_every_step(sky, tmp_path, kind, step):
+    "Killed before any link, rename, deletion or sync of beginning, shards, joining and end; the same call again gives everything, and leaves nothing else"
+    tmp,big,_ = sky
+    big[:30].assign(file_loc=big.file_loc.iloc[0]).to_parquet(tmp_path/'rows.parquet')
+    (tmp_path/'work').mkdir()
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', CRASH, tmp/'bundle', tmp_path/'rows.parquet', tmp_path/'work', kind, str(step)], env={**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)}, capture_output=True, text=True)
+    assert done.returncode==0, done.stderr
+    assert int(done.stdout)>=35//step
+
 def test_a_damaged_shard_is_made_again(sky, tmp_path):
     tmp,big,_ = sky
     small = big[:30].assign(file_loc=big.file_loc.iloc[0])

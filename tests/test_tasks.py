@@ -169,6 +169,27 @@ def test_samples_make_a_spread(df):
         std = [c for c in preds if c.endswith('_std')]
         assert std and (preds[std].to_numpy()>=0).all() and preds[std].to_numpy().max()>0, name
 
+def test_scores_keep_the_digits_of_large_numbers(df):
+    "A Julian date, or a mass beside its error: the metrics of training and those of a table are the same"
+    d = df.assign(jd=2_460_000.5+np.linspace(0, 1, len(df)))
+    task = Regression('jd').fit(d)
+    preds = pd.DataFrame({'jd': d.jd+.01})
+    assert score_predictions(preds, d, task)['mae']==pytest.approx(.01, rel=1e-3)
+
+@pytest.mark.parametrize('scale', [1e300, 1e-300])
+def test_numbers_beyond_float64_are_named(df, scale):
+    with pytest.raises(CatalogError, match="column 'far'.*too large or too small"): Regression(['mag_r', 'far']).fit(df.assign(far=scale*(1+np.arange(len(df)))))
+
+def test_scores_leave_out_labels_that_training_would_refuse(df):
+    cols = VoteCounts('decals_dr5_ortho').label_cols
+    task = VoteCounts('decals_dr5_ortho').fit(df)
+    preds = task.to_frame(np.full((len(df), task.n_out), 2.))
+    odd = df.copy()
+    odd.loc[odd.index[3], cols[0]] = -5
+    odd.loc[odd.index[4], cols] = 0
+    got = score_predictions(preds, odd, task)
+    assert got==score_predictions(preds.drop([3, 4]), df.drop(index=df.index[[3, 4]]), task) and np.isfinite(got['log_likelihood'])
+
 # The likelihood, against scipy
 
 def test_likelihood_of_real_votes(data_dir):

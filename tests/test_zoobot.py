@@ -1,8 +1,9 @@
 "Checkpoints of the real zoobot 2.9.0 (made by tools/zoobot_checkpoints.py) predict what zoobot says they do; what is no such checkpoint is refused, and nothing in it runs"
 import importlib.util, json, os, pickle, subprocess, sys, zipfile
 from pathlib import Path
-import numpy as np, pandas as pd, pytest, torch
+import numpy as np, pandas as pd, pytest, torch, yaml
 from zoofast.bundle import BundleError, load_bundle
+from zoofast.card import model_card
 from zoofast.images import ImageReader
 from zoofast.schema import Schema
 from zoofast.zoobot import from_zoobot_checkpoint, read_checkpoint, zoobot_reader
@@ -79,7 +80,10 @@ def test_what_the_checkpoint_says_is_kept(name, tmp_path):
     assert again.task.config==model.task.config and again.reader==model.reader
     config = json.loads((tmp_path/"b"/"config.json").read_text())
     assert config["zoobot"]["checkpoint"]==f"{name}.ckpt" and config["params"]["head_dropout_prob"]==again.net.head[0].p==(0.2 if name=="classifier5_grey" else 0.5)
-    assert (tmp_path/"b"/"README.md").read_text().startswith("---\nlibrary_name: zoofast\n")
+    card = (tmp_path/"b"/"README.md").read_text()
+    front = yaml.safe_load(card.split("---\n")[1])
+    assert front["library_name"]=="zoofast" and model.task.kind in front["tags"] and ("pipeline_tag" in front)==(model.task.kind=="classification")
+    assert f"zoobot checkpoint {name}.ckpt" in card and "## How to use it" in card and card==model_card(config, "b")
     assert again.net.encoder.channels==(1 if "grey" in name else 3) and not again.net.encoder.mean.any() and (again.net.encoder.std==1).all()
 
 def test_tasks():
@@ -256,6 +260,14 @@ def test_stand_ins_run_nothing(tmp_path):
     c = read_checkpoint(tmp_path/"np.ckpt")
     assert type(c["hyper_parameters"]["class_weights"]).__mro__[1].__name__==type(c["hyper_parameters"]["name"]).__mro__[1].__name__=="_Inert"
     assert not list(tmp_path.glob("executed*"))
+
+def test_a_damaged_weight_is_refused(tmp_path):
+    "One bit of the weights: torch alone would load it"
+    data = bytearray((FIX/"classifier2.ckpt").read_bytes())
+    data[len(data)//2] ^= 0x40
+    (tmp_path/"c.ckpt").write_bytes(data)
+    assert torch.load(tmp_path/"c.ckpt", map_location="cpu", weights_only=True)
+    with pytest.raises(BundleError, match="is damaged: the checksum differs"): read_checkpoint(tmp_path/"c.ckpt")
 
 def test_a_zip_bomb_is_refused(tmp_path):
     with zipfile.ZipFile(FIX/"classifier2.ckpt") as a, zipfile.ZipFile(tmp_path/"bomb.ckpt", "w", zipfile.ZIP_DEFLATED) as b:

@@ -82,7 +82,7 @@ def base_model(
 )->"str|None":   # user/name, or `None` where it is not known
     "The repository of the Hugging Face hub that an encoder's weights came from"
     said = str(encoder.get("weights") or "")
-    found = re.fullmatch(r"hf[_-]hub:([\w.-]+/[\w.-]+)(?:@.*)?", said) or re.fullmatch(r"timm, .*: ([\w.-]+/[\w.-]+)", said)
+    found = re.fullmatch(r"(?:zoobot checkpoint .*, from )?hf[_-]hub:([\w.-]+/[\w.-]+)(?:@.*)?", said) or re.fullmatch(r"timm, .*: ([\w.-]+/[\w.-]+)", said)
     return found and found[1]
 
 def _front(config, name, metrics):

@@ -249,6 +249,8 @@ def represent(
     model: Annotated[str, typer.Argument(help="A bundle, a run's folder, or an encoder's name.")],
     catalog: Catalog,
     out: Table,
+    weights: Weights = None,
+    random_weights: RandomWeights = False,
     size: Size = 224,
     channels: Annotated[int, typer.Option(help="Channels of the images: 3, 1, or the number of bands.")] = 3,
     stretch: Annotated[str, typer.Option(help="FITS: how flux becomes brightness: auto, linear, asinh, log, zscale, midtones, lupton, or with parameters.")] = "auto",
@@ -266,14 +268,14 @@ def represent(
     file_col: FileCol = ["file_loc"],
     device: Device = None,
 ):
-    """Write the encoder's features of every galaxy of a catalogue. --size to --crop are for an encoder; a bundle reads images as in training. Stopped on the way, the same command goes on.
+    """Write the encoder's features of every galaxy of a catalogue. --weights to --crop are for an encoder; a bundle reads images as in training. Stopped on the way, the same command goes on.
 
     Example: zoofast represent hf_hub:mwalmsley/zoobot-encoder-convnext_nano survey.csv --out features.parquet
     """
     given = dict(locals())
     say("loading the encoder ...")
     from zoofast.predict import represent
-    report(represent(model, catalog, out, reader=image_reader(size, channels, stretch, bands, hdu, crop), **options(given)), out)
+    report(represent(model, catalog, out, pretrained=not random_weights, weights=weights, reader=image_reader(size, channels, stretch, bands, hdu, crop), **options(given)), out)
 
 # %% ../nbs/15_cli.ipynb #4d2ffb40
 from .share import export, from_zoobot, push

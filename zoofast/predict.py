@@ -21,7 +21,7 @@ from .images import ImageError, ImageReader, reader_config
 from .encoders import Encoder, create_encoder
 from .engines import make_engine
 from .calibration import WithSets, with_sets
-from .bundle import BundleError, GalaxyModel, best_device, is_bundle, load_bundle, read_ahead
+from .bundle import BundleError, GalaxyModel, best_device, check_samples, is_bundle, load_bundle, read_ahead
 from .saved import SavedTable, _suffix, check_out, write_table
 from .shards import Shards
 
@@ -51,9 +51,7 @@ class _Predicting:
     "What `predict_catalog` computes"
     desc = "predicting"
     def __init__(self, model, tta, mc_dropout):
-        most = 8 if model.flip else 4
-        if not 0<=tta<=most: raise ValueError(f"tta={tta!r} must be from 0 to {most}, the number of orientations of an image" + ("" if model.flip else "; mirror images are no use to a model that was trained with flip=False"))
-        if mc_dropout<0: raise ValueError(f"mc_dropout={mc_dropout!r} must be 0 or more")
+        check_samples(model.flip, tta, mc_dropout)
         self.model,self.reader,self.task,self.tta,self.mc = model,model.reader,model.task,tta,mc_dropout
         self.shape = (max(tta, 1)*max(mc_dropout, 1), 0, model.task.n_out)
         self.empty = self.frame(np.empty(self.shape))
@@ -103,7 +101,10 @@ def _work(stream, job, sink, todo, schema, made, batch_size, on_bad, bar):
     for (k,rows),x,why in read_ahead(job.reader, batches()):
         if on_bad=="raise" and (bad := next((o for o in why if o), None)): raise ImageError(bad)
         out = np.full((job.shape[0], len(why), job.shape[2]), np.nan)
-        if x is not None: out[:,[o is None for o in why]] = job.compute(x)
+        if x is not None:
+            there = np.flatnonzero([o is None for o in why])
+            out[:,there] = job.compute(x)
+            for i in there[~np.isfinite(out[:,there]).all((0,2))]: why[i] = "the model's answer is no finite number"
         held.append(out)
         errors += why
         bar.update(len(why))
@@ -130,7 +131,7 @@ class _Memory:
 def _is_folder(out):
     "Does `out` name a folder for shards, rather than a file?"
     path = Path(out).expanduser()
-    return path.is_dir() or str(out).endswith(("/", os.sep)) or not (_suffix(path) or re.fullmatch(r"\.[A-Za-z][A-Za-z0-9]{0,4}", path.suffix))
+    return path.is_dir() or str(out).endswith(("/", os.sep)) or not (_suffix(path) or re.fullmatch(r"\.[A-Za-z][A-Za-z0-9]*", path.suffix))
 
 def _all_pieces(stream, job, sink, schema, made, batch_size, on_bad, progress):
     "Make all pieces, with other processes that do the same: first those of one's own rank, then whatever is left"
@@ -181,6 +182,7 @@ def _run(stream, job, out, parameters, batch_size, on_bad, resume, shard_size, p
 # %% ../nbs/10_predict.ipynb #13d296a8
 def _checked(catalog, out, on_bad, batch_size):
     "What can be said before anything is read"
+    if not isinstance(catalog, (pd.DataFrame, str, os.PathLike)): raise CatalogError(f"catalog={type(catalog).__name__}: give a DataFrame, or the path of a table; for a list of images, load_bundle(...).predict(paths)")
     if on_bad not in ("record", "raise"): raise ValueError(f"on_bad={on_bad!r}: use 'record' or 'raise'")
     if batch_size is not None and not (isinstance(batch_size, (int, np.integer)) and batch_size>0): raise ValueError(f"batch_size={batch_size!r} must be a whole number above 0")
     if out is None: return
@@ -236,6 +238,8 @@ def represent(
     *,
     size:int=224,              # Pixels along each side of the images, for an encoder
     reader:"ImageReader|None"=None, # How images are read, for an encoder
+    pretrained:bool=True,      # Load an encoder's pretrained weights? Otherwise they are random
+    weights=None,              # File with an encoder's weights to use instead
     batch_size:"int|None"=None,# Images in a batch; 64 unless given
     engine:str="auto",         # What runs the encoder: "auto" (the fastest one installed, where it pays), "torch", "onnx" or "openvino"; see `make_engine`
     columns:"str|list|None"=None, # Columns of the catalogue to carry along, or "all"
@@ -251,15 +255,16 @@ def represent(
     "The encoder's features of every galaxy of a catalogue"
     _checked(catalog, out, on_bad, batch_size)
     stream = CatalogStream(catalog, image_dir, id_col, file_col, columns)
-    job = _Representing(*_encoder_of(model, reader or ImageReader(size), _own_device(device)), engine, stream.n_rows)
+    job = _Representing(*_encoder_of(model, reader or ImageReader(size), _own_device(device), pretrained, weights), engine, stream.n_rows)
     asked = dict(made="features", image_dir=stream.base, id_col=id_col, file_col=stream.file_cols)
     return _run(stream, job, out, asked, batch_size, on_bad, resume, shard_size, progress)
 
-def _encoder_of(model, reader, device):
+def _encoder_of(model, reader, device, pretrained, weights):
     "A model's encoder in evaluation mode, or a bare one, and the reader for it"
     is_name = isinstance(model, str) and (":" in model or not Path(model).expanduser().exists())
-    if isinstance(model, Encoder) or (is_name and not is_bundle(model)): enc,dev = create_encoder(model, reader.size, reader.channels),best_device(device)
+    if isinstance(model, Encoder) or (is_name and not is_bundle(model)): enc,dev = create_encoder(model, reader.size, reader.channels, pretrained, weights),best_device(device)
     else:
+        if weights is not None or not pretrained: raise ValueError("weights= and pretrained= (--weights, --random-weights) are for an encoder's name; a finetuned model has its own weights")
         m = as_model(model, device)
         enc,reader,dev = m.net.encoder,m.reader,m.device
     return enc.to(dev, memory_format=torch.channels_last).eval(),reader

@@ -67,13 +67,15 @@ class Regression(Task):
     def fit(self,
         df:pd.DataFrame # Catalogue with the numbers; where it has a column `split`, its rows for training are used
     ):
-        "Learn the mean and the spread of each column; raises `CatalogError` for one without two different numbers"
+        "Learn the mean and the spread of each column; raises `CatalogError` for one without two different numbers, or whose spread is beyond float64"
         need_columns(df, *self.labels)
         rows = df[df.split=="train"] if "split" in df else df
         ys = [(y := numbers(rows[c]))[np.isfinite(y)] for c in self.labels]
         for c,y in zip(self.labels, ys):
             if len(np.unique(y))<2: raise CatalogError(f"column {c!r} has " + (f"only the number {y[0]:g}" if len(y) else "no numbers") + " to train on: at least two different ones are needed")
-        if self.mean is None: self.mean,self.std = ([0.]*len(ys),[1.]*len(ys)) if self.unit_interval else ([float(y.mean()) for y in ys],[float(y.std()) for y in ys])
+        with np.errstate(all="ignore"):
+            if self.mean is None: self.mean,self.std = ([0.]*len(ys),[1.]*len(ys)) if self.unit_interval else ([float(y.mean()) for y in ys],[float(y.std()) for y in ys])
+        if far := next((c for c,s in zip(self.labels, self.std) if not 0<s<np.inf), None): raise CatalogError(f"column {far!r}: the spread of its numbers cannot be computed, they are too large or too small; give them in another unit, or their logarithm")
         if self.unit_interval: self.bias = torch.tensor([y.mean() for y in ys]).clamp(.01, .99).logit().float()
         return self._unique()
 

@@ -288,6 +288,7 @@ def _queries(source, id, mean):
         if not np.isfinite(x).all() or not len(x): raise ValueError("id: the vector has no numbers, or some that are not finite")
         unit,names,skip = _unit(x, source.mean),list(range(len(x))),[np.empty(0, dtype=int)]*len(x)
     else:
+        if not np.iterable(id) and not isinstance(id, (int, np.integer)): raise ValueError(f"id={id!r}: give a galaxy's identifier, several of them, or features as an array")
         names = [str(o) for o in ([id] if isinstance(id, (str, int, np.integer)) else id)]
         if not names: raise ValueError("id: give at least one galaxy")
         unit,skip = source.unit(source.find(names)),[source.rows(o) for o in names]

@@ -61,7 +61,7 @@ def _outputs(preds, task):
     if task.kind=="classification": return of(task.columns[1:]).clamp(tiny).log()
     if task.kind=="multilabel": return of([f"{c}_prob" for c in task.labels]).clamp(tiny, 1-1e-16).logit()
     if task.kind=="votes": return from_concentration(of([f"{c}_concentration" for c in task.label_cols]), task.min_concentration)
-    out = (of(task.labels)-torch.tensor(task.mean))/torch.tensor(task.std)
+    out = (of(task.labels)-torch.tensor(task.mean, dtype=torch.double))/torch.tensor(task.std, dtype=torch.double)       # a Julian date has more digits than float32
     return out.clamp(1e-16, 1-1e-16).logit() if task.unit_interval else out
 
 def score_predictions(
@@ -69,11 +69,11 @@ def score_predictions(
     truth:pd.DataFrame, # Catalogue with the labels, in the same order
     task                # What was predicted
 )->dict:                # `n`, the task's metrics; for classes also `accuracy_lower` and `accuracy_upper` (95 %), for votes `coverage`, the part of the counted fractions that are within the 90 % intervals
-    "Compare predictions with labels; galaxies without a label or a prediction do not count"
+    "Compare predictions with labels; galaxies without a prediction, or without a label that training could use, do not count"
     from astropy.stats import binom_conf_interval
     out,y = _outputs(preds, task),task.encode(truth)
-    labelled = y>=0 if task.kind=="classification" else y.isfinite().any(1)
-    use = labelled & out.isfinite().all(1)
+    use = out.isfinite().all(1) & (y>=0 if task.kind=="classification" else y.isfinite().any(1))
+    for odd,_ in task.problems(truth): use &= torch.from_numpy(~odd)
     out,y = out[use],y[use]
     if not len(y): raise CatalogError(f"no galaxy has both a label in {', '.join(map(repr, task.label_cols[:5]))} and a prediction")
     score = {"n": len(y), **{m.func.__name__: m.func(out, y) for m in task.metrics}}

@@ -48,6 +48,7 @@ def read_checkpoint(
         with zipfile.ZipFile(path) as z:
             parts = z.infolist()
             if any(o.compress_type for o in parts) or sum(o.file_size for o in parts)>path.stat().st_size: raise ValueError("its parts are larger than the file")
+            if damaged := z.testzip(): raise ValueError(f"its part {damaged} is damaged: the checksum differs")
             pkl = next((z.read(o) for o in parts if o.filename.split("/")[-1]=="data.pkl"), b"")
         with torch.serialization.safe_globals(_stand_ins(pkl)): c = torch.load(path, map_location="cpu", weights_only=True)
     except zipfile.BadZipFile as e: raise BundleError(f"{path} is no checkpoint that PyTorch Lightning wrote, or was cut short") from e
@@ -136,14 +137,6 @@ def zoobot_reader(
     return ImageReader(size, channels, grey="luma" if channels==1 else "mean", **(dict(zoom=_zoom) if view=="minimal" else dict(crop=size)))
 
 # %% ../nbs/09d_zoobot.ipynb #9c341c1b
-def _card(model, name, source):
-    "README.md of the bundle"
-    t = model.task
-    what = f"the class of `{t.label}`: {', '.join(f'`{c}`' for c in t.classes)}" if t.kind=="classification" else f"the votes on {len(t.schema.questions)} questions ({t.schema.name})" if t.kind=="votes" else ", ".join(f"`{c}`" for c in t.label_cols)
-    return "\n".join(["---", "library_name: zoofast", "pipeline_tag: image-classification", "tags: [galaxies, astronomy, timm, zoobot]", "---", "", f"# {name}", "", f"Predicts {what}.", "",
-                      f"Made by zoofast from {source}, a checkpoint of zoobot's. Encoder: `{model.net.encoder.config['name']}`.", "",
-                      "```python", "from zoofast.all import *", f'preds = predict_catalog("{name}", "catalogue.csv", out="predictions.parquet")', "```", ""])
-
 def from_zoobot_checkpoint(
     path,                    # Checkpoint (.ckpt) of zoobot's FinetuneableZoobotClassifier, FinetuneableZoobotRegressor or FinetuneableZoobotTree
     folder=None,             # Also write a bundle here
@@ -179,5 +172,5 @@ def from_zoobot_checkpoint(
     net.head[1].load_state_dict({"weight": weight, "bias": bias})
     about = dict(params=_plain(hp), zoobot=dict(checkpoint=path.name, epoch=c.get("epoch") if isinstance(c.get("epoch"), int) else None, lightning=str(c.get("pytorch-lightning_version"))), flip=True)
     model = GalaxyModel(net, task, reader, about, device)
-    if folder is not None: write_bundle(folder, model, _card(model, Path(folder).name, path.name), **about)
+    if folder is not None: write_bundle(folder, model, **about)
     return model

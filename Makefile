@@ -39,7 +39,7 @@ docs: env
 	@$(RUN) $(PY) tools/docs.py
 
 clean:
-	rm -rf build dist _docs _proc _site_src zoofast-demo *.egg-info .pytest_cache .jupyter_cache .quarto
+	rm -rf build dist _docs _proc zoofast-demo *.egg-info .pytest_cache .jupyter_cache .quarto
 	@find . \( -name .git -o -name '.venv*' -o -name venv \) -prune -o -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 
 clean-all: clean

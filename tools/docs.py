@@ -1,13 +1,14 @@
-"""README.md and the documentation site from the notebooks: `python tools/docs.py [--readme | --quarto]`
+"""README.md and the documentation site from the notebooks: `python tools/docs.py`
 
-The site, in _docs/, is rendered with smalldocs, or with Quarto (`--quarto`, when installed). `--readme` stops after README.md."""
-import os, posixpath, re, shutil, subprocess, sys, yaml
+nbdev processes the notebooks; smalldocs, or Quarto where it is installed, renders them and the hand-written pages of docs/ to _docs/.
+The site asks nothing of the network, and can be read from disk."""
+import argparse, html, os, posixpath, re, shutil, subprocess, sys, tempfile, yaml
 from pathlib import Path
 from fastcore.nbio import cell_frontmatter, read_nb, write_nb
 from nbdev.config import get_config, nbpath2html
 from nbdev.doclinks import nbglob
-from nbdev.quarto import nbdev_sidebar, refresh_quarto_yml
 from nbdev.serve import proc_nbs
+from codemap import code_page, notebooks, sidebar
 
 root = Path(__file__).resolve().parent.parent
 _dirs = re.compile(r'\A(?:#\|.*\n?)+')
@@ -16,7 +17,9 @@ _link = re.compile(r'(\]\(|\b(?:src|href)=")([^)\s"]+)')
 _source = re.compile(r'\[source\]\([^)]*\)(?:\{[^}]*\})?')
 _far = re.compile(r'[a-zA-Z][\w+.-]*:|//|#')       # a web address, or a place on the same page
 _keep = {'cell_type','id','metadata','source','outputs','execution_count'}
-_made = 'nbdev.yml','sidebar.yml','_quarto.yml'    # nbdev writes them beside the notebooks; only the build needs them
+_math = re.compile(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', re.S)
+_katex = re.compile(r'<(?:link|script)\b[^>]*katex[^>]*>(?:</script>)?')
+_import = re.compile(r'@import (?:url\([^)]*\)|"[^"]*")[^;]*;')
 
 def tool(name):
     "The command `name` of this Python's environment"
@@ -37,42 +40,43 @@ def relink(md, f):
     return ''.join(o if o.startswith('```') else _link.sub(_one, o) for o in _fence.split(md))
 
 def stage(cache, site, cfg):
-    "Copy nbdev's processed notebooks to `site`, with nbdev's page names and links that work from disk"
-    shutil.rmtree(site, ignore_errors=True)
-    base,nbs,names = cfg.doc_url.rstrip('/')+'/',cfg.nbs_path.relative_to(root),{}
-    for p in sorted(o for o in cache.rglob('*') if o.is_file()):
+    "Copy nbdev's processed notebooks and the hand-written pages to `site`, with nbdev's page names and links that work from disk"
+    base,nbs = cfg.doc_url.rstrip('/')+'/',cfg.nbs_path.relative_to(root)
+    def _links(md, at):
+        "`md` of the page at `at` in the repository, with links to pages and files of the site, which takes along what they lead to"
+        up = '../'*(len(at.relative_to(nbs).parts if at.is_relative_to(nbs) else at.parts)-1)
+        def _to_site(path, anchor):
+            o = Path(posixpath.normpath((at.parent/path).as_posix()))    # from the project's root
+            if path.startswith('/') or o.parts[0]=='..' or not (root/o).is_file(): return path+anchor
+            if o.suffix=='.ipynb' and o.is_relative_to(nbs): return up+nbpath2html(o.relative_to(nbs)).with_suffix('.ipynb').as_posix()+anchor
+            if o.is_relative_to(nbs): return path+anchor
+            if o.as_posix()=='README.md': return up+'index.ipynb'+anchor
+            _copy(o)
+            return up+re.sub(r'^docs/README\.md$', 'docs/index.md', o.as_posix())+anchor
+        return relink(md.replace(f']({base}', f']({up}'), _to_site)
+    def _copy(o):
+        "Copy a file of the repository, once; a page with its links"
+        to = site/('docs/index.md' if o.as_posix()=='docs/README.md' else o)
+        if to.exists(): return
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(root/o, to)
+        if o.suffix=='.md': to.write_text(_links((root/o).read_text(encoding='utf-8'), o), encoding='utf-8')
+    for p in sorted(o for o in cache.rglob('*') if o.is_file() and o.suffix!='.yml'):
         rel = p.relative_to(cache)
         if rel.parts[0] in (cfg.doc_path.name, '.quarto'): continue
-        dst = nbpath2html(rel).with_suffix('.ipynb') if p.suffix=='.ipynb' else rel
-        (site/dst).parent.mkdir(parents=True, exist_ok=True)
-        if p.suffix!='.ipynb': shutil.copy(p, site/dst); continue
-        up = '../'*(len(dst.parts)-1)
-        def _to_site(path, anchor):
-            if path.endswith('.ipynb'): return nbpath2html(path).with_suffix('.ipynb').as_posix()+anchor
-            o = posixpath.normpath((nbs/rel.parent/path).as_posix())    # from the project's root
-            if path.startswith('/') or o.startswith((nbs.as_posix()+'/', '..')) or not (root/o).is_file(): return path+anchor
-            (site/o).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(root/o, site/o)
-            return up+re.sub(r'^docs/README\.md$', 'docs/index.md', o)+anchor
+        dst = site/(nbpath2html(rel).with_suffix('.ipynb') if p.suffix=='.ipynb' else rel)
+        dst.parent.mkdir(parents=True, exist_ok=True)
+        if p.suffix!='.ipynb': shutil.copy(p, dst); continue
         nb = read_nb(p)
         if not cfg.git_url: _each_md(nb, lambda s: _source.sub('', s))    # they would lead to a repository without an address
-        _each_md(nb, lambda s: relink(s.replace(f']({base}', f']({up}'), _to_site))
+        _each_md(nb, lambda s: _links(s, nbs/rel))
         for c in nb.cells:
             if c.cell_type=='raw': c.source = re.sub(r'^output-file:.*\n', '', c.source, flags=re.M)
             for k in set(c)-_keep: del c[k]          # nbdev leaves working keys behind; nbformat rejects them
-        names[rel.as_posix()] = dst.as_posix()
-        write_nb(nb, site/dst)
-    if (root/'docs').is_dir(): shutil.copytree(root/'docs', site/'docs', dirs_exist_ok=True)
-    if (site/'docs/README.md').exists(): (site/'docs/README.md').rename(site/'docs/index.md')
-    for y in site.glob('*.yml'):
-        txt = y.read_text()
-        for a,b in names.items(): txt = txt.replace(a, b)
-        d = yaml.safe_load(txt)
-        d.pop('format-links', None)                  # of no use without Quarto: only HTML is made
-        if isinstance(d.get('format'), dict):
-            d['format'].pop('commonmark', None)
-            for k in ('keep-md','css'): d['format'].get('html', {}).pop(k, None)
-        y.write_text(yaml.safe_dump(d, sort_keys=False))
+        write_nb(nb, dst)
+    for o in sorted((root/'docs').rglob('*')):
+        if o.is_file(): _copy(o.relative_to(root))
+    for o in ('CONTRIBUTING.md', 'CHANGELOG.md'): _copy(Path(o))
 
 def readme(cache, cfg):
     "Write README.md from the processed index notebook, with links that work on the repository's page"
@@ -101,31 +105,67 @@ def readme(cache, cfg):
     p = root/'README.md'
     if not p.exists() or p.read_text()!=out: p.write_text(out)
 
-def site(cfg, n_workers):
-    "Build the documentation site"
-    refresh_quarto_yml()
-    nbdev_sidebar.__wrapped__()
-    cache = proc_nbs(force=True, n_workers=n_workers)
-    out = root/'_site_src'
-    stage(cache, out, cfg)
-    subprocess.run([tool('smalldocs'), 'render', '-q', str(out)], check=True)
-    shutil.rmtree(cfg.doc_path, ignore_errors=True)
-    shutil.move(out/cfg.doc_path.name, cfg.doc_path)
-    shutil.rmtree(out)
-    print(f'{cfg.doc_path.relative_to(root)}/index.html')
+def project(cfg, pages):
+    "The settings of the site: its sidebar, and what smalldocs and Quarto are to make of the pages"
+    return dict(
+        project=dict(type='website', **{'output-dir':cfg.doc_path.name}),
+        website=dict(title=cfg.title, description=cfg.description,
+            navbar=dict(title=cfg.title, search=True, left=[dict(text='Guides', href='tutorials/rings.ipynb'), dict(text='How it fits together', href='code.md'), dict(text='Measured', href='docs/measured.md')]),
+            sidebar=dict(style='docked', contents=sidebar(pages), **{'collapse-level':2}), **{'page-navigation':True}),
+        format=dict(html=dict(theme=dict(light='default', dark='darkly'), css='site.css', toc=True, **{'toc-depth':3, 'include-in-header':dict(text='<script src="SITE_ROOTsite.js" defer></script>')})))
+
+def polish(out):
+    "Nothing from the network: maths as MathML, no web fonts; and a search that also works where a page may not fetch files"
+    from latex2mathml.converter import convert as mathml
+    for p in out.rglob('*.html'):
+        s = p.read_text(encoding='utf-8')
+        up = '../'*(len(p.relative_to(out).parts)-1)
+        s = s.replace('SITE_ROOT', up)
+        s = _math.sub(lambda m: mathml(html.unescape(m[2]), display='block' if m[1]=='display' else 'inline'), s)
+        s = _katex.sub('', s)
+        p.write_text(s, encoding='utf-8')
+    for p in out.rglob('*.css'): p.write_text(_import.sub('', p.read_text(encoding='utf-8')), encoding='utf-8')
+    p = out/'search.json'
+    if p.exists(): (out/'search.js').write_text(f'window.siteSearch = {p.read_text(encoding="utf-8")};\n', encoding='utf-8')
+
+def site(cfg, n_workers, out, quarto=False, quick=False):
+    "Build the documentation site in the folder `out`"
+    cache = proc_nbs(force=not quick, n_workers=n_workers)
+    with tempfile.TemporaryDirectory() as tmp: _render(cache, Path(tmp)/'site', cfg, out, quarto)
+    print(os.path.relpath(out/'index.html'))
+
+def _render(cache, src, cfg, out, quarto):
+    "Put the pages together in the folder `src`, and render them to the folder `out`"
+    stage(cache, src, cfg)
+    pages = notebooks(cfg.nbs_path)
+    (src/'code.md').write_text(code_page(pages, root/cfg.lib_path.name), encoding='utf-8')
+    (src/'_quarto.yml').write_text(yaml.safe_dump(project(cfg, pages), sort_keys=False), encoding='utf-8')
+    for o in ('site.css', 'site.js'): shutil.copy(root/'tools'/o, src/o)
+    if quarto: subprocess.run(['quarto', 'render', str(src), '--no-execute'], check=True)
+    else: subprocess.run([tool('smalldocs'), 'render', '-q', str(src)], check=True)
+    made = src/cfg.doc_path.name
+    shutil.copy(root/'tools/site.js', made/'site.js')
+    polish(made)
+    shutil.rmtree(out, ignore_errors=True)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(made, out)
 
 def main():
     os.chdir(root)
     cfg = get_config()
-    had = {o for o in _made if (cfg.nbs_path/o).exists()}
+    ap = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ap.add_argument('--out', type=Path, default=cfg.doc_path, help='folder of the site, which is replaced')
+    ap.add_argument('--site-only', action='store_true', help='leave README.md as it is')
+    ap.add_argument('--readme', action='store_true', help='write README.md only')
+    ap.add_argument('--quarto', action='store_true', help='render with Quarto, which must be installed, instead of smalldocs')
+    ap.add_argument('--quick', action='store_true', help='process only the notebooks that changed')
+    args = ap.parse_args()
     n_workers = min(os.cpu_count() or 1, 4)
-    try:
-        if '--quarto' in sys.argv: subprocess.run([tool('nbdev-docs')], check=True)    # writes a README of its own
-        elif '--readme' not in sys.argv: site(cfg, n_workers)
-        if (cfg.nbs_path/cfg.readme_nb).exists(): readme(proc_nbs(force=True, file_glob=cfg.readme_nb, n_workers=1), cfg)
-        else: print(f'no README.md: there is no {cfg.readme_nb}')
-    finally:
-        for o in _made:
-            if o not in had: (cfg.nbs_path/o).unlink(missing_ok=True)
+    if not args.readme: site(cfg, n_workers, args.out.resolve(), args.quarto, args.quick)
+    if args.site_only: return
+    if (cfg.nbs_path/cfg.readme_nb).exists():
+        (root/'_proc'/cfg.readme_nb).unlink(missing_ok=True)
+        readme(proc_nbs(file_glob=cfg.readme_nb, n_workers=1), cfg)
+    else: print(f'no README.md: there is no {cfg.readme_nb}')
 
 if __name__=='__main__': main()

@@ -100,7 +100,9 @@ def _atomic(path, write):
         os.replace(part, path)
     finally: part.unlink(missing_ok=True)
 
-def run_identity(learn)->dict:
+def run_identity(
+    learn # A `GalaxyLearner`
+)->dict:  # As plain json
     "What has to be the same for a run to go on: parameters and data"
     df,task,views = learn.dls.catalog,learn.dls.task,learn.dls.train.after_batch
     rows = pd.util.hash_pandas_object(df[["id_str", "split", *task.label_cols]].astype(str), index=False).to_numpy()

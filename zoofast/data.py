@@ -70,7 +70,13 @@ def stand_ins(self:GalaxyDataset,
 class GalaxyDL(DataLoader):
     "A fastai `DataLoader` that reads whole batches, drops nothing, fetches ahead of the training, and shares each batch among processes"
     rank,world,order,i = 0,1,[],0                # process and number of processes; galaxies of this epoch; batch of now
-    def __init__(self, dataset=None, bs=32, num_workers=0, drop_last=False, **kwargs): super().__init__(dataset, bs=bs, num_workers=0, drop_last=False, **kwargs)
+    def __init__(self,
+        dataset=None,   # A `GalaxyDataset`
+        bs:int=32,      # Galaxies in a batch
+        num_workers=0,  # For fastai, which gives it; batches are fetched by a thread
+        drop_last=False, # Likewise; nothing is dropped
+        **kwargs        # Passed to fastai's `DataLoader`
+    ): super().__init__(dataset, bs=bs, num_workers=0, drop_last=False, **kwargs)
     def shuffle_fn(self, idxs):
         order = torch.randperm(len(idxs))
         if self.dataset.views>1: order += self.n*torch.randint(self.dataset.views, (self.n,))

@@ -48,7 +48,9 @@ class _BatchLoss(AvgLoss):
 class Distributed(Callback):
     "Shares each batch among the processes, and averages their gradients"
     order = 11                                   # before the recorder
-    def __init__(self, accelerator): self.accelerator = accelerator
+    def __init__(self,
+        accelerator # accelerate's `Accelerator`
+    ): self.accelerator = accelerator
     def before_fit(self):
         rank,world = self.accelerator.process_index,self.accelerator.num_processes
         self.loaders,self.loss_metric = list(self.dls.loaders),self.recorder.loss if hasattr(self, "recorder") else None

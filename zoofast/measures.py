@@ -32,7 +32,10 @@ def balanced_accuracy(
 
 def _by_class(which, name):
     "Precision, recall or F1 (0, 1, 2): of the second of two classes, or the mean over the classes in `y`; 0 where a class is never predicted"
-    def metric(out, y):
+    def metric(
+        out:torch.Tensor, # Outputs or probabilities `(galaxies, classes)`
+        y:torch.Tensor    # True class numbers `(galaxies,)`
+    )->float:
         from sklearn.metrics import precision_recall_fscore_support
         labels = [1] if out.shape[1]==2 else y.unique().cpu()
         return float(np.mean(precision_recall_fscore_support(y.cpu(), out.argmax(1).cpu(), labels=labels, zero_division=0)[which]))

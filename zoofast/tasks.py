@@ -31,7 +31,10 @@ def task_from_config(
     try: return _kinds[kind](**kw)
     except TypeError as e: raise ValueError(f"task {kind!r}: {e}") from None
 
-def same_task(a, b)->bool:
+def same_task(
+    a, # A task
+    b  # Another
+)->bool:
     "Do two tasks predict the same? Their calibration and the number of volunteers may differ"
     return {**a.config, "temperature": 1, "n_votes": None}=={**b.config, "temperature": 1, "n_votes": None}
 

@@ -25,11 +25,15 @@ def is_first()->bool:
     "Is this the only process, or the first of several?"
     return os.environ.get("RANK", "0")=="0"
 
-def echo(text=""):
+def echo(
+    text="" # The line
+):
     "A line of the result, to stdout"
     if is_first(): typer.echo(text)
 
-def say(text=""):
+def say(
+    text="" # The line
+):
     "A line about what is going on, to stderr"
     if is_first(): typer.echo(text, err=True)
 
@@ -38,7 +42,9 @@ def _sentence(e):
     first,*rest = str(e).strip().split("\n")
     return first + (" " + "; ".join(o.strip() for o in rest[:3]) + (" ..." if len(rest)>3 else "") if rest else "")
 
-def command(f):
+def command(
+    f # A function of typer's, with its options
+):
     "Make a function a command whose errors are sentences"
     @functools.wraps(f)
     def run(*args, **kwargs):
@@ -99,7 +105,14 @@ def parse(
     raise ValueError(f"--{name.replace('_', '-')} {text!r} cannot be read; write it like '{{\"sched\": \"cosine\"}}'")
 
 # %% ../nbs/14b_terminal.ipynb #e257ca66
-def image_reader(size, channels, stretch, bands, hdu, crop=None):
+def image_reader(
+    size,     # Pixels along each side
+    channels, # Number of channels
+    stretch,  # Name of a stretch, or json
+    bands,    # Numbers or names with commas
+    hdu,      # Number or name, or several with commas
+    crop=None # Pixels, or a fraction of the side below 1
+):
     "The reader that the options ask for; bands and HDUs have numbers or names, several with commas"
     from zoofast.images import ImageReader
     number = lambda o: int(o) if re.fullmatch("-?[0-9]+", o.strip()) else o.strip()
@@ -184,7 +197,17 @@ def _terminal_progress():
         def close(self): hasattr(self, "bar") and self.bar.close()
     return TerminalProgress()
 
-def train(dls, encoder, save_dir, epochs, freeze_epochs=1, head_lr=None, fit=None, calibrate=False, **params):
+def train(
+    dls,                # The data
+    encoder,            # As for `galaxy_learner`
+    save_dir,           # Folder of the run
+    epochs,             # Epochs with everything trained
+    freeze_epochs=1,    # Epochs with only the head trained, before
+    head_lr=None,       # Learning rate of those
+    fit=None,           # Schedule; see `fine_tune`
+    calibrate=False,    # Calibrate at the end?
+    **params            # Passed to `galaxy_learner`
+):
     "Build a learner, show its groups, finetune it, calibrate it if asked to, and save its bundle and history"
     from zoofast.learner import galaxy_learner
     import pandas as pd, torch
@@ -212,7 +235,9 @@ def train(dls, encoder, save_dir, epochs, freeze_epochs=1, head_lr=None, fit=Non
         write_table(pd.DataFrame(learn.history), save_dir/"history.csv")
     return learn
 
-def folder(path):
+def folder(
+    path # Where to write
+):
     "A folder to write to, tried out now rather than after an hour of training"
     path = Path(path).expanduser()
     try:                                         # where it will be made: a command that fails leaves no folder behind

@@ -1,0 +1,169 @@
+"""The documentation site: links and anchors lead somewhere, what is public is described, nothing is asked of the network
+
+The site is built once, which takes minutes; `ZOOFAST_SITE=_docs` takes one that `make docs` has built."""
+import ast, importlib, inspect, json, os, posixpath, re, subprocess, sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urldefrag
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT/'tools'))
+from codemap import STAGES, by_stage, code_page, imports, notebooks, sidebar, stage_of
+
+PAGES = notebooks(ROOT/'nbs')
+MODULES = {p.module:p for p in PAGES if p.module}
+
+class Page(HTMLParser):
+    "Links, anchors, what the browser loads, and the text of a page, with that of its code cells apart"
+    def __init__(self, path):
+        super().__init__()
+        self.links,self.ids,self.loads,self.text,self._skip = [],set(),[],[],0
+        self.feed(path.read_text(encoding='utf-8'))
+    def handle_starttag(self, tag, attrs):
+        d = dict(attrs)
+        self.ids |= {d[k] for k in ('id', 'name') if d.get(k)}
+        if tag=='a' and d.get('href') is not None: self.links.append(d['href'])
+        if tag in ('img', 'script', 'iframe', 'source', 'video', 'audio', 'embed') and d.get('src'): self.loads.append(d['src'])
+        if tag=='link' and d.get('href') and d.get('rel') not in ('canonical', 'alternate'): self.loads.append(d['href'])
+        if tag=='object' and d.get('data'): self.loads.append(d['data'])
+        self._skip += tag in ('script', 'style')
+    def handle_endtag(self, tag): self._skip -= tag in ('script', 'style')
+    def handle_data(self, data):
+        if not self._skip: self.text.append(data)
+
+@pytest.fixture(scope='session')
+def site(tmp_path_factory):
+    "The folder of the site"
+    if os.environ.get('ZOOFAST_SITE'): return Path(os.environ['ZOOFAST_SITE']).resolve()
+    pytest.importorskip('smalldocs', reason='smalldocs needs Python 3.11')
+    out = tmp_path_factory.mktemp('docs')/'site'
+    res = subprocess.run([sys.executable, 'tools/docs.py', '--site-only', '--out', str(out)], cwd=ROOT, capture_output=True, text=True)
+    assert res.returncode==0, res.stdout+res.stderr
+    return out
+
+@pytest.fixture(scope='session')
+def pages(site): return {p.relative_to(site).as_posix():Page(p) for p in sorted(site.rglob('*.html'))}
+
+def test_every_notebook_has_its_page(pages):
+    missing = [p.href for p in PAGES if p.href.replace('.ipynb', '.html') not in pages]
+    assert not missing
+    assert {'code.html', 'docs/measured.html', 'docs/images.html', 'CONTRIBUTING.html'}<=set(pages)
+
+def test_links_and_anchors(site, pages):
+    dead = []
+    for name,page in pages.items():
+        for link in page.links+page.loads:
+            url,anchor = urldefrag(link)
+            if re.match(r'[a-zA-Z][\w+.-]*:|//', link): continue
+            to = posixpath.normpath(posixpath.join(posixpath.dirname(name), unquote(url))) if url else name
+            if (site/to).is_dir(): to = posixpath.join(to, 'index.html').removeprefix('./')
+            if to.startswith('..') or not (site/to).is_file(): dead.append(f'{name}: {link}')
+            elif anchor and to in pages and anchor not in ('top', '') and unquote(anchor) not in pages[to].ids: dead.append(f'{name}: {link} (no such anchor)')
+    assert not dead, '\n'.join(dead)
+
+def _plain(s): return re.sub(r'[^a-z]', '', s.lower())
+
+def test_prose_is_all_there(pages):
+    "Each paragraph of the notebooks begins somewhere on its page"
+    lost = []
+    for p in PAGES:
+        text = _plain(''.join(pages[p.href.replace('.ipynb', '.html')].text))
+        for c in json.loads((ROOT/'nbs'/p.path).read_text(encoding='utf-8'))['cells']:
+            s = ''.join(c['source'])
+            if c['cell_type']!='markdown' or '#| hide' in s: continue
+            s = re.sub(r'^```.*?^```|^\|.*$|^#\|.*$|</?(?:img|br|span|code|small|div|p|a)\b[^>]*>|\$\$.*?\$\$|!?\[([^\]]*)\]\([^)]*\)|\$[^$]*\$', lambda m: m[1] or '', s, flags=re.S|re.M)
+            lost += [f'{p.path}: {o.strip()[:70]}' for o in s.split('\n\n') if _plain(o)[:30] not in text]
+    assert not lost, '\n'.join(lost)
+
+def test_nothing_from_the_network(site, pages):
+    far = [f'{n}: {o}' for n,p in pages.items() for o in p.loads if re.match(r'(?:https?:)?//', o)]
+    far += [f'{p.name}: {m}' for p in site.rglob('*.css') for m in re.findall(r'url\(["\']?((?:https?:)?//[^)]*)|@import[^;]{0,80}', p.read_text(encoding='utf-8')) if m]
+    assert not far, '\n'.join(far)
+
+def test_no_directives_no_noise(pages):
+    noise = re.compile(r'^\s*#\|\s*(?:export\w*|hide\w*|default_exp|eval|slow|gpu|code-fold|echo)\b.*$|\x1b\[|\d+%\|[█▏▎▍▌▋▊▉ ]*\||\d+/\d+ \[\d+:\d+|\w*Warning: |<IPython\.core|█████', re.M)
+    found = [f'{n}: {m[0].strip()[:80]}' for n,p in pages.items() if n!='CONTRIBUTING.html' for m in noise.finditer(''.join(p.text))]
+    assert not found, '\n'.join(found)
+
+def test_maths_is_in_the_page(site, pages):
+    raw = [n for n,p in pages.items() if re.search(r'\\\(.+?\\\)|\\\[.+?\\\]', ''.join(p.text)) and 'class="math' in (site/n).read_text(encoding='utf-8')]
+    assert not raw, f'maths that needs a script: {raw}'
+
+def test_search_finds_a_function(site):
+    entries = json.loads((site/'search.json').read_text(encoding='utf-8'))
+    assert any(e['href'].startswith('learner.html') and 'galaxy_learner' in e['text']+e['section'] for e in entries)
+    assert (site/'search.js').read_text(encoding='utf-8').startswith('window.siteSearch = [')
+    assert all((site/urldefrag(e['href'])[0]).is_file() for e in entries)
+
+# --- how the code fits together
+
+def test_every_module_has_a_stage():
+    assert {p.module for v in by_stage(PAGES).values() for p in v}==set(MODULES)
+    assert set(MODULES)=={p.stem for p in (ROOT/'zoofast').glob('*.py')}-{'__init__', 'all', '_modidx', '_showdoc'}
+    for p in MODULES.values(): stage_of(p)
+
+def test_picture_shows_what_is_imported():
+    leans,html_ = imports(ROOT/'zoofast'),code_page(PAGES, ROOT/'zoofast')
+    shown = {m[1]:set(m[2].split()) for m in re.finditer(r'data-module="(\w+)" data-leans="([^"]*)"', html_)}
+    assert shown=={k:leans[k]&set(MODULES) for k in MODULES}
+    assert 'encoders' in shown['loop'] | shown['learner'] and 'catalog' in shown['data'], 'the imports are not read'
+
+def test_sidebar_leads_to_every_page():
+    def _hrefs(items): return [h for o in items for h in ([o['href']] if 'href' in o else _hrefs(o['contents']))]
+    hrefs = _hrefs(sidebar(PAGES))
+    assert {p.href for p in PAGES}<=set(hrefs) and len(hrefs)==len(set(hrefs))
+
+# --- every public function
+
+def _code():
+    "What the lessons, guides and pages run or show, cell by cell"
+    for p in PAGES:
+        for c in json.loads((ROOT/'nbs'/p.path).read_text(encoding='utf-8'))['cells']:
+            s = ''.join(c['source'])
+            if c['cell_type']=='code' and not re.search(r'^#\|\s*export', s, re.M): yield s
+            elif c['cell_type']=='markdown': yield from re.findall(r'^```(?:python|sh)\n(.*?)^```', s, re.S|re.M)
+
+def _public():
+    "`(module, name, object)` of every public function and class"
+    for k in MODULES:
+        m = importlib.import_module(f'zoofast.{k}')
+        for n in m.__all__:
+            o = getattr(m, n)
+            if inspect.isfunction(o) or inspect.isclass(o): yield k,n,o
+
+def _called(tree): return {o.id if isinstance(o, ast.Name) else o.attr for o in ast.walk(tree) if isinstance(o, (ast.Name, ast.Attribute))}
+
+def test_public_functions_have_entries(pages):
+    from zoofast._modidx import d
+    missing = []
+    for syms in d['syms'].values():
+        for name,(link,_) in syms.items():
+            parts = name.split('.')[2:]
+            if any(o.startswith('_') for o in parts): continue
+            page,anchor = link.split('#')
+            if anchor not in pages[page].ids: missing.append(name)
+    assert not missing, '\n'.join(missing)
+
+def test_parameters_are_described():
+    from zoofast._showdoc import params
+    bare = [f'{k}.{n}: {a}' for k,n,o in _public() for a,_,_,told in params(o) if not told]
+    assert not bare, '\n'.join(bare)
+
+def test_examples():
+    "A lesson uses the function by name, or runs one that calls it; a command's help has an example of its own"
+    code = {p.stem:ast.parse(p.read_text(encoding='utf-8')) for p in (ROOT/'zoofast').glob('*.py') if p.stem in MODULES}
+    inside = {}
+    for tree in code.values():
+        for o in ast.walk(tree):
+            if isinstance(o, (ast.FunctionDef, ast.ClassDef)): inside.setdefault(o.name, set()).update(_called(o))
+            if isinstance(o, ast.FunctionDef) and o.args.args and o.args.args[0].arg=='self' and isinstance(a := o.args.args[0].annotation, ast.Name):
+                inside.setdefault(a.id, set()).update(_called(o))     # @patch: a method of this class
+    shown = set(re.findall(r'[A-Za-z_]\w*', '\n'.join(_code())))
+    reached,new = set(),{o for o in shown if o in inside}
+    while new:
+        reached |= new
+        new = {o for n in new for o in inside[n] if o in inside}-reached
+    def _own(n, o): return f"Example: zoofast {n.replace('_', '-')}" in (inspect.getdoc(o) or '')
+    missing = [f'{k}.{n}' for k,n,o in _public() if n not in shown and n not in reached and not _own(n, o)]
+    assert not missing, f'no lesson shows {missing}'

@@ -114,7 +114,7 @@ def test_votes_of_many_samples_take_little_memory():
     for c in task.label_cols: assert (table[f'{c}_fraction_lower']<=table[f'{c}_fraction']).all() and (table[f'{c}_fraction']<=table[f'{c}_fraction_upper']).all()
 
 def test_numbers_in_the_card_count_labels_with_gaps(df):
-    from zoofast.card import summarise_data
+    from zoofast.summary import summarise_data
     d = df.assign(bar=df.bar.astype(float).where(np.arange(len(df))%4>0), n=df.n_arms.astype(float), split=['train']*40+['valid']*20)
     t = MultiLabel(['ring', 'bar']).fit(d)
     got = summarise_data(d, t)['labels']['bar']

@@ -31,6 +31,7 @@ Modules:
 - `zoofast.precision`: Mixed precision where it is faster and safe
 - `zoofast.predict`: Catalogue in, table of predictions or representations out
 - `zoofast.representations`: Tables of features read piece by piece, and compressed with a PCA that is kept
+- `zoofast.runs`: The folders of trained models: listed, sorted, compared
 - `zoofast.save`: A learner writes its bundle, its model card and its encoder
 - `zoofast.schedules`: Learning-rate schedules: timm's and fastai's, followed by every group
 - `zoofast.schema`: The decision tree that volunteers walk through
@@ -44,6 +45,7 @@ Modules:
 - `zoofast.tables`: Whatever holds a table of galaxies, as a DataFrame
 - `zoofast.tasks`: Which task a catalogue asks for, and how good its predictions are
 - `zoofast.terminal`: How the commands behave: options, messages, progress, several processes
+- `zoofast.tracking`: The folder of a run: what was asked for, how it went, how it ended
 - `zoofast.untrusted`: Files from strangers: found, checked, and read once
 - `zoofast.votes`: The likelihood of volunteers' votes, and what it says about fractions
 - `zoofast.zoobot`: A model that zoobot finetuned, as one of zoofast's"""

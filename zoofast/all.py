@@ -10,6 +10,7 @@ from zoofast.tables import *
 from zoofast.paths import *
 from zoofast.stream import *
 from zoofast.saved import *
+from zoofast.runs import *
 from zoofast.stretch import *
 from zoofast.fits import *
 from zoofast.images import *
@@ -24,6 +25,7 @@ from zoofast.tasks import *
 from zoofast.losses import *
 from zoofast.store import *
 from zoofast.augment import *
+from zoofast.summary import *
 from zoofast.data import *
 from zoofast.untrusted import *
 from zoofast.encoders import *
@@ -35,6 +37,7 @@ from zoofast.schedules import *
 from zoofast.checkpoints import *
 from zoofast.distributed import *
 from zoofast.loop import *
+from zoofast.tracking import *
 from zoofast.learner import *
 from zoofast.calibration import *
 from zoofast.card import *

@@ -22,6 +22,7 @@ from .precision import PRECISIONS, pick_precision
 from .groups import LayerDecayOptimizer, make_groups
 from .schedules import check_scheduler_kwargs
 from .loop import GalaxyLearner, seeded
+from .tracking import RunFolder, recorded
 from fastai.callback.mixup import CutMix, MixUp
 
 # %% ../nbs/07_learner.ipynb #e8e347cf
@@ -150,6 +151,8 @@ def galaxy_learner(
     kept = {k: _plain(v) for k,v in given.items() if k not in ("dls", "pretrained", "weights", "metrics", "save_dir", "resume", "cbs", "timm_kwargs")}
     learn.params = kept | dict(encoder=enc.config.get("name"), precision=chosen, size=dls.reader.size, batch_size=dls.train.bs)
     learn.encoder_weights = enc.config.get("weights", "as given")
+    learn.asked = {k: given[k] for k in ("pretrained", "weights", "cbs")} | timm_kwargs
+    if save_dir: learn.add_cb(RunFolder())
     return learn
 
 # %% ../nbs/07_learner.ipynb #39914df8
@@ -185,3 +188,5 @@ def fine_tune(self:GalaxyLearner,
             self.fit_one_cycle(freeze_epochs, head_lr)
             self.unfreeze()
         if epochs: train(epochs, base_lr, **kwargs)
+
+for _name in ("fit", "fit_one_cycle", "fit_flat_cos", "fit_sgdr", "fit_cosine", "fit_constant", "fine_tune"): setattr(GalaxyLearner, _name, recorded(getattr(GalaxyLearner, _name)))

@@ -80,7 +80,7 @@ class GalaxyLearner(Learner):
         self.calibration = None                                                                 # of the model in hand; see calibrate
         self.n_fits,self.first_epoch,self.history,self.params = 0,0,[],{}                       # fits so far; first epoch of this fit
         self.fitting,self.diverged,self.running,self.saved = False,None,False,None              # what is wrong; inside a run; a checkpoint to go on from
-        self.best_weights,self.ema,self._cached,self._losses,self._go_on,self.fits,self.identity = None,None,(None,None),[],None,[],{}
+        self.best_weights,self.ema,self._cached,self._losses,self._go_on,self.fits,self.identity,self.calls,self.asked = None,None,(None,None),[],None,[],{},[],{}
         # Which parameters decay and which layers train is decided in the groups, not by fastai's flags
         super().__init__(dls, model, opt_func=make_opt, splitter=lambda m: m, wd_bn_bias=True, train_bn=False, path=Path(save_dir).expanduser().absolute() if save_dir else Path(tempfile.gettempdir())/f"zoofast-{os.getpid()}", **kwargs)
         self.scaler = torch.amp.GradScaler(torch.device(dls.device).type) if model.autocast==torch.float16 else None
@@ -165,6 +165,15 @@ def _do_epoch_train(self:GalaxyLearner):
 
 # %% ../nbs/06f_loop.ipynb #ef9f4722
 @patch
+def tell(self:GalaxyLearner,
+    event:str, # "before_run", "after_run" (with what broke the run off, or `None`), or "after_save" (with the bundle's folder)
+    *args
+):
+    "Call the callbacks that have a method for this event, which is none of fastai's"
+    for cb in self.cbs.sorted("order"):
+        if hasattr(type(cb), event): getattr(cb, event)(*args)
+
+@patch
 @contextmanager
 def one_run(self:GalaxyLearner,
     resume:"bool|None"=None # Go on from the checkpoint; the learner's own unless given
@@ -175,14 +184,18 @@ def one_run(self:GalaxyLearner,
     if resume and not self.checkpoint_dir: raise ValueError("resume=True needs save_dir=, the folder of the run that was killed")
     if self.checkpoint_dir: self.identity = run_identity(self)
     if resume and not self.n_fits: self._read()
-    self.running = True
+    self.tell("before_run")
+    self.running,error = True,None
     try:
         yield
         if not self.saved: self._take_best()
-    except ValueError:
-        if self.saved: self.n_fits,self.saved = first,None       # nothing has been trained: another try may be right
+    except BaseException as e:
+        error = e
+        if isinstance(e, ValueError) and self.saved: self.n_fits,self.saved = first,None       # nothing has been trained: another try may be right
         raise
-    finally: self.running = False
+    finally:
+        self.running = False
+        self.tell("after_run", error)
 
 @patch
 def _read(self:GalaxyLearner):

@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from .losses import loss_config
 from .loop import GalaxyLearner
 from .calibration import fit_calibration
-from .card import summarise_data
+from .summary import summarise_data
 from .bundle import BundleError, GalaxyModel, write_bundle
 from .hub import push_to_hub as push_folder
 
@@ -53,16 +53,22 @@ def to_model(self:GalaxyLearner)->GalaxyModel:
     about = dict(params=self.params, metrics=_metrics(self), calibration=self.calibration, data=data_summary(self), loss=loss, flip=self.dls.flip, augment=repr(self.dls.augment) if self.dls.augment else "none")
     return GalaxyModel(self.model, copy.deepcopy(self.task), self.dls.reader, about, dev)
 
+def _save(learn, folder, license=None):
+    "Write a learner's bundle"
+    model = learn.to_model()
+    own = model.config["loss"].get("own")
+    if own: warnings.warn(f"the loss {own!r} is your own and cannot be saved: the bundle predicts without it, and to_learner will need loss_func= to train on", stacklevel=3)
+    return write_bundle(folder, model, history=learn.history, license=license, **model.config)
+
 @patch
 def save_bundle(self:GalaxyLearner,
     folder,                # Folder of the bundle; files of an earlier one are replaced
     license:"str|None"=None # Under which others may use it, as the hub calls it: "apache-2.0", "cc-by-4.0", ...
 )->Path:                   # The folder
     "Write `config.json`, `model.safetensors`, `README.md` (a model card) and `history.csv`; raises `BundleError` where that cannot be done, and warns of a loss that cannot be saved"
-    model = self.to_model()
-    own = model.config["loss"].get("own")
-    if own: warnings.warn(f"the loss {own!r} is your own and cannot be saved: the bundle predicts without it, and to_learner will need loss_func= to train on", stacklevel=2)
-    return write_bundle(folder, model, history=self.history, license=license, **model.config)
+    written = _save(self, folder, license)
+    self.tell("after_save", written)
+    return written
 
 # %% ../nbs/09b_save.ipynb #a3907d37
 @patch
@@ -76,7 +82,7 @@ def push_to_hub(self:GalaxyLearner,
 )->str:                      # Address of the commit
     "Upload the bundle to the Hugging Face hub; raises `BundleError` where that cannot be done"
     own = None if self.model.encoder.config.get("arch") else self.model.encoder.body
-    with tempfile.TemporaryDirectory() as d: return push_folder(self.save_bundle(Path(d)/str(repo).rpartition("/")[2], license), repo, private, revision, token, message, own)
+    with tempfile.TemporaryDirectory() as d: return push_folder(_save(self, Path(d)/str(repo).rpartition("/")[2], license), repo, private, revision, token, message, own)
 
 # %% ../nbs/09b_save.ipynb #6456de94
 @patch

@@ -210,9 +210,8 @@ def train(
 ):
     "Build a learner, show its groups, finetune it, calibrate it if asked to, and save its bundle and history"
     from zoofast.learner import galaxy_learner
-    import pandas as pd, torch
+    import torch
     import zoofast.save
-    from zoofast.predict import write_table
     if calibrate and dls.task.kind=="votes": raise ValueError("--calibrate: votes need no calibration, their predictions have intervals of their own")
     if calibrate and len(dls.valid_ds)<10: raise ValueError(f"--calibrate needs at least 10 validation galaxies, and there are {len(dls.valid_ds)}; label more, or give --valid a larger fraction")
     learn = galaxy_learner(dls, encoder, save_dir=save_dir, **params)
@@ -232,7 +231,6 @@ def train(
             c = learn.calibrate()
             say(f"  calibrated on {c['n']} validation galaxies" + (f": temperature {c['temperature']:.2f}, calibration error {c['error_before']:.3f} before, {c['error_after']:.3f} after" if "temperature" in c else ""))
         learn.save_bundle(save_dir/"bundle")
-        write_table(pd.DataFrame(learn.history), save_dir/"history.csv")
     return learn
 
 def folder(

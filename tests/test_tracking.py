@@ -1,5 +1,5 @@
 "The folder of a run and its history on Weights & Biases: complete, continuous over a kill, and never in the way of training"
-import json, os, shutil, signal, subprocess, sys, threading, time
+import json, os, re, shutil, signal, subprocess, sys, threading, time
 from pathlib import Path
 import numpy as np, pandas as pd, pytest, yaml, zoofast
 from zoofast.all import *
@@ -95,11 +95,11 @@ import sys, warnings
 warnings.filterwarnings("ignore")
 from zoofast.all import *
 torch.set_num_threads(1)
-folder,run,resume,wandb = sys.argv[1],sys.argv[2],sys.argv[3]=="resume",sys.argv[4] if len(sys.argv)>4 else None
+folder,run,resume,wandb = (*sys.argv[1:], *["", None][len(sys.argv)-3:])
 dls = GalaxyDataLoaders.from_catalog(f"{folder}/catalog.csv", "morphology", size=64, batch_size=8, progress=False)
 learn = galaxy_learner(dls, "tf_efficientnet_lite0", learning_rate=1e-3, save_dir=run, precision="fp32", **({"wandb": wandb} if wandb else {}))
 print("training", flush=True)
-with learn.no_bar(), learn.no_logging(): learn.fine_tune(3, freeze_epochs=2, resume=resume)
+with learn.no_bar(), learn.no_logging(): learn.fine_tune(3, freeze_epochs=2, resume=resume=="resume")
 learn.save_bundle(f"{run}/bundle")
 '''
 
@@ -142,10 +142,9 @@ def test_one_history_over_two_kills(survey, dls, tmp_path):
 def test_two_processes_in_one_folder(survey, dls, tmp_path):
     p = start(survey[0], tmp_path, '')
     wait_for_epochs(tmp_path, 1, p)
-    before = (tmp_path/'config.yaml').read_text()
     with pytest.raises(ValueError, match='another process trains there'): quiet(lite0(dls, save_dir=tmp_path), lambda l: l.fit(1))
-    assert (tmp_path/'config.yaml').read_text()==before
     assert p.wait()==0 and len(read_history(tmp_path))==5
+    assert list(read_run_config(tmp_path)['calls'][0])==['fine_tune'] and read_run_config(tmp_path)['resumed']==[]
 
 def test_failure_is_told(dls, tmp_path):
     class Fails(Callback):
@@ -153,7 +152,7 @@ def test_failure_is_told(dls, tmp_path):
             if self.epoch==1: raise RuntimeError('no\nmemory')
     with pytest.raises(RuntimeError): quiet(lite0(dls, save_dir=tmp_path, cbs=Fails()), lambda l: l.fit(3))
     assert read_state(tmp_path)['state']=='failed' and 'no\nmemory' in read_state(tmp_path)['error']
-    assert len(read_history(tmp_path))==1 and 'failed: RuntimeError: no memory' in (tmp_path/'log.txt').read_text()
+    assert len(read_history(tmp_path))==1 and re.search('failed: RuntimeError: .*no memory\n', (tmp_path/'log.txt').read_text())
 
 def test_patience_and_lr_find(dls, tmp_path):
     learn = lite0(dls, save_dir=tmp_path, patience=1)

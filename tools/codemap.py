@@ -13,14 +13,14 @@ STAGES = [
     ('Simulated galaxies', '02', 'galaxies with known truth, for lessons and tests'),
     ('Batches', '03b 03d 04', 'batches: turned, mirrored and shifted galaxies with their targets'),
     ('Encoders', '04b 05', 'a network: a pretrained encoder with a new head'),
-    ('Training', '06 07 08', 'a learner: the network, finetuned on your galaxies'),
+    ('Training', '00g 06 07 08', 'a learner: the network, finetuned on your galaxies'),
     ('Engines and calibration', '08b 08c 08d', 'honest probabilities, and quicker ways to compute them'),
     ('Bundles', '09', 'a bundle: the model in a folder, to keep and to share'),
     ('Predictions', '09e 10 11', 'tables: predictions, or features, of every galaxy of a survey'),
     ('Similar galaxies', '10c 10d 10e', 'neighbours and maps: which galaxies look alike'),
     ('Pictures and reports', '12 13', 'pictures, and one page about a run'),
     ('Searches', '13b 14', 'the settings that suit your galaxies best'),
-    ('Commands', '14b 14c 14d 15', 'all of it from a shell'),
+    ('Commands', '14b 14c 14d 14e 14f 15', 'all of it from a shell'),
 ]
 GUIDES = 'rings choosing_parameters freezing_to_full fits votes regression survey similarity from_zoobot from_fastai tracking sweep'.split()
 

@@ -35,6 +35,8 @@ Modules:
 - `zoofast.save`: A learner writes its bundle, its model card and its encoder
 - `zoofast.schedules`: Learning-rate schedules: timm's and fastai's, followed by every group
 - `zoofast.schema`: The decision tree that volunteers walk through
+- `zoofast.search`: Trials that several processes share: each done once, none too many, killed ones done again
+- `zoofast.settings`: A file of settings to try, in the form of a Weights & Biases sweep: read, checked, and turned into parameters
 - `zoofast.shards`: A long table in pieces, each written whole or not at all, by any number of processes
 - `zoofast.share`: The commands that pass a model on
 - `zoofast.similar`: The galaxies most like one of them, in a table or in an index of millions

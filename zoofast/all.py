@@ -53,5 +53,7 @@ from zoofast.representations import *
 from zoofast.similar import *
 from zoofast.maps import *
 from zoofast.plots import *
+from zoofast.settings import *
+from zoofast.search import *
 
 __all__ = [n for n in globals() if not n.startswith(("_", "test"))]     # fastai exports its test functions, which pytest would take for those of the importer

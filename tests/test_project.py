@@ -38,6 +38,8 @@ def test_version():
     assert f'## [{v}]' in (ROOT/'CHANGELOG.md').read_text(encoding='utf-8'), f'CHANGELOG.md says nothing of {v}'
     assert metadata.version('zoofast')==v, 'the installation is of another version: pip install -e .'
 
+def test_readme_links_once(): assert '[[' not in (ROOT/'README.md').read_text(encoding='utf-8')
+
 def test_settings():
     cfg = yaml.safe_load((ROOT/'settings.yaml').read_text(encoding='utf-8'))
     assert cfg['method'] in ('bayes', 'random', 'grid')

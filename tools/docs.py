@@ -15,6 +15,7 @@ _dirs = re.compile(r'\A(?:#\|.*\n?)+')
 _fence = re.compile(r'(^```.*?^```)', re.M|re.S)
 _link = re.compile(r'(\]\(|\b(?:src|href)=")([^)\s"]+)')
 _source = re.compile(r'\[source\]\([^)]*\)(?:\{[^}]*\})?')
+_twice = re.compile(r'\[\[(`[^`]*`)\]\([^)]*\)\]')     # nbdev links a name in backticks also where it is linked already
 _far = re.compile(r'[a-zA-Z][\w+.-]*:|//|#')       # a web address, or a place on the same page
 _keep = {'cell_type','id','metadata','source','outputs','execution_count'}
 _math = re.compile(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', re.S)
@@ -30,7 +31,7 @@ def tool(name):
 def _each_md(nb, f):
     "Apply `f` to every piece of markdown in `nb`: prose cells and markdown outputs"
     for c in nb.cells:
-        if c.cell_type=='markdown': c.source = f(_dirs.sub('', c.source))
+        if c.cell_type=='markdown': c.source = f(_twice.sub(r'[\1]', _dirs.sub('', c.source)))
         for o in c.get('outputs', []):
             if md := o.get('data', {}).get('text/markdown'): o['data']['text/markdown'] = f(''.join(md))
 

@@ -47,6 +47,17 @@ def test_the_same_seed_gives_the_same_search_also_when_it_was_interrupted(tmp_pa
         assert run(f'sqlite:///{tmp_path}/{method}2.db', [3, 11, 16], method)==whole
         assert run(f'sqlite:///{tmp_path}/{method}3.db', [16], method, seed=2)!=whole
 
+def test_values_belong_to_the_place_that_is_taken_not_to_the_one_that_was_free():
+    "Two processes that begin together both see the first place free; the second gets the next, and other values"
+    from zoofast.search import _fill, _sampler
+    s = settings('bayes')
+    study = open_study(s)
+    _fill(study, s, 2, 1)
+    study.sampler = _sampler('bayes', 'tpe', 1)
+    a,b = study.ask(),study.ask()
+    study.sampler = _sampler('bayes', 'tpe', 1)
+    assert a.suggest_float('x', 0, 1)!=b.suggest_float('x', 0, 1)
+
 def test_a_grid_is_gone_through_once_and_a_null_is_a_value():
     s = settings('grid', parameters=dict(model_name=dict(values=['a', 'b']), n_blocks=dict(values=[None, 1]), layer_decay=dict(distribution='q_uniform', min=0.5, max=1, q=0.25), num_experiments=dict(values=[1, 2]), augment=dict(values=['galaxy', {'noise': 0}])))
     study,seen = open_study(s),[]
@@ -155,6 +166,7 @@ def test_a_killed_process_leaves_no_trial_undone_and_none_is_done_twice(tmp_path
     study = open_study(settings(method), f'sqlite:///{tmp_path}/s.db')
     own,dead = places(study)
     assert sorted(own)==list(range(n)) and all(t.state.name=='COMPLETE' for t in own.values())
+    assert len({str(t.user_attrs['settings']) for t in own.values()})==n                          # no two processes draw the same values
     assert len(dead)==1 and sum(t.state.name=='COMPLETE' for t in study.trials)==n
     place,(killed,) = next(iter(dead.items()))
     assert own[place].user_attrs['settings']==killed.user_attrs['settings'] and own[place].user_attrs['tries']==2

@@ -139,14 +139,23 @@ def _fill(study, settings, n, seed, ahead=50):
         else: inside = {}
         study.enqueue_trial(inside, user_attrs={"place": i, "tries": len(killed)+1})
 
-def _sampler(method, kind, seed, place):
-    "What chooses the next trial; each place has random numbers of its own, so that a search that was interrupted goes on as it would have"
+def _sampler(method, kind, seed):
+    "What chooses the next trial; each place has random numbers of its own, so that a search that was interrupted goes on as it would have, and no two processes draw the same"
     samplers = need_optuna().samplers
-    seed = int(np.random.default_rng([seed, place]).integers(2**31))
-    if method!="bayes": return samplers.RandomSampler(seed=seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return samplers.GPSampler(seed=seed) if kind=="gp" else samplers.TPESampler(seed=seed, multivariate=True, constant_liar=True)
+    def made(place):
+        own = int(np.random.default_rng([seed, place]).integers(2**31))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return samplers.RandomSampler(seed=own) if method!="bayes" else samplers.GPSampler(seed=own) if kind=="gp" else samplers.TPESampler(seed=own, multivariate=True, constant_liar=True)
+    class OfPlace(samplers.BaseSampler):
+        def before_trial(self, study, trial):
+            self.own = made(trial.user_attrs.get("place", 0))
+            self.own.before_trial(study, trial)
+        def infer_relative_search_space(self, *args): return self.own.infer_relative_search_space(*args)
+        def sample_relative(self, *args): return self.own.sample_relative(*args)
+        def sample_independent(self, *args): return self.own.sample_independent(*args)
+        def after_trial(self, *args): self.own.after_trial(*args)
+    return OfPlace()
 
 # %% ../nbs/13c_search.ipynb #8d0e6635
 def n_trials(
@@ -182,7 +191,7 @@ def search(
             optuna.storages.fail_stale_trials(study)
         with lock or nullcontext(): _fill(study, settings, n, seed)
         own = {i: t for i,t in places(study)[0].items() if i<n}
-        waiting = [i for i,t in sorted(own.items(), key=lambda o: o[1].number) if t.state.name=="WAITING"]
+        waiting = any(t.state.name=="WAITING" for t in own.values())
         reasons = [t.user_attrs.get("reason") for t in sorted(own.values(), key=lambda t: t.number) if t.state.is_finished()]
         if len(reasons)>=3 and reasons[0] and len(set(reasons))==1: raise ValueError(f"the first {len(reasons)} trials all failed: {reasons[0]}")
         if _reached(own.values(), settings): return
@@ -190,7 +199,7 @@ def search(
             if all(t.state.is_finished() for t in own.values()): return
             time.sleep(poll)
             continue
-        study.sampler = _sampler(settings.method, sampler, seed, waiting[0])
+        study.sampler = _sampler(settings.method, sampler, seed)
         done = []
         try: study.optimize(lambda trial: _run(study, settings, objective, n, trial, done), n_trials=1, catch=FAILURES)
         except (optuna.exceptions.UpdateFinishedTrialError, ValueError) as e:

@@ -53,10 +53,10 @@ def test_values_belong_to_the_place_that_is_taken_not_to_the_one_that_was_free()
     s = settings('bayes')
     study = open_study(s)
     _fill(study, s, 2, 1)
-    study.sampler = _sampler('bayes', 'tpe', 1)
-    a,b = study.ask(),study.ask()
-    study.sampler = _sampler('bayes', 'tpe', 1)
-    assert a.suggest_float('x', 0, 1)!=b.suggest_float('x', 0, 1)
+    def first_of_a_process():
+        study.sampler = _sampler('bayes', 'tpe', 1)
+        return study.ask().suggest_float('x', 0, 1)
+    assert first_of_a_process()!=first_of_a_process()
 
 def test_a_grid_is_gone_through_once_and_a_null_is_a_value():
     s = settings('grid', parameters=dict(model_name=dict(values=['a', 'b']), n_blocks=dict(values=[None, 1]), layer_decay=dict(distribution='q_uniform', min=0.5, max=1, q=0.25), num_experiments=dict(values=[1, 2]), augment=dict(values=['galaxy', {'noise': 0}])))

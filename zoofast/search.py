@@ -114,7 +114,9 @@ def open_study(
     return study
 
 # %% ../nbs/13c_search.ipynb #8bc17eb2
-def places(study)->tuple: # The trial that counts in each place, and the killed ones
+def places(
+    study # Optuna's study
+)->tuple: # The trial that counts in each place, and the killed ones
     "Dicts of Optuna's trials by place"
     own,dead = {},{}
     for t in study.get_trials(deepcopy=False):

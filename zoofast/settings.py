@@ -34,7 +34,9 @@ def _near(word, words):
     near = difflib.get_close_matches(str(word), [*words], 3)
     return f"; did you mean {' or '.join(near)}?" if near else f"; there are {', '.join(words)}"
 
-def known(name:str)->str: # Its name in `PARAMETERS` or `REPEATS`
+def known(
+    name:str # As in a file of settings
+)->str: # Its name in `PARAMETERS` or `REPEATS`
     "The parameter of that name; raises `ValueError` with near names where there is none"
     if name=="model_name": return "encoder"
     if name in PARAMETERS or name in REPEATS: return name
@@ -223,7 +225,14 @@ def _hyperband(p):
 @dataclass(frozen=True)
 class Settings:
     "What a file of settings asks for"
-    method:str; metric:str; goal:str; target:"float|None"; parameters:"list[Parameter]"; early_terminate:"dict|None"; run_cap:"int|None"; raw:dict
+    method:str                   # "bayes", "random" or "grid"
+    metric:str                   # What makes a trial good
+    goal:str                     # "minimize" or "maximize" it
+    target:"float|None"          # A value that is good enough
+    parameters:"list[Parameter]" # What is searched over
+    early_terminate:"dict|None"  # When a trial that does badly is ended
+    run_cap:"int|None"           # Largest number of trials
+    raw:dict                     # The file as it was read
     @property
     def grid(self)->list:
         "All combinations of values, as dicts by name, repeats last; raises `ValueError` for a parameter that has no list of values"
@@ -268,7 +277,9 @@ def read_yaml(
     raise ValueError(f"{path} has no keys such as method and parameters")
 
 # %% ../nbs/13b_settings.ipynb #1b95c1e3
-def nested(values:dict)->dict:
+def nested(
+    values:dict # Values by dotted names
+)->dict:
     "Values by dotted names as nested dicts"
     out = {}
     for k,v in values.items():

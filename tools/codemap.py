@@ -18,7 +18,7 @@ STAGES = [
     ('Bundles', '09', 'a bundle: the model in a folder, to keep and to share'),
     ('Predictions', '09e 10 11', 'tables: predictions, or features, of every galaxy of a survey'),
     ('Similar galaxies', '10c 10d 10e', 'neighbours and maps: which galaxies look alike'),
-    ('Pictures and reports', '12 13', 'pictures, and one page about a run'),
+    ('Pictures and reports', '10f 12 13', 'pictures, and one page about a run'),
     ('Searches', '13b 13c 14', 'the settings that suit your galaxies best'),
     ('Commands', '14b 14c 14d 14e 14f 14g 15', 'all of it from a shell'),
 ]

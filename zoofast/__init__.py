@@ -2,6 +2,7 @@
 
 Modules:
 
+- `zoofast.answers`: Predictions beside what the catalogue says, galaxy by galaxy
 - `zoofast.augment`: Random views of galaxies, a whole batch at a time
 - `zoofast.bundle`: Save and load a finetuned model as a folder without pickle
 - `zoofast.calibration`: Probabilities that mean what they say, and sets of answers that hold the truth as often as asked
@@ -28,8 +29,10 @@ Modules:
 - `zoofast.optimizers`: Any optimizer of torch or timm, by its name
 - `zoofast.paths`: Where the images of a million galaxies are
 - `zoofast.plots`: Pictures for each question a user asks of a run; every function returns matplotlib Axes
+- `zoofast.plots_features`: Where an encoder looks
 - `zoofast.precision`: Mixed precision where it is faster and safe
 - `zoofast.predict`: Catalogue in, table of predictions or representations out
+- `zoofast.report`: One HTML file that tells a run's whole story
 - `zoofast.representations`: Tables of features read piece by piece, and compressed with a PCA that is kept
 - `zoofast.runs`: The folders of trained models: listed, sorted, compared
 - `zoofast.save`: A learner writes its bundle, its model card and its encoder

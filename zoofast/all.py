@@ -52,7 +52,14 @@ from zoofast.predict import *
 from zoofast.representations import *
 from zoofast.similar import *
 from zoofast.maps import *
+from zoofast.answers import *
 from zoofast.plots import *
+from zoofast.plots_training import *
+from zoofast.plots_classes import *
+from zoofast.plots_numbers import *
+from zoofast.plots_features import *
+from zoofast.show import *
+from zoofast.report import *
 from zoofast.settings import *
 from zoofast.search import *
 

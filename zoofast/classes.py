@@ -9,6 +9,7 @@ targets, which loss and metrics fit, and how outputs become named columns of a t
 __all__ = ['Task', 'Classification', 'over_set', 'MultiLabel', 'names_list']
 
 # %% ../nbs/02d_classes.ipynb #627f88be
+import warnings
 import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
 from .catalog import CatalogError, brief, is_categorical, need_columns
@@ -159,13 +160,17 @@ def over_set(
     fs       # Functions of outputs and targets
 )->list:     # Metrics with the functions' names
     "fastai metrics that look at the whole validation set at once"
-    from fastai.metrics import AccumMetric
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")          # fastai warns about recent torch when it is imported
+        from fastai.metrics import AccumMetric
     return [AccumMetric(f, flatten=False) for f in fs]
 
 @patch(as_prop=True)
 def loss_func(self:Classification):
     "fastai's cross-entropy over the classes"
-    from fastai.losses import CrossEntropyLossFlat
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from fastai.losses import CrossEntropyLossFlat
     return CrossEntropyLossFlat()
 
 @patch(as_prop=True)

@@ -12,7 +12,7 @@ __all__ = ['demo', 'check', 'finetune', 'predict', 'represent', 'main']
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
-from .terminal import Batch, Catalog, Columns, Device, Encoder, Engine, Epochs, FileCol, IdCol, ImageDir, Label, OnBad, RandomWeights, Resume, SchemaName, Seed, ShardSize, Size, Table, TaskName, UnitInterval, Weights, about, app, command, echo, folder, image_reader, is_first, launch, options, parse, pick_task, report, say, score_line, train
+from .terminal import Batch, Catalog, Columns, Device, Encoder, Engine, Epochs, FileCol, IdCol, ImageDir, Label, NoReport, OnBad, RandomWeights, Resume, SchemaName, Seed, ShardSize, Size, Table, TaskName, UnitInterval, Weights, about, app, bars, command, echo, finish, folder, image_reader, is_first, launch, options, parse, pick_task, report, say, score_line, train
 
 # %% ../nbs/15_cli.ipynb #f3f5b32f
 @command
@@ -25,6 +25,7 @@ def demo(
     size: Size = 128,
     epochs: Epochs = 5,
     seed: Seed = 42,
+    no_report: NoReport = False,
 ):
     """Simulate a survey, finetune an encoder on it, and predict.
 
@@ -36,23 +37,24 @@ def demo(
     import pandas as pd
     from zoofast.catalog import split_catalog
     from zoofast.data import GalaxyDataLoaders
-    from zoofast.plots import save_pictures
+    from zoofast.plots_numbers import save_pictures
     from zoofast.predict import predict_catalog, write_table
     from zoofast.simulate import simulate_survey
     from zoofast.tasks import score_predictions
     say(f"simulating {n} galaxies of {size} x {size} pixels in {out} ...")
-    df = split_catalog(simulate_survey(out, n=n, size=size, seed=seed), "morphology", valid=0.15, test=0.25, seed=seed)
+    df = split_catalog(simulate_survey(out, n=n, size=size, seed=seed, progress=bars()), "morphology", valid=0.15, test=0.25, seed=seed)
     write_table(pd.read_csv(out/"catalog.csv", dtype={"id_str": str}).assign(split=df.split.to_numpy()), out/"catalog.csv")
     test = df[df.split=="test"].reset_index(drop=True)
-    dls = GalaxyDataLoaders.from_catalog(df[df.split!="test"], "morphology", size=size, seed=seed)
+    dls = GalaxyDataLoaders.from_catalog(df[df.split!="test"], "morphology", size=size, seed=seed, progress=bars())
     say(f"{len(dls.train_ds)} galaxies to train on, {len(dls.valid_ds)} to validate, {len(test)} kept for the test")
     learn = train(dls, encoder, out, epochs, pretrained=not random_weights, weights=weights, seed=seed)
     say("predicting ...")
-    preds = predict_catalog(learn, df, out=out/"predictions.parquet")
+    preds = predict_catalog(learn, df, out=out/"predictions.parquet", progress=bars())
     tested = preds[(df.split=="test").to_numpy()].reset_index(drop=True)
     save_pictures(out, test, tested, dls.task, learn.history, dls.reader)
     echo(score_line(score_predictions(tested, test, dls.task), "test galaxies"))
-    echo(f"\nin {out}: catalog.csv, images/, fits/, bundle/, checkpoints/, predictions.parquet, config.yaml, history.csv, log.txt, mosaic.png, confusion.png, curves.png\n\nnext, try\n"
+    finish(learn, out, no_report, preds[df.split!="train"], df[df.split!="train"])
+    echo(f"\nin {out}: catalog.csv, images/, fits/, bundle/, checkpoints/, predictions.parquet, config.yaml, history.csv, log.txt, {'' if no_report else 'report.html, '}mosaic.png, confusion.png, curves.png\n\nnext, try\n"
                f"  zoofast predict {out} {out}/catalog.csv --out again.parquet\n  zoofast represent {out} {out}/catalog.csv --out features.parquet\n"
                f"  zoofast encoders convnext\n  zoofast finetune YOUR_CATALOGUE.csv --label YOUR_COLUMN --encoder {encoder} --save-dir runs/first")
 
@@ -181,6 +183,7 @@ def finetune(
     id_col: IdCol = "id_str",
     file_col: FileCol = ["file_loc"],
     seed: Seed = 42,
+    no_report: NoReport = False,
 ):
     """Finetune an encoder on your labels.
 
@@ -199,26 +202,27 @@ def finetune(
     from zoofast.data import GalaxyDataLoaders
     from zoofast.distributed import join_processes, n_processes
     from zoofast.images import fit_reader
-    from zoofast.plots import save_pictures
+    from zoofast.plots_numbers import save_pictures
     from zoofast.predict import predict_catalog
     device = join_processes() if n_processes()>1 else None
     reader = image_reader(size, channels, stretch, bands, hdu, crop)
     if fit_stretch: say(f"stretch: {(reader := fit_reader(reader, df.file_loc, seed=seed)).stretch}")
     dls = GalaxyDataLoaders.from_catalog(df, task=task, reader=reader, augment=dicts.pop("augment"), flip=flip, batch_size=batch_size, valid=valid, test=test, seed=seed,
-                                         group_col=group_col, cache=None if cache=="none" else cache, on_bad=on_bad, device=device, progress=is_first())
+                                         group_col=group_col, cache=None if cache=="none" else cache, on_bad=on_bad, device=device, progress=bars())
     say(f"{len(dls.train_ds)} galaxies to train on, {len(dls.valid_ds)} to validate; {about(dls.task)}")
     plain = ("training_mode n_blocks learning_rate layer_decay weight_decay head_dropout_prob opt loss_func label_smoothing l1 clip_grad accumulate ema mixup cutmix "
              "precision bn_stats blocks views monitor patience keep_best seed resume weights")
     learn = train(dls, encoder, save_dir, epochs, freeze_epochs, head_lr, fit, calibrate, pretrained=not random_weights, **{k: given[k] for k in plain.split()}, **dicts)
     if not is_first(): return
+    rows = dls.catalog[dls.catalog.split!="train"].reset_index(drop=True)
+    preds = predict_catalog(learn, rows, progress=bars())
     for name,what in (("valid", "validation galaxies"), ("test", "test galaxies")):
-        rows = dls.catalog[dls.catalog.split==name].reset_index(drop=True)
-        if not len(rows): continue
-        preds = predict_catalog(learn, rows)
-        echo(line := score_line(score_predictions(preds, rows, dls.task), what))
+        if not (of := rows.split==name).any(): continue
+        echo(line := score_line(score_predictions(preds[of], rows[of], dls.task), what))
         learn.run_folder.log(line)
-        seen = rows,preds                                        # the test galaxies, where there are some
-    if dls.task.kind=="classification": save_pictures(save_dir, *seen, dls.task, learn.history, dls.reader)
+        seen = rows[of],preds[of]                                # the test galaxies, where there are some
+    save_pictures(save_dir, *seen, dls.task, learn.history, dls.reader)
+    finish(learn, save_dir, no_report, preds, rows)
     echo(f"\nthe model is in {save_dir}/bundle; use it with\n  zoofast predict {save_dir} CATALOGUE --out predictions.parquet")
 
 # %% ../nbs/15_cli.ipynb #976a07b5
@@ -287,6 +291,7 @@ def represent(
 from .share import export, from_zoobot, push
 from .cli_features import similar
 from .runs_command import runs
+from . import report_command
 from .lists import cache, encoders
 
 # %% ../nbs/15_cli.ipynb #03f4246d

@@ -148,7 +148,7 @@ def to_detach(self:GalaxyDL, b, cpu=True, gather=True):
 MARGIN = 1.2   # training and prediction see 1/1.2 of the image's side
 
 def _usable(df, task, reader, cache, device, on_bad, progress):
-    "The rows that can be used, the bad ones, and the images' store; raises `CatalogError` where there are bad ones and `on_bad` is not 'skip'"
+    "The rows that can be used, the bad ones, the doubtful ones, and the images' store; raises `CatalogError` where there are bad ones and `on_bad` is not 'skip'"
     if on_bad not in ("raise", "skip"): raise ValueError(f"on_bad={on_bad!r}: use 'raise' or 'skip'")
     need_columns(df, *task.label_cols)               # said before a million images are decoded
     absent = absent_files(df.file_loc.unique())
@@ -158,7 +158,7 @@ def _usable(df, task, reader, cache, device, on_bad, progress):
         if path in store.bad: raise ImageError(store.bad[path])
         return looks.get(path)
     check = check_catalog(df, task=task, open_images=seen, progress=False)
-    bad = [check.bad]
+    bad,suspect = [check.bad],check.suspect
     if on_bad=="raise": check.raise_if_bad()
     if blank := [f for f,(_,span) in looks.items() if span<=3]: warnings.warn(f"{len(blank)} image(s) show almost nothing, the first: {blank[0]}; check_catalog (zoofast check) names them all")
     while len(check.bad):                   # without the bad rows, a class may be left with one galaxy
@@ -167,7 +167,7 @@ def _usable(df, task, reader, cache, device, on_bad, progress):
         bad.append(check.bad)
     bad = pd.concat(bad, ignore_index=True)
     if len(bad): warnings.warn("left out: " + "; ".join(f"{r.id_str or '(no id)'} ({r.reason})" for r in bad.head(10).itertuples()) + (f"; and {len(bad)-10} more" if len(bad)>10 else ""))
-    return check.ok,bad,store
+    return check.ok,bad,suspect[suspect.id_str.isin(check.ok.id_str)].reset_index(drop=True),store
 
 # %% ../nbs/04_data.ipynb #a443f013
 def _split_pictures(df, looks, labels, **kwargs):
@@ -187,7 +187,7 @@ def _split_pictures(df, looks, labels, **kwargs):
 
 # %% ../nbs/04_data.ipynb #bd80a1db
 class GalaxyDataLoaders(DataLoaders):
-    "fastai `DataLoaders` of galaxies, with their `.task`, `.reader`, `.augment`, `.catalog` (with its `split`) and `.bad` rows"
+    "fastai `DataLoaders` of galaxies, with their `.task`, `.reader`, `.augment`, `.catalog` (with its `split`), `.bad` rows (left out) and `.suspect` ones (to be looked at)"
     augment,flip = None,True                     # what makes the random views; whether galaxies may be mirrored
     @classmethod
     def from_catalog(cls,
@@ -223,10 +223,12 @@ class GalaxyDataLoaders(DataLoaders):
         reader = reader or ImageReader(size)
         augment = make_augment(augment, reader.size, flip)
         if augments_galaxies(augment) and reader.margin==1: reader = replace(reader, margin=MARGIN)
-        df,bad,store = _usable(df, task, reader, cache, device, on_bad, progress)
+        df,bad,suspect,store = _usable(df, task, reader, cache, device, on_bad, progress)
         df = _split_pictures(task.clean(df), store.looks, labels=task.stratify, valid=valid, test=test, seed=seed, group_col=group_col)
         task = copy.deepcopy(task).fit(df)     # after bad rows are left out: a class of theirs alone is no class
-        return cls._from_store(store, df, task, reader, augment, batch_size, device, bad, on_bad, flip and getattr(augment, "flip", True)!=0)
+        self = cls._from_store(store, df, task, reader, augment, batch_size, device, bad, on_bad, flip and getattr(augment, "flip", True)!=0)
+        self.suspect = suspect
+        return self
 
 # %% ../nbs/04_data.ipynb #bfb755b8
 @patch(cls_method=True)

@@ -22,7 +22,7 @@ from .encoders import GalaxyNet
 from .groups import group_table
 from .freezing import FrozenInEval, feature_loaders
 from .schedules import TimmSchedule
-from .checkpoints import Checkpoints, EmaWeights, EpochLog, best_row, copy_weights, go_on, read_best, read_checkpoint, restore, run_identity
+from .checkpoints import Checkpoints, EmaWeights, EpochLog, RateLog, best_row, copy_weights, go_on, read_best, read_checkpoint, restore, run_identity
 from .distributed import Distributed, n_processes, need_accelerate
 import fastai.callback.all                      # adds fit_one_cycle, lr_find and the like to Learner
 from fastai.callback.core import CancelBackwardException, CancelEpochException, CancelFitException, CancelStepException
@@ -78,14 +78,14 @@ class GalaxyLearner(Learner):
         self.checkpoint_dir = Path(save_dir).expanduser().absolute()/"checkpoints" if save_dir else None
         self.task = copy.deepcopy(dls.task)                                                     # its temperature is this learner's own
         self.calibration = None                                                                 # of the model in hand; see calibrate
-        self.n_fits,self.first_epoch,self.history,self.params = 0,0,[],{}                       # fits so far; first epoch of this fit
+        self.n_fits,self.first_epoch,self.history,self.rates,self.params = 0,0,[],[],{}                       # fits so far; first epoch of this fit
         self.fitting,self.diverged,self.running,self.saved = False,None,False,None              # what is wrong; inside a run; a checkpoint to go on from
         self.best_weights,self.ema,self._cached,self._losses,self._go_on,self.fits,self.identity,self.calls,self.asked = None,None,(None,None),[],None,[],{},[],{}
         # Which parameters decay and which layers train is decided in the groups, not by fastai's flags
         super().__init__(dls, model, opt_func=make_opt, splitter=lambda m: m, wd_bn_bias=True, train_bn=False, path=Path(save_dir).expanduser().absolute() if save_dir else Path(tempfile.gettempdir())/f"zoofast-{os.getpid()}", **kwargs)
         self.scaler = torch.amp.GradScaler(torch.device(dls.device).type) if model.autocast==torch.float16 else None
         self.recorder.loss = _AnswersLoss()
-        self.add_cbs([FrozenInEval(keep_stats), EpochLog(), Checkpoints(), *([EmaWeights()] if ema else [])])
+        self.add_cbs([FrozenInEval(keep_stats), EpochLog(), RateLog(), Checkpoints(), *([EmaWeights()] if ema else [])])
         self.create_opt()
 
     @property

@@ -7,9 +7,10 @@ have mean the same in all. Training can be spread over several processes, of whi
 
 # %% auto #0
 __all__ = ['app', 'Catalog', 'ImageDir', 'IdCol', 'FileCol', 'Encoder', 'Weights', 'RandomWeights', 'Label', 'Size', 'Batch',
-           'Epochs', 'Seed', 'Table', 'Engine', 'Columns', 'OnBad', 'Resume', 'ShardSize', 'Device', 'TaskName',
-           'SchemaName', 'UnitInterval', 'is_first', 'echo', 'say', 'command', 'parse', 'image_reader', 'options',
-           'report', 'pick_task', 'about', 'train', 'folder', 'score_line', 'launch']
+           'Epochs', 'Seed', 'NoReport', 'Table', 'Engine', 'Columns', 'OnBad', 'Resume', 'ShardSize', 'Device',
+           'TaskName', 'SchemaName', 'UnitInterval', 'is_first', 'echo', 'bars', 'say', 'command', 'parse',
+           'image_reader', 'options', 'report', 'pick_task', 'about', 'train', 'finish', 'folder', 'score_line',
+           'launch']
 
 # %% ../nbs/14b_terminal.ipynb #42d4ca77
 import ast, functools, json, os, re, sys, tempfile, warnings
@@ -30,6 +31,10 @@ def echo(
 ):
     "A line of the result, to stdout"
     if is_first(): typer.echo(text)
+
+def bars()->bool:
+    "Show progress bars? Not in a log file, whose lines they would fill"
+    return is_first() and sys.stderr.isatty()
 
 def say(
     text="" # The line
@@ -83,6 +88,7 @@ Size = Annotated[int, typer.Option(help="Pixels along each side of the images.")
 Batch = Annotated[int, typer.Option(help="Galaxies in a batch.")]
 Epochs = Annotated[int, typer.Option(help="Epochs with everything trained.")]
 Seed = Annotated[int, typer.Option(help="Seed of all random numbers.")]
+NoReport = Annotated[bool, typer.Option("--no-report", help="Write no report.html.")]
 Table = Annotated[str, typer.Option("--out", help="Table to write: .parquet, .csv or .csv.gz; or a folder, for parquet files of --shard-size rows each.")]
 Engine = Annotated[str, typer.Option(help="What computes the encoder: auto, torch, onnx or openvino.")]
 Columns = Annotated[Optional[list[str]], typer.Option(help="Column of the catalogue to carry along; may be given several times (or with commas); all for all of them.",
@@ -187,13 +193,13 @@ def _terminal_progress():
         order = 61
         def before_epoch(self):
             stage = "head alone" if self.opt.frozen_idx==len(self.opt.groups)-1 else "all" if self.opt.frozen_idx==0 else f"groups {self.opt.frozen_idx} and up"
-            self.bar = tqdm(total=len(self.dls.train), desc=f"epoch {self.epoch+1}/{self.n_epoch}, training {stage}", unit="batch", leave=False, file=sys.stderr)
+            self.desc = f"epoch {self.epoch+1}/{self.n_epoch}, training {stage}"
+            self.bar = tqdm(total=len(self.dls.train), desc=self.desc, unit="batch", leave=False, file=sys.stderr, disable=not bars())
         def after_batch(self):
             if self.training: self.bar.update()
         def after_epoch(self):
-            desc = self.bar.desc.removesuffix(": ")
             self.bar.close()
-            say(f"  {desc}: " + ", ".join(f"{k.replace('_', ' ')} {v:.3f}" for k,v in self.learn.history[-1].items() if k not in _unsaid))
+            say(f"  {self.desc}: " + ", ".join(f"{k.replace('_', ' ')} {v:.3f}" for k,v in self.learn.history[-1].items() if k not in _unsaid))
         def close(self): hasattr(self, "bar") and self.bar.close()
     return TerminalProgress()
 
@@ -232,6 +238,21 @@ def train(
             say(f"  calibrated on {c['n']} validation galaxies" + (f": temperature {c['temperature']:.2f}, calibration error {c['error_before']:.3f} before, {c['error_after']:.3f} after" if "temperature" in c else ""))
         learn.save_bundle(save_dir/"bundle")
     return learn
+
+def finish(
+    learn,     # The learner
+    run,       # The run's folder
+    no_report, # Write no report?
+    preds,     # What the model says of galaxies that it was not trained on
+    truth      # Their rows of the catalogue, with `split`
+):
+    "Keep in the run's folder what its report needs, and write the report"
+    from zoofast.answers import Answers
+    from zoofast.report import keep_run, make_report
+    try: answers = Answers(preds, truth, learn.task)
+    except ValueError as e: return say(f"zoofast: no report: {_sentence(e)}")
+    keep_run(learn, run, answers)
+    if not no_report: echo(f"report: {make_report(run)}")
 
 def folder(
     path # Where to write

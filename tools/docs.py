@@ -131,14 +131,14 @@ def polish(out):
 
 def site(cfg, n_workers, out, quarto=False, quick=False):
     "Build the documentation site in the folder `out`"
+    pages = notebooks(cfg.nbs_path)
     cache = proc_nbs(force=not quick, n_workers=n_workers)
-    with tempfile.TemporaryDirectory() as tmp: _render(cache, Path(tmp)/'site', cfg, out, quarto)
+    with tempfile.TemporaryDirectory() as tmp: _render(cache, Path(tmp)/'site', cfg, pages, out, quarto)
     print(os.path.relpath(out/'index.html'))
 
-def _render(cache, src, cfg, out, quarto):
+def _render(cache, src, cfg, pages, out, quarto):
     "Put the pages together in the folder `src`, and render them to the folder `out`"
     stage(cache, src, cfg)
-    pages = notebooks(cfg.nbs_path)
     (src/'code.md').write_text(code_page(pages, root/cfg.lib_path.name), encoding='utf-8')
     (src/'_quarto.yml').write_text(yaml.safe_dump(project(cfg, pages), sort_keys=False), encoding='utf-8')
     for o in ('site.css', 'site.js'): shutil.copy(root/'tools'/o, src/o)
@@ -146,6 +146,9 @@ def _render(cache, src, cfg, out, quarto):
     else: subprocess.run([tool('smalldocs'), 'render', '-q', str(src)], check=True)
     made = src/cfg.doc_path.name
     shutil.copy(root/'tools/site.js', made/'site.js')
+    for o in src.rglob('*'):                          # pictures of <img>, which the renderer does not take along
+        if o.suffix in ('.jpg', '.png', '.svg') and not o.is_relative_to(made) and not (to := made/o.relative_to(src)).exists():
+            to.parent.mkdir(parents=True, exist_ok=True); shutil.copy(o, to)
     polish(made)
     shutil.rmtree(out, ignore_errors=True)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -259,8 +259,8 @@ def show_batch(self:GalaxyDataLoaders,
     n = min(max_n, len(x))
     _,axs = plt.subplots(math.ceil(n/ncols), ncols, figsize=(1.6*ncols, 1.8*math.ceil(n/ncols)), squeeze=False)
     for ax in axs.flat: ax.axis("off")
-    for ax,im,t in zip(axs.flat, x.cpu(), y):
-        ax.imshow(im.mean(0) if len(im)!=3 else im.permute(1,2,0), cmap="gray")
+    for ax,im,t in zip(axs.flat, x.cpu().numpy(), y):
+        ax.imshow(im.mean(0) if len(im)!=3 else im.transpose(1,2,0), cmap="gray")
         ax.set_title(self.task.say(t), fontsize=9)
     return axs
 
@@ -280,6 +280,6 @@ def show_augmentations(self:GalaxyDataLoaders,
     views = self.augment(x.repeat(n-1, 1, 1, 1)) if self.augment and n>1 else as_float(middle(x, self.reader.size)).repeat(n-1, 1, 1, 1)
     _,axs = plt.subplots(math.ceil(n/ncols), min(n, ncols), figsize=(1.6*min(n, ncols), 1.7*math.ceil(n/ncols)), squeeze=False)
     for ax in axs.flat: ax.axis("off")
-    for ax,im in zip(axs.flat, [as_float(middle(x, self.reader.size))[0], *views]): ax.imshow((im if len(im)==3 else im.mean(0, keepdim=True)).permute(1,2,0).cpu(), cmap="gray", vmin=0, vmax=1)
+    for ax,im in zip(axs.flat, [as_float(middle(x, self.reader.size))[0], *views]): ax.imshow((im if len(im)==3 else im.mean(0, keepdim=True)).permute(1,2,0).cpu().numpy(), cmap="gray", vmin=0, vmax=1)
     axs.flat[0].set_title(str(rows.id_str.iloc[galaxy]), fontsize=9)
     return axs

@@ -43,6 +43,15 @@ def test_folder_of_a_run(dls, tmp_path):
     for text in ('fit 1: the head alone', 'fit 2: all', 'epoch 3:', 'finished: 3 epochs', 'bundle written to'): assert text in log, log
     assert (row := list_runs(tmp_path.parent).set_index('run').loc[tmp_path.name]).valid_loss==learn.best_epoch['valid_loss'] and row.kept==learn.best_epoch['epoch']+1
 
+@pytest.mark.parametrize('labels', ['round', ['round', 'tail'], 'size', ['size', 'mass']])
+def test_each_task_says_what_it_learnt_from(survey, labels, tmp_path):
+    rng,df = np.random.default_rng(0),survey[1]
+    df = df.assign(round=rng.integers(0, 2, len(df)), tail=rng.integers(0, 2, len(df)), size=rng.random(len(df)), mass=rng.random(len(df)))
+    dls = GalaxyDataLoaders.from_catalog(df, labels, size=64, progress=False)
+    quiet(lite0(dls, save_dir=tmp_path, training_mode='head_only'), lambda l: l.fine_tune(1, freeze_epochs=0))
+    data = read_run_config(tmp_path)['data']
+    assert data['label_cols']==dls.task.label_cols and data['galaxies']['train']==len(dls.train_ds) and ({'classes', 'labels', 'numbers'} & set(data))
+
 def test_every_parameter_is_kept(dls, tmp_path):
     "A parameter of galaxy_learner that somebody adds is in config.yaml, or on this list"
     import inspect
@@ -85,7 +94,7 @@ def test_hostile_names(survey, tmp_path):
     dls = GalaxyDataLoaders.from_catalog(df, 'kind: a,b', size=64, batch_size=16, progress=False)
     learn = quiet(lite0(dls, save_dir=tmp_path/'- run: 1, #2'), lambda l: l.fit(1))
     c = read_run_config(tmp_path/'- run: 1, #2')
-    assert set(c['data']['classes'])==set(HOSTILE) and c['data']['labels']==['kind: a,b'] and c['data']['task']['classes']==dls.task.classes
+    assert set(c['data']['classes'])==set(HOSTILE) and c['data']['label_cols']==['kind: a,b'] and c['data']['task']['classes']==dls.task.classes
     assert list_runs(tmp_path).run.tolist()==['- run: 1, #2']
     text = (tmp_path/'- run: 1, #2'/'log.txt').read_text()
     assert all(l[:2]=='20' for l in text.splitlines()), 'one event, one line'

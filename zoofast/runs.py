@@ -143,7 +143,7 @@ def _row(path, name):
     kept = kept_epoch(h, p.get("monitor", "valid_loss"), p.get("keep_best", True))
     metrics = {} if kept is None else {k: v for k,v in kept.items() if k not in _about}
     return dict(run=name, state=read_state(path)["state"], epochs=len(h), kept=None if kept is None else int(kept.get("epoch", -1))+1, **metrics,
-                encoder=p.get("encoder"), seed=p.get("seed"), labels=", ".join(map(str, data.get("labels") or [])), galaxies=(data.get("galaxies") or {}).get("train"),
+                encoder=p.get("encoder"), seed=p.get("seed"), labels=", ".join(map(str, data.get("label_cols") or [])), galaxies=(data.get("galaxies") or {}).get("train"),
                 seconds=float(h.seconds.sum()) if "seconds" in h else None, started=config.get("started"), path=str(path))
 
 def list_runs(

@@ -70,7 +70,7 @@ def run_config(
 )->dict:     # Plain numbers, texts, lists and dicts
     "All that a run was asked for, for config.yaml"
     dls,enc = learn.dls,learn.net.encoder
-    data = dict(task=dls.task.config, labels=dls.task.label_cols, **summarise_data(dls.catalog, dls.task), unusable=len(getattr(dls, "bad", ())), checksum=learn.identity.get("catalogue"),
+    data = dict(task=dls.task.config, label_cols=dls.task.label_cols, **summarise_data(dls.catalog, dls.task), unusable=len(getattr(dls, "bad", ())), checksum=learn.identity.get("catalogue"),
                 reader=reader_config(dls.reader), augment=re.sub(r" at 0x[0-9a-f]+", "", repr(dls.augment)) if dls.augment else None, flip=dls.flip)
     encoder = dict(weights=enc.config.get("weights"), features=enc.num_features, pixels=enc.size, channels=enc.channels, blocks=len(learn.opt.groups)-1, parameters=sum(p.numel() for p in enc.parameters()))
     return as_plain(dict(command=command_line(), folder=os.getcwd(), seed=learn.seed, parameters={**learn.asked, **learn.params, "metrics": [m.name for m in learn.metrics]}, data=data, encoder=encoder,
@@ -157,7 +157,7 @@ def _open(self:RunFolder):
     self.seconds += [float("nan")]*(len(self.history)-len(self.seconds))
     data,p = self.about["data"],self.about["parameters"]
     if again: self.log(f"resumed after epoch {len(self.history)}")
-    else: self.log(f"zoofast {self.about['versions']['zoofast']}: {p.get('encoder')} (weights: {self.about['encoder']['weights']}) for {data['task']['kind']} of {', '.join(data['labels'])[:200]}; "
+    else: self.log(f"zoofast {self.about['versions']['zoofast']}: {p.get('encoder')} (weights: {self.about['encoder']['weights']}) for {data['task']['kind']} of {', '.join(data['label_cols'])[:200]}; "
                    f"galaxies: {', '.join(f'{n} {s}' for s,n in data['galaxies'].items())}; seed {self.seed}, {self.about['device']['type']}")
     self._write()
 

@@ -41,13 +41,20 @@ def test_version():
 def test_readme_links_once(): assert '[[' not in (ROOT/'README.md').read_text(encoding='utf-8')
 
 def test_settings():
-    cfg = yaml.safe_load((ROOT/'settings.yaml').read_text(encoding='utf-8'))
-    assert cfg['method'] in ('bayes', 'random', 'grid')
-    assert cfg['metric']['goal'] in ('minimize', 'maximize') and cfg['metric']['name']
-    assert cfg['parameters']
-    for k,p in cfg['parameters'].items():
-        if 'values' in p: assert p['values'], k
-        elif 'value' not in p: assert isinstance(p['min'], (int, float)) and p['min']<p['max'], f'{k}: write 1.0e-5, since YAML reads 1e-5 as text'
+    "settings.yaml says what it should, zoofast reads it without a complaint, and the command for W&B is one that there is"
+    import inspect, warnings
+    from zoofast.cli import finetune
+    from zoofast.settings import read_settings
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        s = read_settings(ROOT/'settings.yaml')
+    assert (s.method, s.metric, s.goal)==('bayes', 'valid_loss', 'minimize') and s.early_terminate
+    assert {'batch_size', 'learning_rate', 'layer_decay', 'model_name'}<={p.name for p in s.parameters}
+    for p in s.parameters: assert not any(isinstance(p.spec.get(k), str) for k in ('min', 'max'))
+    raw = yaml.safe_load((ROOT/'settings.yaml').read_text(encoding='utf-8'))
+    for k,p in raw['parameters'].items(): assert all(isinstance(p[o], (int, float)) for o in ('min', 'max') if o in p), f'{k}: write 1.0e-5, since YAML reads 1e-5 as text'
+    words,known = raw['command'],{'--'+k.replace('_', '-') for k in inspect.signature(finetune).parameters}
+    assert words[-2:]==['--settings', '${args_json}'] and {o for o in words if o.startswith('--')}<=known
 
 @notebooks
 def test_notebook_is_small(path): assert path.stat().st_size<500_000, 'fewer or smaller pictures: figure.dpi, figsize'

@@ -2,7 +2,7 @@
 import math, os, signal, subprocess, sys, time
 import numpy as np, pytest
 optuna = pytest.importorskip('optuna')
-from zoofast.search import is_behind, open_study, places, search
+from zoofast.search import is_behind, open_study, places, search, trials_table
 from zoofast.settings import read_settings
 
 PARAMETERS = dict(learning_rate=dict(distribution='log_uniform_values', min=1e-6, max=1e-1), layer_decay=dict(min=0., max=1.),
@@ -83,6 +83,15 @@ def test_a_search_whose_trials_all_fail_stops():
 
 def test_a_mistake_in_the_program_is_no_failed_trial():
     with pytest.raises(TypeError): search(open_study(s := settings()), s, lambda v, t: v+1, 5)
+
+def test_whole_numbers_stay_whole_beside_trials_that_have_no_value_yet():
+    s = read_settings(dict(method='random', parameters=dict(batch_size=dict(values=[16, 32]), head_dropout_prob=dict(min=0., max=0.5))))
+    study = open_study(s)
+    search(study, s, lambda v, t: v['batch_size'], 1)
+    study.enqueue_trial({}, user_attrs={'place': 1, 'tries': 1})
+    t = trials_table(study, s)
+    assert t.state.tolist()==['finished', 'waiting'] and t.batch_size[0] in (16, 32) and t.batch_size.isna().tolist()==[False, True]
+    assert t[['batch_size']].to_csv(index=False)==f'batch_size\n{study.trials[0].user_attrs["settings"]["batch_size"]}\n""\n'
 
 def test_target_ends_the_search():
     study = open_study(s := settings(metric=dict(name='valid_loss', goal='minimize', target=1.)))

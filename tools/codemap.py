@@ -20,7 +20,7 @@ STAGES = [
     ('Similar galaxies', '10c 10d 10e', 'neighbours and maps: which galaxies look alike'),
     ('Pictures and reports', '10f 12 13', 'pictures, and one page about a run'),
     ('Searches', '13b 13c 14', 'the settings that suit your galaxies best'),
-    ('Commands', '14b 14c 14d 14e 14f 14g 15', 'all of it from a shell'),
+    ('Commands', '14b 14c 14d 14e 14f 14g 14h 15', 'all of it from a shell'),
 ]
 GUIDES = 'rings choosing_parameters freezing_to_full fits votes regression survey similarity from_zoobot from_fastai tracking sweep'.split()
 

@@ -47,6 +47,9 @@ Modules:
 - `zoofast.store`: Images decoded once, kept as bytes
 - `zoofast.stream`: A catalogue of any size, piece by piece
 - `zoofast.stretch`: Flux to bytes: which stretch, and on what scale
+- `zoofast.sweep`: Which settings finetune best on your galaxies?
+- `zoofast.sweep_command`: A search for the best settings, from a shell
+- `zoofast.sweep_page`: What a sweep tells: pictures, a table, one page
 - `zoofast.tables`: Whatever holds a table of galaxies, as a DataFrame
 - `zoofast.tasks`: Which task a catalogue asks for, and how good its predictions are
 - `zoofast.terminal`: How the commands behave: options, messages, progress, several processes

@@ -62,5 +62,7 @@ from zoofast.show import *
 from zoofast.report import *
 from zoofast.settings import *
 from zoofast.search import *
+from zoofast.sweep import *
+from zoofast.sweep_page import *
 
 __all__ = [n for n in globals() if not n.startswith(("_", "test"))]     # fastai exports its test functions, which pytest would take for those of the importer

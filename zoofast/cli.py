@@ -12,7 +12,7 @@ __all__ = ['demo', 'check', 'finetune', 'predict', 'represent', 'main']
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
-from .terminal import Batch, Catalog, Columns, Device, Encoder, Engine, Epochs, FileCol, IdCol, ImageDir, Label, NoReport, OnBad, RandomWeights, Resume, SchemaName, Seed, ShardSize, Size, Table, TaskName, UnitInterval, Weights, about, app, bars, command, echo, finish, folder, image_reader, is_first, launch, options, parse, pick_task, report, say, score_line, train
+from .terminal import Batch, Catalog, Columns, Device, Encoder, Engine, Epochs, FileCol, IdCol, ImageDir, Label, NoReport, OnBad, RandomWeights, Resume, SchemaName, Seed, ShardSize, Size, Table, TaskName, UnitInterval, Weights, about, app, bars, command, echo, finish, folder, image_reader, is_first, launch, options, parse, pick_task, report, run_settings, say, score_line, train
 
 # %% ../nbs/15_cli.ipynb #f3f5b32f
 @command
@@ -124,9 +124,10 @@ def check(
 @command
 def finetune(
     catalog: Catalog,
-    encoder: Encoder,
     save_dir: Annotated[Path, typer.Option(help="Folder of the run: bundle/ (the model), config.yaml, history.csv, log.txt, pictures and checkpoints/; zoofast runs lists such folders.")],
+    encoder: Annotated[Optional[str], typer.Option(help="Any encoder of timm, hf_hub:user/name, local-dir:FOLDER, or a bundle; see zoofast encoders.")] = None,
     label: Label = None,
+    settings: Annotated[Optional[str], typer.Option(help="Parameters of the run, as JSON or a YAML or JSON file, such as '{\"model_name\": \"resnet18\", \"learning_rate\": 0.001}'; they go before the options of the same names.")] = None,
     task: TaskName = None,
     schema: SchemaName = None,
     unit_interval: UnitInterval = False,
@@ -190,6 +191,8 @@ def finetune(
     Example: zoofast finetune rings.csv --label ring --encoder tf_efficientnet_lite0 --save-dir runs/rings
     """
     given = dict(locals())
+    if settings is not None: return finetune.__wrapped__(**{**given, **run_settings(settings, save_dir, seed), "settings": None})
+    if encoder is None: raise ValueError("give --encoder, or --settings with a model_name")
     if processes<1: raise ValueError(f"--processes {processes}: give 1 or more")
     save_dir = folder(save_dir)
     from zoofast.catalog import read_catalog
@@ -293,6 +296,7 @@ from .cli_features import similar
 from .runs_command import runs
 from . import report_command
 from .lists import cache, encoders
+from .sweep_command import sweep
 
 # %% ../nbs/15_cli.ipynb #03f4246d
 def main():

@@ -253,7 +253,8 @@ def trials_table(
         rows.append({"trial": i+1, "state": _states[t.state.name], settings.metric: value, **{k: v for k,v in a.get("metrics", {}).items() if k!=settings.metric}, "seconds": seconds, "trained": len(h),
                      **{k if k not in ("trial", "state", "seconds", "trained", "reason", "tries", "host", "began", settings.metric) else f"{k}_": v for k,v in values.items()},
                      "reason": a.get("reason") or ("not among the best" if t.state.name=="PRUNED" else None), "tries": a.get("tries", 1), "host": a.get("host"), "began": t.datetime_start})
-    return pd.DataFrame(rows, columns=None if rows else ["trial", "state", settings.metric, "seconds", "trained", *(p.name for p in settings.parameters), "reason", "tries", "host", "began"])
+    out = pd.DataFrame(rows, columns=None if rows else ["trial", "state", settings.metric, "seconds", "trained", *(p.name for p in settings.parameters), "reason", "tries", "host", "began"])
+    return out.astype({c: "Int64" for c in out if {type(r.get(c)) for r in rows}=={int, type(None)}})       # 32 stays 32 beside a trial that has no value yet
 
 def best_setting(
     table:pd.DataFrame, # From `trials_table`

@@ -9,8 +9,8 @@ have mean the same in all. Training can be spread over several processes, of whi
 __all__ = ['app', 'Catalog', 'ImageDir', 'IdCol', 'FileCol', 'Encoder', 'Weights', 'RandomWeights', 'Label', 'Size', 'Batch',
            'Epochs', 'Seed', 'NoReport', 'Table', 'Engine', 'Columns', 'OnBad', 'Resume', 'ShardSize', 'Device',
            'TaskName', 'SchemaName', 'UnitInterval', 'is_first', 'echo', 'bars', 'say', 'command', 'parse',
-           'image_reader', 'options', 'report', 'pick_task', 'about', 'train', 'finish', 'folder', 'score_line',
-           'launch']
+           'image_reader', 'options', 'report', 'pick_task', 'about', 'run_settings', 'train', 'finish', 'folder',
+           'score_line', 'launch']
 
 # %% ../nbs/14b_terminal.ipynb #42d4ca77
 import ast, functools, json, os, re, sys, tempfile, warnings
@@ -181,6 +181,18 @@ def about(
     if task.kind=="classification": return f"{task.label}: " + ", ".join(map(str, task.classes))
     if task.kind=="votes": return f"votes: {len(task.schema.questions)} questions, {len(task.label_cols)} answers"
     return f"{'labels' if task.kind=='multilabel' else 'numbers'}: " + ", ".join(task.label_cols)
+
+# %% ../nbs/14b_terminal.ipynb #5e77a002
+def run_settings(
+    settings,   # JSON, or a YAML or JSON file
+    save_dir,   # Folder that was asked for
+    seed:int=42 # Which repeats count from
+)->dict:        # Options of `finetune` by name
+    "The options that `--settings` stands for; each run of an agent of W&B has a folder of its own. Raises `ValueError` naming what is wrong"
+    from zoofast.settings import run_parameters
+    out = {k: json.dumps(v) if isinstance(v, (dict, list)) else v for k,v in run_parameters(settings, seed).items()}
+    run = os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
+    return out | ({"save_dir": Path(save_dir)/run} if run else {})
 
 # %% ../nbs/14b_terminal.ipynb #257d22ed
 _unsaid = ("fit", "epoch", "trained", "lr", "precision", "recall", "f1", "average_precision", "log_likelihood")      # in history.csv, but not in each line of the terminal

@@ -2,7 +2,7 @@
 
 nbdev processes the notebooks; smalldocs, or Quarto where it is installed, renders them and the hand-written pages of docs/ to _docs/.
 The site asks nothing of the network, and can be read from disk."""
-import argparse, html, os, posixpath, re, shutil, subprocess, sys, tempfile, yaml
+import ast, argparse, html, os, posixpath, re, shutil, subprocess, sys, tempfile, yaml
 from pathlib import Path
 from fastcore.nbio import cell_frontmatter, read_nb, write_nb
 from nbdev.config import get_config, nbpath2html
@@ -16,6 +16,7 @@ _fence = re.compile(r'(^```.*?^```)', re.M|re.S)
 _link = re.compile(r'(\]\(|\b(?:src|href)=")([^)\s"]+)')
 _source = re.compile(r'\[source\]\([^)]*\)(?:\{[^}]*\})?')
 _twice = re.compile(r'\[\[(`[^`]*`)\]\([^)]*\)\]')     # nbdev links a name in backticks also where it is linked already
+_named = re.compile(r'\[(`[^`\n]*`)\]\((?:[^)\s]*/)?([\w-]+\.html#[\w.]+)\)')
 _far = re.compile(r'[a-zA-Z][\w+.-]*:|//|#')       # a web address, or a place on the same page
 _keep = {'cell_type','id','metadata','source','outputs','execution_count'}
 _math = re.compile(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', re.S)
@@ -28,12 +29,27 @@ def tool(name):
     if not p.exists(): sys.exit(f"there is no {p}: pip install -e '.[dev]' (smalldocs needs Python 3.11 or newer)")
     return str(p)
 
+def hidden():
+    "Pages and anchors that nbdev would link to although there is nothing: names with an underscore, and those that a module does not export"
+    from zoofast._modidx import d
+    out = set()
+    for mod,syms in d['syms'].items():
+        tree = ast.parse((root/f"{mod.replace('.', '/')}.py").read_text(encoding='utf-8'))
+        known = next((ast.literal_eval(o.value) for o in tree.body if isinstance(o, ast.Assign) and o.targets[0].id=='__all__'), [])
+        for name,(link,_) in syms.items():
+            parts = name.removeprefix(mod+'.').split('.')
+            if any(o.startswith('_') for o in parts) or len(parts)==1 and parts[0] not in known: out.add(link)
+    return out
+
+_hidden = hidden()
+
 def _each_md(nb, f):
     "Apply `f` to every piece of markdown in `nb`: prose cells and markdown outputs"
+    def tidy(md): return f(_named.sub(lambda m: m[1] if m[2] in _hidden else m[0], _twice.sub(r'[\1]', md)))
     for c in nb.cells:
-        if c.cell_type=='markdown': c.source = f(_twice.sub(r'[\1]', _dirs.sub('', c.source)))
+        if c.cell_type=='markdown': c.source = tidy(_dirs.sub('', c.source))
         for o in c.get('outputs', []):
-            if md := o.get('data', {}).get('text/markdown'): o['data']['text/markdown'] = f(''.join(md))
+            if md := o.get('data', {}).get('text/markdown'): o['data']['text/markdown'] = tidy(''.join(md))
 
 def relink(md, f):
     "`md` with `f(path, anchor)` in place of each link or image that is neither a web address nor in fenced code"

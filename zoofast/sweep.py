@@ -91,7 +91,10 @@ def _check_encoder(name):
 class ReportEpochs(Callback):
     "Tells a trial of Optuna the metric of each epoch; ends the training of one that is behind"
     order = 60.7                                 # after history and checkpoint
-    def __init__(self, trial, metric): self.trial,self.metric,self.told = trial,metric,0
+    def __init__(self,
+        trial,     # Of an Optuna study
+        metric:str # Column of the history
+    ): self.trial,self.metric,self.told = trial,metric,0
     def after_epoch(self):
         if not getattr(self.learn, "fitting", True) or hasattr(self, "lr_finder"): return
         for i,row in enumerate(self.learn.history[self.told:], self.told): self.trial.report(row[self.metric], i)     # those before a resume too

@@ -189,3 +189,203 @@ def test_processes_write_one_folder(survey, tmp_path, run_zoofast):
     assert res.returncode==0, res.stderr
     assert read_run_config(tmp_path)['device']['processes']==2 and (tmp_path/'log.txt').read_text().count('fit 1:')==1 and read_state(tmp_path)['state']=='finished'
     assert len(read_history(tmp_path))==2
+
+# Weights & Biases
+
+def blocks(path):
+    "The records of a W&B file: a log of blocks of 32 kB, each record in parts with a checksum, a length and a kind (whole, first, middle, last)"
+    data,at,part = Path(path).read_bytes(),7,b''
+    assert data[:4]==b':W&B'
+    while at+7<=len(data):
+        if 32768-at%32768<7: at += 32768-at%32768; continue
+        n,kind = int.from_bytes(data[at+4:at+6], 'little'),data[at+6]
+        if kind==0: break
+        part = (part if kind in (3, 4) else b'')+data[at+7:at+7+n]
+        at += 7+n
+        if kind in (1, 4): yield part
+
+def wandb_story(folder):
+    "What an offline W&B run says, read by wandb's own protocol buffers: configuration, rows of history, summary, artifacts, metrics; files of one run in order of time"
+    from wandb.proto import wandb_internal_pb2 as pb
+    story = dict(config={}, rows=[], summary={}, artifacts=[], ids=[], metrics=[], exit=[], kinds=set())
+    value = lambda items: {o.key or '/'.join(o.nested_key): json.loads(o.value_json) for o in items}
+    files,until = sorted(Path(folder).glob('wandb/offline-run-*/run-*.wandb')),time.time()+60
+    def ended(f):
+        for b in blocks(f):
+            r = pb.Record()
+            r.ParseFromString(b)
+            if r.HasField('exit'): return True
+    while not ended(files[-1]) and time.time()<until: time.sleep(0.2)        # wandb's own process may write the end a little later
+    for f in files:
+        for b in blocks(f):
+            r = pb.Record()
+            r.ParseFromString(b)
+            story['kinds'].add(r.WhichOneof('record_type'))
+            if r.HasField('run'):
+                story['ids'].append(r.run.run_id)
+                story['config'] |= value(r.run.config.update)
+            elif r.HasField('config'): story['config'] |= value(r.config.update)
+            elif r.HasField('history'): story['rows'].append(value(r.history.item))
+            elif r.HasField('summary'): story['summary'] |= value(r.summary.update)
+            elif r.HasField('artifact'): story['artifacts'].append(r.artifact)
+            elif r.HasField('metric'): story['metrics'].append(r.metric)
+            elif r.HasField('exit'): story['exit'].append(r.exit.exit_code)
+    return story
+
+@pytest.fixture(autouse=True)
+def wandb_here(tmp_path, monkeypatch):
+    "Nothing of W&B outside the test's folder, and no key"
+    for k in ('WANDB_API_KEY', 'WANDB_MODE', 'WANDB_PROJECT'): monkeypatch.delenv(k, raising=False)
+    for k in ('WANDB_DATA_DIR', 'WANDB_CACHE_DIR', 'WANDB_CONFIG_DIR', 'WANDB_ARTIFACT_DIR'): monkeypatch.setenv(k, str(tmp_path/'wandb-home'))
+    monkeypatch.setenv('NETRC', str(tmp_path/'netrc'))
+
+def epochs_of(story): return [r for r in story['rows'] if 'valid_loss' in r]
+def steps_of(story): return [r for r in story['rows'] if 'step/number' in r]
+
+def test_fastais_callback_and_ours(dls, tmp_path):
+    "fastai's fails before the first step; ours tells the whole run, with few numbers a step for an encoder of 17 groups"
+    wandb = pytest.importorskip('wandb')
+    from fastai.callback.wandb import WandbCallback
+    def learner(**kw): return lite0(dls, blocks='fine', **kw)
+    assert len(learner().opt.hypers)==17+1
+    theirs = wandb.init(mode='offline', dir=tmp_path/'theirs', settings=wandb.Settings(silent=True, console='off'))
+    try:
+        with pytest.raises(TypeError): quiet(learner(), lambda l: l.fit(1, cbs=WandbCallback(log_preds=False)))
+    finally: theirs.finish()
+    learn = learner(save_dir=tmp_path/'rings', wandb='offline', wandb_kwargs={'project': 'galaxies', 'tags': ['a']})
+    assert learn.wandb_log.wandb_run is None, 'a learner that has not trained logs nothing'
+    quiet(learn, lambda l: l.fine_tune(2))
+    learn.save_bundle(tmp_path/'rings'/'bundle')
+    learn.wandb_log.finish()
+    s = wandb_story(tmp_path/'rings')
+    assert s['config']['encoder']=='tf_efficientnet_lite0' and s['config']['learning_rate']==1e-3 and s['config']['data']['galaxies']['train']==len(dls.train_ds) and s['config']['versions']['torch']
+    assert len(s['config']['calls'])==1 and len(s['config']['fits'])==2 and len(set(s['ids']))==1
+    logged = epochs_of(s)
+    assert [{k: r[k] for k in h} for r,h in zip(logged, learn.history)]==learn.history and len(logged)==3
+    steps = steps_of(s)
+    assert steps and max(map(len, steps))<=12 and {'step/loss', 'step/lr_head', 'step/lr_top', 'step/lr_lowest'}<=set(steps[0])
+    assert steps[0]['step/lr_top']==0 and steps[0]['step/lr_head']>0, 'the head alone was trained first'
+    last = [r for r in s['rows'] if 'validation/galaxies/nrows' in r]
+    assert len(last)==1 and last[0]['validation/galaxies/nrows']==len(dls.valid_ds) and last[0]['validation/confusion_table/nrows']==25
+    files = next((tmp_path/'rings'/'wandb').glob('offline-run-*'))/'files'
+    table = json.loads((files/last[0]['validation/galaxies/path']).read_text())
+    assert table['columns']==['galaxy', 'id_str', 'morphology_true', 'morphology_pred', 'confidence']
+    valid = dls.catalog[dls.catalog.split=='valid'].set_index('id_str').morphology
+    assert {r[1]: r[2] for r in table['data']}==valid.to_dict() and all(0<=r[4]<=1 for r in table['data'])
+    pictures = {c.path: Path(c.local_path) for a in s['artifacts'] if 'galaxies' in a.name for c in a.manifest.contents if c.path.endswith('.png')}
+    assert len(pictures)==len(dls.valid_ds) and all(PILImage.create(o).size==(64, 64) for o in pictures.values())
+    assert s['summary']['valid_loss']==learn.best_epoch['valid_loss'] and s['summary']['kept_epoch']==learn.best_epoch['epoch']
+    bundle, = [a for a in s['artifacts'] if a.type=='model']
+    assert {'config.json', 'model.safetensors', 'README.md', 'history.csv'}=={e.path for e in bundle.manifest.contents} and json.loads(bundle.metadata)['metrics']['accuracy']==learn.best_epoch['accuracy']
+    assert s['exit']==[0]
+
+def test_one_wandb_run_over_two_kills(survey, tmp_path):
+    pytest.importorskip('wandb')
+    killed_and_resumed(survey, tmp_path, 'offline')
+    s = wandb_story(tmp_path)
+    assert len(set(s['ids']))==1 and s['ids'][0]==json.loads((tmp_path/'wandb.json').read_text())['id'] and len(list((tmp_path/'wandb').glob('offline-run-*')))==3
+    h = read_history(tmp_path)
+    logged = pd.DataFrame(epochs_of(s))
+    assert logged.epoch.tolist()==[0, 1, 2, 3, 4] and np.array_equal(logged.valid_loss, h.valid_loss) and np.array_equal(logged.train_loss, h.train_loss)
+    at = [r['_step'] for r in s['rows']]
+    assert at==sorted(set(at)), 'steps go on, and none is there twice'
+    n = [r['step/number'] for r in steps_of(s)]
+    assert n==sorted(set(n))
+
+def test_a_run_of_ones_own_stays_open(dls, tmp_path):
+    wandb = pytest.importorskip('wandb')
+    mine = wandb.init(mode='offline', dir=tmp_path, project='mine', settings=wandb.Settings(silent=True, console='off'))
+    try:
+        learn = quiet(lite0(dls, wandb=mine), lambda l: l.fine_tune(1))
+        learn.wandb_log.finish()
+        mine.log({'after': 1})
+        learn.save_bundle(tmp_path/'bundle')
+    finally: mine.finish()
+    s = wandb_story(tmp_path)
+    assert len(epochs_of(s))==2 and any('after' in r for r in s['rows']) and [a.type for a in s['artifacts']].count('model')==1 and s['config']['encoder']=='tf_efficientnet_lite0'
+
+def fails(wandb, code='', env=None, tmp_path=None, survey=None):
+    "A run in a process of its own: its standard error, its seconds, its folder"
+    run = tmp_path/'run'
+    env = {k: v for k,v in {**os.environ, 'PYTHONPATH': str(Path(zoofast.__file__).parent.parent), **(env or {})}.items() if v is not None}
+    script = code+SCRIPT.replace('warnings.filterwarnings("ignore")', 'warnings.filterwarnings("ignore", category=FutureWarning)').replace('learn.fine_tune(3, freeze_epochs=2, resume=resume=="resume")', 'learn.fine_tune(1)')
+    began = time.time()
+    res = subprocess.run([sys.executable, '-c', script, str(survey[0]), str(run), '', wandb], env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert res.returncode==0, res.stderr
+    assert len(read_history(run))==2 and (run/'bundle'/'config.json').exists() and read_state(run)['state']=='finished'
+    said = [l for l in res.stderr.splitlines() if 'wandb=' in l and 'Warning' in l]
+    assert len(said)==1 and 'wandb:' not in res.stderr+res.stdout, res.stderr
+    assert said[0].split('Warning: ')[1] in (run/'log.txt').read_text()
+    return said[0],run
+
+def test_wandb_not_installed(survey, tmp_path):
+    said,_ = fails('online', 'import sys\nsys.modules["wandb"] = None\n', tmp_path=tmp_path, survey=survey)
+    assert "the package wandb is not installed (pip install 'zoofast[track]'); training goes on without it" in said
+
+def test_no_key(survey, tmp_path):
+    pytest.importorskip('wandb')
+    said,run = fails('online', env={'WANDB_BASE_URL': 'http://127.0.0.1:9', 'HOME': str(tmp_path)}, tmp_path=tmp_path, survey=survey)
+    assert 'there is no API key' in said and str(run) in said
+    assert len(epochs_of(wandb_story(run)))==2, 'what was meant for W&B is kept for wandb sync'
+
+def test_no_network(survey, tmp_path):
+    pytest.importorskip('wandb')
+    began = time.time()
+    said,run = fails('online', env={'WANDB_BASE_URL': 'http://127.0.0.1:9', 'WANDB_API_KEY': '0'*40, 'HOME': str(tmp_path)}, tmp_path=tmp_path, survey=survey)
+    assert '127.0.0.1:9 cannot be reached' in said and len(epochs_of(wandb_story(run)))==2
+
+def test_whatever_wandb_does_training_goes_on(dls, tmp_path):
+    "W&B breaks on the way: the process that writes is gone, the disk is full, ..."
+    class Broken:
+        id,config,summary,calls = 'x',{},{},0
+        def define_metric(self, *a, **k): pass
+        def log(self, values):
+            self.calls += 1
+            if self.calls==2: raise BrokenPipeError('the service is gone')
+    with pytest.warns(UserWarning, match='the service is gone; training goes on without it'): learn = quiet(lite0(dls, wandb=Broken(), save_dir=tmp_path), lambda l: l.fine_tune(1))
+    assert len(learn.history)==2
+
+def test_same_weights_with_and_without(dls, tmp_path):
+    pytest.importorskip('wandb')
+    a,b = (quiet(lite0(dls, save_dir=tmp_path/str(w), wandb=w), lambda l: l.fine_tune(1)) for w in (None, 'offline'))
+    assert a.history==b.history and all(torch.equal(v, b.net.state_dict()[k]) for k,v in a.net.state_dict().items())
+
+def test_prediction_never_logs(dls, survey, tmp_path, monkeypatch):
+    "A bundle of a run on W&B predicts, and becomes a learner, without W&B"
+    pytest.importorskip('wandb')
+    learn = quiet(lite0(dls, save_dir=tmp_path/'run', wandb='offline'), lambda l: l.fine_tune(1))
+    learn.save_bundle(tmp_path/'run'/'bundle')
+    learn.wandb_log.finish()
+    monkeypatch.setitem(sys.modules, 'wandb', None)
+    model = load_bundle(tmp_path/'run')
+    assert len(model.predict(survey[1].file_loc[:3]))==3
+    quiet(model.to_learner(dls, save_dir=tmp_path/'again'), lambda l: l.fit(1))
+    assert not (tmp_path/'again'/'wandb').exists()
+
+@pytest.mark.parametrize('kind', ['numbers', 'labels', 'votes', 'grey'])
+def test_table_of_each_task(survey, kind):
+    "Truth and prediction, whatever is predicted; never more columns than the limits"
+    df = survey[1]
+    rng = np.random.default_rng(0)
+    if kind=='numbers': task = Regression([f'n{i}' for i in range(12)]); df = df.assign(**{f'n{i}': rng.normal(size=len(df)) for i in range(12)}); df.loc[3, 'n1'] = np.nan
+    elif kind=='labels': task = MultiLabel(['ring', 'bar']); df = df.assign(ring=rng.integers(0, 2, len(df)), bar=rng.choice(['yes', 'no'], len(df)))
+    elif kind=='votes':
+        task = VoteCounts('decals_dr5_ortho')
+        df = df.assign(**{c: rng.integers(0, 9, len(df)) for c in task.schema.columns})
+    else: task = Classification('morphology')
+    reader = ImageReader(64, channels=1) if kind=='grey' else ImageReader(64)
+    d = GalaxyDataLoaders.from_catalog(df, task=task, reader=reader, batch_size=16, progress=False)
+    pictures,table,preds,rows = look_at_validation(galaxy_learner(d, 'tf_efficientnet_lite0'), 5)
+    assert len(pictures)==5 and all(len(v)==5 for v in table.values()) and len(table)<=31
+    known = {'numbers': 'n0_pred', 'labels': 'bar_prob', 'votes': 'smooth-or-featured_true', 'grey': 'confidence'}[kind]
+    assert any(known.split('-')[0] in k for k in table) and pictures[0].dtype==np.uint8
+    if kind=='grey': assert pictures[0].ndim==2
+    if kind=='numbers': assert all(isinstance(v, float) or v is None for v in table['n1_true'])
+
+def test_hostile_names_on_wandb(survey, tmp_path):
+    pytest.importorskip('wandb')
+    d = GalaxyDataLoaders.from_catalog(hostile_survey(tmp_path/'s', survey[1]), 'kind: a,b', size=64, batch_size=16, progress=False)
+    learn = quiet(lite0(d, save_dir=tmp_path/'- run: 1, #2', wandb='offline'), lambda l: l.fit(1))
+    learn.wandb_log.finish()
+    s = wandb_story(tmp_path/'- run: 1, #2')
+    assert set(s['config']['data']['classes'])==set(HOSTILE) and len([r for r in s['rows'] if 'validation/galaxies/nrows' in r])==1

@@ -56,6 +56,7 @@ Modules:
 - `zoofast.tracking`: The folder of a run: what was asked for, how it went, how it ended
 - `zoofast.untrusted`: Files from strangers: found, checked, and read once
 - `zoofast.votes`: The likelihood of volunteers' votes, and what it says about fractions
+- `zoofast.wandb_log`: A run's story on Weights & Biases
 - `zoofast.zoobot`: A model that zoobot finetuned, as one of zoofast's"""
 
 __version__ = "0.1.0"

@@ -38,6 +38,7 @@ from zoofast.checkpoints import *
 from zoofast.distributed import *
 from zoofast.loop import *
 from zoofast.tracking import *
+from zoofast.wandb_log import *
 from zoofast.learner import *
 from zoofast.calibration import *
 from zoofast.card import *

@@ -163,6 +163,8 @@ def finetune(
     patience: Annotated[Optional[int], typer.Option(help="Epochs without a better model before a stage ends.")] = None,
     keep_best: Annotated[bool, typer.Option(help="Keep the best model rather than the last.")] = True,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --save-dir that was killed.")] = False,
+    wandb: Annotated[Optional[str], typer.Option(help="Weights & Biases: online, or offline (files in --save-dir, for wandb sync).")] = None,
+    wandb_kwargs: Annotated[Optional[str], typer.Option(help="For wandb.init, such as '{\"project\": \"rings\", \"tags\": [\"night 1\"]}'.")] = None,
     calibrate: Annotated[bool, typer.Option("--calibrate", help="Then set the temperature of the probabilities on the validation galaxies, so that predict can take --coverage.")] = False,
     processes: Annotated[int, typer.Option(help="Processes that train together; --batch-size is that of one.")] = 1,
     bn_stats: Annotated[str, typer.Option(help="Running means of batch normalisations: auto, keep or update.")] = "auto",
@@ -199,7 +201,7 @@ def finetune(
     from zoofast.tasks import score_predictions
     df = read_catalog(catalog, image_dir, id_col, file_col)
     task,given["loss_func"] = pick_task(df, label, task, schema, loss_func, unit_interval)       # a wrong column is said before fastai is loaded
-    dicts = {k: parse(k, given[k]) for k in ("scheduler_kwargs", "opt_kwargs", "class_weights", "augment")}
+    dicts = {k: parse(k, given[k]) for k in ("scheduler_kwargs", "opt_kwargs", "class_weights", "augment", "wandb_kwargs")}
     if processes>1: return launch(processes)
     say("loading fastai and timm ...")
     from zoofast.data import GalaxyDataLoaders
@@ -214,7 +216,7 @@ def finetune(
                                          group_col=group_col, cache=None if cache=="none" else cache, on_bad=on_bad, device=device, progress=bars())
     say(f"{len(dls.train_ds)} galaxies to train on, {len(dls.valid_ds)} to validate; {about(dls.task)}")
     plain = ("training_mode n_blocks learning_rate layer_decay weight_decay head_dropout_prob opt loss_func label_smoothing l1 clip_grad accumulate ema mixup cutmix "
-             "precision bn_stats blocks views monitor patience keep_best seed resume weights")
+             "precision bn_stats blocks views monitor patience keep_best seed resume weights wandb")
     learn = train(dls, encoder, save_dir, epochs, freeze_epochs, head_lr, fit, calibrate, pretrained=not random_weights, **{k: given[k] for k in plain.split()}, **dicts)
     if not is_first(): return
     rows = dls.catalog[dls.catalog.split!="train"].reset_index(drop=True)

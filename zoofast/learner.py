@@ -23,6 +23,7 @@ from .groups import LayerDecayOptimizer, make_groups
 from .schedules import check_scheduler_kwargs
 from .loop import GalaxyLearner, seeded
 from .tracking import RunFolder, recorded
+from .wandb_log import WandbLog, check_wandb
 from fastai.callback.mixup import CutMix, MixUp
 
 # %% ../nbs/07_learner.ipynb #e8e347cf
@@ -61,6 +62,7 @@ def _check(p):
     for k,name in (("lr", "learning_rate"), ("weight_decay", "weight_decay")):
         if k in (own or {}): raise ValueError(f"opt_kwargs={own}: {k!r} is set by {name}=")
     check_scheduler_kwargs(p["scheduler_kwargs"])
+    check_wandb(p["wandb"], p["wandb_kwargs"])
 
 def _plain(o):
     "A parameter as it is kept with the model: functions by their names"
@@ -119,7 +121,9 @@ def galaxy_learner(
     patience:"int|None"=None,     # Epochs without a better model before a fit ends
     keep_best:bool=True,          # Have the best model in hand at the end, rather than the last
     seed:"int|None"=42,           # Seed of the head's first weights and of every fit
-    save_dir=None,                # Folder of the run: checkpoints, and what fastai's callbacks save
+    save_dir=None,                # Folder of the run: what was asked for, history, log, checkpoints, and what fastai's callbacks save
+    wandb=None,                   # Weights & Biases: "online", "offline" (files, for `wandb sync`), or a run of wandb's, which is not finished here
+    wandb_kwargs:"dict|None"=None,# For `wandb.init`, as `{"project": "rings", "entity": "me", "name": "first", "tags": ["night 1"]}`
     resume:bool=False,            # Go on with the run in `save_dir` that was killed
     cbs=None,                     # fastai callbacks
     **timm_kwargs                 # Passed to `timm.create_model`
@@ -148,11 +152,12 @@ def galaxy_learner(
                           loss_func=loss, metrics=task.metrics if metrics is None else metrics, lr=float(learning_rate), cbs=L(cbs)+_mixing(loss, mixup, cutmix))
     known = ["train_loss", "valid_loss", *learn.metrics.attrgot("name")]
     if monitor not in known: raise ValueError(f"monitor={monitor!r}: there are {', '.join(known)}")
-    kept = {k: _plain(v) for k,v in given.items() if k not in ("dls", "pretrained", "weights", "metrics", "save_dir", "resume", "cbs", "timm_kwargs")}
+    kept = {k: _plain(v) for k,v in given.items() if k not in ("dls", "pretrained", "weights", "metrics", "save_dir", "resume", "wandb", "wandb_kwargs", "cbs", "timm_kwargs")}
     learn.params = kept | dict(encoder=enc.config.get("name"), precision=chosen, size=dls.reader.size, batch_size=dls.train.bs)
     learn.encoder_weights = enc.config.get("weights", "as given")
     learn.asked = {k: given[k] for k in ("pretrained", "weights", "cbs")} | timm_kwargs
     if save_dir: learn.add_cb(RunFolder())
+    if wandb is not None: learn.add_cb(WandbLog(wandb, wandb_kwargs))
     return learn
 
 # %% ../nbs/07_learner.ipynb #39914df8

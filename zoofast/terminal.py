@@ -215,6 +215,14 @@ def _terminal_progress():
         def close(self): hasattr(self, "bar") and self.bar.close()
     return TerminalProgress()
 
+def _said_of_wandb(learn):
+    "End the W&B run, and say where it is"
+    log = getattr(learn, "wandb_log", None)
+    if not log or not log.wandb_run: return
+    run = log.wandb_run
+    log.finish()
+    say(f"  W&B: {run.url}" if run.url and not run.offline else f"  W&B: kept in {Path(run.dir).parent}; wandb sync uploads it")
+
 def train(
     dls,                # The data
     encoder,            # As for `galaxy_learner`
@@ -249,6 +257,7 @@ def train(
             c = learn.calibrate()
             say(f"  calibrated on {c['n']} validation galaxies" + (f": temperature {c['temperature']:.2f}, calibration error {c['error_before']:.3f} before, {c['error_after']:.3f} after" if "temperature" in c else ""))
         learn.save_bundle(save_dir/"bundle")
+        _said_of_wandb(learn)
     return learn
 
 def finish(

@@ -3,6 +3,7 @@ import json, os, re, shutil, signal, subprocess, sys, threading, time
 from pathlib import Path
 import numpy as np, pandas as pd, pytest, yaml, zoofast
 from zoofast.all import *
+from PIL import Image
 
 def quiet(learn, f):
     with learn.no_bar(), learn.no_logging(): f(learn)
@@ -273,7 +274,7 @@ def test_fastais_callback_and_ours(dls, tmp_path):
     valid = dls.catalog[dls.catalog.split=='valid'].set_index('id_str').morphology
     assert {r[1]: r[2] for r in table['data']}==valid.to_dict() and all(0<=r[4]<=1 for r in table['data'])
     pictures = {c.path: Path(c.local_path) for a in s['artifacts'] if 'galaxies' in a.name for c in a.manifest.contents if c.path.endswith('.png')}
-    assert len(pictures)==len(dls.valid_ds) and all(PILImage.create(o).size==(64, 64) for o in pictures.values())
+    assert len(pictures)==len(dls.valid_ds) and all(Image.open(o).size==(64, 64) for o in pictures.values())
     assert s['summary']['valid_loss']==learn.best_epoch['valid_loss'] and s['summary']['kept_epoch']==learn.best_epoch['epoch']
     bundle, = [a for a in s['artifacts'] if a.type=='model']
     assert {'config.json', 'model.safetensors', 'README.md', 'history.csv'}=={e.path for e in bundle.manifest.contents} and json.loads(bundle.metadata)['metrics']['accuracy']==learn.best_epoch['accuracy']

@@ -298,7 +298,7 @@ def _class_name(o): return str(int(o)) if isinstance(o, (float, np.floating)) el
 
 @patch
 def _artifact(self:WandbLog, folder):
-    with self.guard():
+    with self.guard(), _hushed():
         import wandb
         config = json.loads((folder/"config.json").read_text(encoding="utf-8"))
         bundle = wandb.Artifact(f"bundle-{self.wandb_run.id}", type="model", description="A zoofast bundle: load_bundle(folder) gives the model", metadata={k: config.get(k) for k in ("metrics", "params", "data", "task", "reader", "versions")})

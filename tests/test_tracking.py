@@ -119,8 +119,8 @@ def start(*args):
     return p
 
 def wait_for_epochs(run, n, p):
-    "Until history.csv has so many epochs"
-    while len(read_history(run))<n:
+    "Until history.csv has so many epochs, and there is a checkpoint to go on from"
+    while len(read_history(run))<n or not (Path(run)/'checkpoints'/'last.pt').exists():
         assert p.poll() is None, 'it ended before it could be killed'
         time.sleep(0.02)
 
@@ -287,6 +287,7 @@ def test_one_wandb_run_over_two_kills(survey, tmp_path):
     assert len(set(s['ids']))==1 and s['ids'][0]==json.loads((tmp_path/'wandb.json').read_text())['id'] and len(list((tmp_path/'wandb').glob('offline-run-*')))==3
     h = read_history(tmp_path)
     logged = pd.DataFrame(epochs_of(s))
+    logged = logged.drop(columns=['_timestamp', '_step', '_runtime']).drop_duplicates()        # what a part is killed with may be lost, so each has all epochs so far
     assert logged.epoch.tolist()==[0, 1, 2, 3, 4] and np.array_equal(logged.valid_loss, h.valid_loss) and np.array_equal(logged.train_loss, h.train_loss)
     at = [r['_step'] for r in s['rows']]
     assert at==sorted(set(at)), 'steps go on, and none is there twice'

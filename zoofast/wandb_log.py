@@ -238,7 +238,7 @@ def _init(self:WandbLog, mode, saved):
     again = {"id": saved["id"], **({"resume": "allow"} if mode=="online" else {}), **{k: saved[k] for k in ("project", "entity") if saved.get(k)}} if "id" in saved else {}
     with _hushed():
         self.wandb_run = wandb.init(**{"project": os.environ.get("WANDB_PROJECT") or "zoofast", **place, **given, **again}, mode=mode, reinit="create_new", settings=settings)
-        self.row,self.epochs,self.step = max(saved.get("row", 0), self.wandb_run.step if mode=="online" else 0),saved.get("epochs", 0),saved.get("step", 0)
+        self.row,self.epochs,self.step = max(saved.get("row", 0), self.wandb_run.step if mode=="online" else 0),saved.get("epochs", 0) if mode=="online" else 0,saved.get("step", 0)          # a killed part may have lost what it had not written, so each offline part has all epochs
         self._describe()
     self._keep()
 

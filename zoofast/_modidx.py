@@ -1214,6 +1214,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'zoofast.wandb_log.WandbLog.give_up': ('wandb.html#wandblog.give_up', 'zoofast/wandb_log.py'),
                                    'zoofast.wandb_log.WandbLog.guard': ('wandb.html#wandblog.guard', 'zoofast/wandb_log.py'),
                                    'zoofast.wandb_log.WandbLog.own': ('wandb.html#wandblog.own', 'zoofast/wandb_log.py'),
+                                   'zoofast.wandb_log._at_exit': ('wandb.html#_at_exit', 'zoofast/wandb_log.py'),
                                    'zoofast.wandb_log._class_name': ('wandb.html#_class_name', 'zoofast/wandb_log.py'),
                                    'zoofast.wandb_log._columns': ('wandb.html#_columns', 'zoofast/wandb_log.py'),
                                    'zoofast.wandb_log._hushed': ('wandb.html#_hushed', 'zoofast/wandb_log.py'),

@@ -9,8 +9,8 @@ each epoch, a few numbers of the steps, a table of validation galaxies, the conf
 __all__ = ['look_at_validation', 'check_wandb', 'WandbLog']
 
 # %% ../nbs/06h_wandb.ipynb #b5a46c5e
-import difflib, inspect, io, json, os, socket, time, warnings
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+import atexit, difflib, inspect, io, json, os, socket, time, warnings
+from contextlib import contextmanager, suppress, redirect_stderr, redirect_stdout
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies
@@ -89,6 +89,10 @@ def look_at_validation(
 def _hushed():
     "What wandb prints is not the user's concern: what matters is said in one sentence"
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()): yield
+
+def _at_exit(run):
+    "End a run with the process; wandb itself does not wait until all is written"
+    with suppress(Exception), _hushed(): run.finish()
 
 def _short(e): return " ".join(str(e).strip().split("\n")[0].split())[:200] or type(e).__name__
 
@@ -240,6 +244,7 @@ def _init(self:WandbLog, mode, saved):
         self.wandb_run = wandb.init(**{"project": os.environ.get("WANDB_PROJECT") or "zoofast", **place, **given, **again}, mode=mode, reinit="create_new", settings=settings)
         self.row,self.epochs,self.step = max(saved.get("row", 0), self.wandb_run.step if mode=="online" else 0),saved.get("epochs", 0) if mode=="online" else 0,saved.get("step", 0)          # a killed part may have lost what it had not written, so each offline part has all epochs
         self._describe()
+    atexit.register(_at_exit, self.wandb_run)
     self._keep()
 
 @patch

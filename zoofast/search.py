@@ -180,7 +180,7 @@ def search(
     n:int,              # Trials in all, over all processes
     seed:int=42,        # Of random numbers
     sampler:str="tpe",  # For method bayes: "tpe" or "gp"
-    lock=None,          # Held while places are filled
+    lock=None,          # Held while places are filled and trials taken; a database on another machine has locks of its own
     after=None,         # Called after each trial of this process with its place
     poll:float=1.       # Seconds between two looks at what others do
 ):
@@ -203,11 +203,17 @@ def search(
             continue
         study.sampler = _sampler(settings.method, sampler, seed)
         done = []
-        try: study.optimize(lambda trial: _run(study, settings, objective, n, trial, done), n_trials=1, catch=FAILURES)
+        def one(trial):
+            if lock: lock.release()
+            return _run(study, settings, objective, n, trial, done)
+        if lock: lock.acquire()              # until the trial is this process's: with SQLite, Optuna gives two that ask at once the same one
+        try: study.optimize(one, n_trials=1, catch=FAILURES)
         except (optuna.exceptions.UpdateFinishedTrialError, ValueError) as e:
             if not (isinstance(e, optuna.exceptions.UpdateFinishedTrialError) or "Cannot tell" in str(e)): raise
             warnings.warn(f"trial {done[0] if done else ''} was silent for so long that it was taken for killed; another does it again")
             continue
+        finally:
+            if lock: lock.release()
         if after and done: after(done[0])
 
 class _Surplus(RuntimeError): pass

@@ -28,7 +28,7 @@ PARAMETERS = dict(           # kind and limits of what may be tried; with a ques
 REPEATS = ("num_experiments", "experiment", "repeat", "replicate")      # each value trains the same again, with another seed
 _called = dict(model_name="encoder", model="encoder", arch="encoder", lr="learning_rate", base_lr="learning_rate", bs="batch_size", img_size="size", image_size="size", wd="weight_decay",
                dropout="head_dropout_prob", optimizer="opt", n_epochs="epochs", loss="loss_func")
-_given = ("catalog", "label", "task", "schema", "valid", "test", "group_col", "cache", "on_bad", "image_dir", "id_col", "file_col", "save_dir", "resume", "processes", "calibrate", "wandb")
+_given = ("catalog", "label", "task", "schema", "valid", "test", "group_col", "cache", "on_bad", "image_dir", "id_col", "file_col", "save_dir", "resume", "processes", "calibrate", "wandb", "wandb_kwargs", "no_report")
 
 def _near(word, words):
     near = difflib.get_close_matches(str(word), [*words], 3)

@@ -89,6 +89,13 @@ def test_command_line_starts_fast():
     slow = {k:v for k,v in got.items() if k in SLOW_IMPORTS}
     assert not slow, f'zoofast --help would load {slow}: import inside the command'
 
+def test_all_has_one_thing_of_a_name():
+    "What two modules of zoofast.all export under one name, the later would hide"
+    mods,seen = re.findall(r'^from zoofast\.(\w+) import \*', (PKG/'all.py').read_text(encoding='utf-8'), re.M),{}
+    for m in mods:
+        for n in ast.literal_eval(next(o.value for o in TREES[m].body if isinstance(o, ast.Assign) and o.targets[0].id=='__all__')): seen.setdefault(n, []).append(m)
+    assert mods and not (twice := {n: ms for n,ms in seen.items() if len(ms)>1}), twice
+
 @modules
 def test_asks_the_model_not_its_class(mod):
     timm = {(a.asname or a.name).split('.')[0] for o in ast.walk(TREES[mod]) if isinstance(o, (ast.Import, ast.ImportFrom))

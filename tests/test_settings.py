@@ -166,6 +166,7 @@ WRONG = [     # what is in the file, and what the error says
     (dict(method='random', parameters=rates, metric=dict(goal='maximize')), ['metric: name is missing']),
     (dict(method='random', parameters=rates, metric=dict(name='valid_loss'), early_terminate=dict(type='hyperband')), ['give min_iter, or max_iter and s']),
     (dict(method='random', parameters=rates, metric=dict(name='valid_loss'), early_terminate=dict(type='median')), ["type 'median'"]),
+    (dict(method='random', parameters=rates, metric=dict(name='valid_loss'), early_terminate=dict(type='hyperband', min_iter=1, strict='no way')), ['strict', 'true or false']),
     (dict(method='random', parameters=rates, metric=dict(name='valid_loss'), early_terminate=dict(type='hyperband', min_iters=1)), ['did you mean min_iter']),
     (dict(method='random', parameters=rates, run_cap='many'), ['run_cap']),
     (dict(method='random', parameters=rates, comand=[]), ['did you mean command']),

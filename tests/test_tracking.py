@@ -178,6 +178,29 @@ def test_resume_of_a_finished_run_changes_nothing(dls, tmp_path):
     quiet(lite0(dls, save_dir=tmp_path, resume=True), lambda l: l.fit(1))
     assert before=={f: (tmp_path/f).read_text() for f in before}
 
+def test_a_bundle_in_the_runs_own_folder_leaves_its_history(dls, tmp_path):
+    "save_bundle has a history.csv too: it is the run's, with the seconds of each epoch, also where the run was done before"
+    learn = quiet(lite0(dls, save_dir=tmp_path), lambda l: l.fit(2))
+    before = (tmp_path/'history.csv').read_text()
+    assert 'seconds' in before.splitlines()[0] and read_history(tmp_path).seconds.notna().all()
+    learn.save_bundle(tmp_path)
+    assert (tmp_path/'history.csv').read_text()==before
+    quiet(lite0(dls, save_dir=tmp_path, resume=True), lambda l: l.fit(2)).save_bundle(tmp_path)
+    assert (tmp_path/'history.csv').read_text()==before and load_bundle(tmp_path).config['metrics']
+
+def test_a_trial_that_is_behind_was_stopped_not_failed(survey, tmp_path):
+    "In a small search with hyperband, the trial with hardly a learning rate is behind"
+    pytest.importorskip('optuna')
+    settings = dict(method='grid', metric=dict(name='valid_loss', goal='minimize'), early_terminate=dict(type='hyperband', min_iter=1, eta=2),
+                    parameters=dict(head_lr=dict(values=[1e-2, 3e-3, 1e-8]), training_mode=dict(value='head_only'), model_name=dict(value='tf_efficientnet_lite0')))
+    data = SweepData(survey[1], 'morphology', reader=ImageReader(48), progress=False)
+    _,table = sweep(settings, data, tmp_path, fixed=dict(epochs=3, freeze_epochs=0))
+    assert table.state.tolist()==['finished', 'finished', 'stopped'] and table.trained[2]<3
+    run = tmp_path/'trials'/'0003'
+    said = read_state(run)
+    assert said['state']=='stopped' and 'not among the best' in said['error'] and f'stopped: epoch {table.trained[2]}: not among the best' in (run/'log.txt').read_text()
+    assert list_runs(tmp_path/'trials').set_index('run').state.to_dict()=={'0001': 'finished', '0002': 'finished', '0003': 'stopped'}
+
 def test_runs_without_torch(tmp_path):
     code = "import sys; import zoofast.runs; print(*sorted({'torch', 'fastai', 'timm', 'matplotlib'} & set(sys.modules)))"
     res = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True, cwd=Path(zoofast.__file__).parent.parent)

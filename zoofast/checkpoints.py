@@ -8,7 +8,7 @@ go on is written to `checkpoints/` in it: atomically, and without pickled code."
 
 # %% auto #0
 __all__ = ['best_row', 'EpochLog', 'RateLog', 'copy_weights', 'EmaWeights', 'random_states', 'restore_random', 'write_atomic',
-           'run_identity', 'write_checkpoint', 'read_checkpoint', 'read_best', 'restore', 'go_on', 'Checkpoints']
+           'run_identity', 'write_checkpoint', 'read_last', 'read_best', 'restore', 'go_on', 'Checkpoints']
 
 # %% ../nbs/06d_checkpoints.ipynb #84efe1a5
 import hashlib, json, os, warnings
@@ -145,7 +145,7 @@ def write_checkpoint(
                  smooth=(rec.smooth_loss.count, float(rec.smooth_loss.val)), curves=(list(map(float, rec.lrs)), list(map(float, rec.losses)), list(rec.iters)))       # fastai's are tensors of a class of its own
     write_atomic(path, lambda f: torch.save(state, f))
 
-def read_checkpoint(
+def read_last(
     learn,    # A new `GalaxyLearner` with the same parameters and data
     path:Path # The file
 )->"dict|None": # The state, its `about` read; `None` where there is no file
@@ -171,7 +171,7 @@ def read_best(
 
 def restore(
     learn,     # A `GalaxyLearner`
-    state:dict # From `read_checkpoint`
+    state:dict # From `read_last`
 ):
     "Put weights, optimizer, moving average and history back; random numbers and curves follow when the fit goes on"
     copy_weights(learn.net, state["model"])
@@ -185,7 +185,7 @@ def restore(
 
 def go_on(
     learn,     # A `GalaxyLearner` in a fit that has begun
-    state:dict # From `read_checkpoint`
+    state:dict # From `read_last`
 ):
     "Put random numbers and the recorder back to where the epoch ended"
     rec,rank = learn.recorder,getattr(learn.dls.train, "rank", 0)

@@ -173,6 +173,7 @@ def finetune(
     flip: Annotated[bool, typer.Option(help="May views be mirrored? Not where handedness matters.")] = True,
     valid: Annotated[float, typer.Option(help="Fraction for validation; a column split in the catalogue comes first.")] = 0.2,
     test: Annotated[float, typer.Option(help="Fraction kept for a test.")] = 0.0,
+    split_seed: Annotated[Optional[int], typer.Option(help="Seed of the split; --seed unless given.")] = None,
     channels: Annotated[int, typer.Option(help="Channels of the images: 3, 1, or the number of bands.")] = 3,
     stretch: Annotated[str, typer.Option(help="FITS: how flux becomes brightness: auto, linear, asinh, log, zscale, midtones, lupton, or with parameters, such as '{\"kind\": \"asinh\", \"low\": 0, \"high\": 5}'.")] = "auto",
     bands: Annotated[Optional[str], typer.Option(help="FITS: numbers or names of the bands, with commas, such as z,r,g.")] = None,
@@ -193,7 +194,7 @@ def finetune(
     Example: zoofast finetune rings.csv --label ring --encoder tf_efficientnet_lite0 --save-dir runs/rings
     """
     given = dict(locals())
-    if settings is not None: return finetune.__wrapped__(**{**given, **run_settings(settings, save_dir, seed), "settings": None})
+    if settings is not None: return finetune.__wrapped__(**{**given, **run_settings(settings, save_dir, seed), "split_seed": seed if split_seed is None else split_seed, "settings": None})
     if encoder is None: raise ValueError("give --encoder, or --settings with a model_name")
     if processes<1: raise ValueError(f"--processes {processes}: give 1 or more")
     save_dir = folder(save_dir)
@@ -212,7 +213,7 @@ def finetune(
     device = join_processes() if n_processes()>1 else None
     reader = image_reader(size, channels, stretch, bands, hdu, crop)
     if fit_stretch: say(f"stretch: {(reader := fit_reader(reader, df.file_loc, seed=seed)).stretch}")
-    dls = GalaxyDataLoaders.from_catalog(df, task=task, reader=reader, augment=dicts.pop("augment"), flip=flip, batch_size=batch_size, valid=valid, test=test, seed=seed,
+    dls = GalaxyDataLoaders.from_catalog(df, task=task, reader=reader, augment=dicts.pop("augment"), flip=flip, batch_size=batch_size, valid=valid, test=test, seed=seed if split_seed is None else split_seed,
                                          group_col=group_col, cache=None if cache=="none" else cache, on_bad=on_bad, device=device, progress=bars())
     say(f"{len(dls.train_ds)} galaxies to train on, {len(dls.valid_ds)} to validate; {about(dls.task)}")
     plain = ("training_mode n_blocks learning_rate layer_decay weight_decay head_dropout_prob opt loss_func label_smoothing l1 clip_grad accumulate ema mixup cutmix "

@@ -22,7 +22,7 @@ from .encoders import GalaxyNet
 from .groups import group_table
 from .freezing import FrozenInEval, feature_loaders
 from .schedules import TimmSchedule
-from .checkpoints import Checkpoints, EmaWeights, EpochLog, RateLog, best_row, copy_weights, go_on, read_best, read_checkpoint, restore, run_identity
+from .checkpoints import Checkpoints, EmaWeights, EpochLog, RateLog, best_row, copy_weights, go_on, read_best, read_last, restore, run_identity
 from .distributed import Distributed, n_processes, need_accelerate
 import fastai.callback.all                      # adds fit_one_cycle, lr_find and the like to Learner
 from fastai.callback.core import CancelBackwardException, CancelEpochException, CancelFitException, CancelStepException
@@ -200,7 +200,7 @@ def one_run(self:GalaxyLearner,
 @patch
 def _read(self:GalaxyLearner):
     "Read the checkpoint, and the best weights that belong to it; raises `ValueError` where one cannot be read"
-    self.saved = read_checkpoint(self, self.checkpoint_dir/"last.pt")
+    self.saved = read_last(self, self.checkpoint_dir/"last.pt")
     if self.saved and self.keep_best and best_row(self.saved["about"]["history"], self.monitor): self.best_weights = read_best(self.checkpoint_dir/"best.safetensors")
 
 @patch

@@ -69,7 +69,7 @@ def run_lock(
 
 def read_state(
     folder # A run's folder
-)->dict:   # `state`: running, finished, interrupted, diverged, failed, killed, or unknown; `pid`, `host`, `began`, `ended`, `error` where there are any
+)->dict:   # `state`: running, finished, interrupted, stopped (a trial of a search that was behind), diverged, failed, killed, or unknown; `pid`, `host`, `began`, `ended`, `error` where there are any
     "How a run goes, or ended"
     folder = Path(folder)
     try: said = json.loads((folder/"state.json").read_text(encoding="utf-8"))

@@ -58,7 +58,8 @@ def _save(learn, folder, license=None):
     model = learn.to_model()
     own = model.config["loss"].get("own")
     if own: warnings.warn(f"the loss {own!r} is your own and cannot be saved: the bundle predicts without it, and to_learner will need loss_func= to train on", stacklevel=3)
-    return write_bundle(folder, model, history=learn.history, license=license, **model.config)
+    history = learn.run_folder.table().to_dict("records") if hasattr(learn, "run_folder") else learn.history
+    return write_bundle(folder, model, history=history, license=license, **model.config)
 
 @patch
 def save_bundle(self:GalaxyLearner,

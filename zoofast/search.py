@@ -57,7 +57,7 @@ def is_behind(
     early:dict,         # What `Settings.early_terminate` says
     goal:str="minimize" # Or "maximize"
 )->bool:
-    "Should a trial be stopped, by the rule of W&B's hyperband?"
+    "Should a trial be stopped, by the rule of W&B's hyperband (`hyperband_stop_runs` of their package `sweeps`)?"
     sign = -1 if goal=="maximize" else 1
     band = max((b for b in early["bands"] if b<=len(history)), default=None)
     if band is None: return False

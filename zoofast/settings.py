@@ -28,7 +28,7 @@ PARAMETERS = dict(           # kind and limits of what may be tried; with a ques
 REPEATS = ("num_experiments", "experiment", "repeat", "replicate")      # each value trains the same again, with another seed
 _called = dict(model_name="encoder", model="encoder", arch="encoder", lr="learning_rate", base_lr="learning_rate", bs="batch_size", img_size="size", image_size="size", wd="weight_decay",
                dropout="head_dropout_prob", optimizer="opt", n_epochs="epochs", loss="loss_func")
-_given = ("catalog", "label", "task", "schema", "valid", "test", "group_col", "cache", "on_bad", "image_dir", "id_col", "file_col", "save_dir", "resume", "processes", "calibrate", "wandb", "wandb_kwargs", "no_report")
+_given = ("catalog", "label", "task", "schema", "valid", "test", "split_seed", "group_col", "cache", "on_bad", "image_dir", "id_col", "file_col", "save_dir", "resume", "processes", "calibrate", "wandb", "wandb_kwargs", "no_report")
 
 def _near(word, words):
     near = difflib.get_close_matches(str(word), [*words], 3)
@@ -220,7 +220,8 @@ def _hyperband(p):
     elif "min_iter" in p: bands = list(itertools.takewhile(lambda o: o<10_000, (int(read("min_iter")*eta**i) for i in itertools.count())))
     else: raise ValueError("early_terminate: give min_iter, or max_iter and s")
     if not bands: raise ValueError(f"early_terminate: max_iter {p['max_iter']} is not above eta {eta:g}, so nothing would be stopped")
-    return dict(bands=sorted(set(bands)), eta=eta, strict=bool(p.get("strict", False)))
+    if not isinstance(p.get("strict", True), bool): raise ValueError(f"early_terminate: strict {p['strict']!r} must be true or false")
+    return dict(bands=sorted(set(bands)), eta=eta, strict=p.get("strict", True))
 
 @dataclass(frozen=True)
 class Settings:

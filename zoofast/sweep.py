@@ -99,7 +99,10 @@ class ReportEpochs(Callback):
         if not getattr(self.learn, "fitting", True) or hasattr(self, "lr_finder"): return
         for i,row in enumerate(self.learn.history[self.told:], self.told): self.trial.report(row[self.metric], i)     # those before a resume too
         self.told = len(self.learn.history)
-        if self.trial.should_prune(): raise need_optuna().TrialPruned(f"epoch {self.told}: not among the best")
+        if not self.trial.should_prune(): return
+        behind = need_optuna().TrialPruned(f"epoch {self.told}: not among the best")
+        behind.run_state = "stopped"             # for state.json: nothing has failed
+        raise behind
 
 _plain = ("training_mode n_blocks learning_rate layer_decay weight_decay head_dropout_prob scheduler_kwargs opt opt_kwargs loss_func class_weights label_smoothing l1 clip_grad accumulate ema mixup cutmix "
           "precision bn_stats blocks views patience keep_best weights seed").split()

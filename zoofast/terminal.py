@@ -191,8 +191,8 @@ def run_settings(
     "The options that `--settings` stands for; each run of an agent of W&B has a folder of its own. Raises `ValueError` naming what is wrong"
     from zoofast.settings import run_parameters
     out = {k: json.dumps(v) if isinstance(v, (dict, list)) else v for k,v in run_parameters(settings, seed).items()}
-    run = os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
-    return out | ({"save_dir": Path(save_dir)/run} if run else {})
+    sweep,run = os.environ.get("WANDB_SWEEP_ID"),os.environ.get("WANDB_RUN_ID")
+    return out | ({"save_dir": Path(save_dir)/sweep/run} if sweep and run else {})
 
 # %% ../nbs/14b_terminal.ipynb #257d22ed
 _unsaid = ("fit", "epoch", "trained", "lr", "precision", "recall", "f1", "average_precision", "log_likelihood")      # in history.csv, but not in each line of the terminal

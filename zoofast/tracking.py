@@ -147,14 +147,13 @@ def _state(self:RunFolder, state, **more):
 @patch
 def _open(self:RunFolder):
     "Begin the folder, or go on with it: a history that is there before the first fit is that of a resumed run"
-    old,again = read_history(self.folder),bool(self.history)
+    again = bool(self.history)
     try: was = (read_run_config(self.folder) or {}) if again else {}
     except ValueError: was = {}
+    self.seconds = self._timed()
     if not again:
         for name in ("history.csv", "state.json"): (self.folder/name).unlink(missing_ok=True)         # of another run
     self.about = dict(started=was.get("started", _now()), resumed=[*was.get("resumed", []), *([_now()] if again else [])], **self.about)
-    self.seconds = [float(o) for o in old.seconds[:len(self.history)]] if again and "seconds" in old else []
-    self.seconds += [float("nan")]*(len(self.history)-len(self.seconds))
     data,p = self.about["data"],self.about["parameters"]
     if again: self.log(f"resumed after epoch {len(self.history)}")
     else: self.log(f"zoofast {self.about['versions']['zoofast']}: {p.get('encoder')} (weights: {self.about['encoder']['weights']}) for {data['task']['kind']} of {', '.join(data['label_cols'])[:200]}; "
@@ -162,9 +161,22 @@ def _open(self:RunFolder):
     self._write()
 
 @patch
+def _timed(self:RunFolder):
+    "The seconds of each epoch: those of a run that was resumed are in its history.csv"
+    if self.opened: return self.seconds
+    old = read_history(self.folder) if self.history else ()
+    then = [float(o) for o in old.seconds[:len(self.history)]] if "seconds" in old else []
+    return then+[float("nan")]*(len(self.history)-len(then))
+
+@patch
+def table(self:RunFolder)->pd.DataFrame:
+    "The history with the seconds of each epoch, as history.csv has it"
+    return pd.DataFrame(self.history).assign(seconds=[round(o, 3) for o in self._timed()])
+
+@patch
 def _write(self:RunFolder):
     if not self.history: return
-    table = pd.DataFrame(self.history).assign(seconds=[round(o, 3) for o in self.seconds])
+    table = self.table()
     write_atomic(self.folder/"history.csv", lambda p: table.to_csv(p, index=False))
 
 @patch
@@ -180,8 +192,8 @@ def _note(self:RunFolder):
 @patch
 def _end(self:RunFolder, error):
     "How the run ended, in state.json and log.txt"
-    state = "finished" if error is None else "diverged" if self.diverged else "interrupted" if isinstance(error, (KeyboardInterrupt, SystemExit)) else "failed"
-    why = None if error is None else f"{type(error).__name__}: {error}".strip(": ")[:2000]
+    state = getattr(error, "run_state", None) or ("finished" if error is None else "diverged" if self.diverged else "interrupted" if isinstance(error, (KeyboardInterrupt, SystemExit)) else "failed")
+    why = None if error is None else str(error).split("\n\t")[-1] if hasattr(error, "run_state") else f"{type(error).__name__}: {error}".strip(": ")[:2000]      # fastai says before it where it was raised
     best = self.best_epoch if self.keep_best else None
     kept = f"; kept: epoch {best['epoch']+1}, {self.monitor.replace('_', ' ')} {best[self.monitor]:.4g}" if best else ""
     self._state(state, **({"error": why} if why else {}))

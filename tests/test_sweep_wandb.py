@@ -1,7 +1,7 @@
 """Sweeps on W&B: W&B's own client makes the sweep and runs the agents, against a stand-in of its server on loopback (stub_wandb.py).
 
 Not shown here: which values W&B's server would choose, which trainings its hyperband would end, and what its pages look like."""
-import json, os, subprocess, sys
+import json, os, shutil, subprocess, sys
 from pathlib import Path
 import pandas as pd, pytest, yaml
 pytest.importorskip('wandb')
@@ -95,3 +95,23 @@ def test_a_search_here_never_goes_online(run_zoofast, survey, stub, tmp_path):
     res = run_zoofast(*asked(survey, tmp_path, '--trials', 1, command=command), env=online(stub, tmp_path), cwd=tmp_path)
     assert res.returncode==0, res.stderr
     assert not stub.calls and not list((tmp_path/'runs').rglob('wandb*'))
+
+@pytest.mark.slow
+def test_settings_yaml_as_it_is(survey, stub, tmp_path):
+    "`wandb sweep settings.yaml` and `wandb agent`, as W&B's own page says, beside a catalogue with a column ring"
+    df = pd.read_csv(survey[0]/'catalog.csv', dtype={'id_str': str})
+    df.assign(ring=(df.morphology==df.morphology[0]).astype(int), file_loc=[survey[0]/o for o in df.file_loc]).to_csv(tmp_path/'catalog.csv', index=False)
+    shutil.copy(ROOT/'settings.yaml', tmp_path)
+    stub.values = [dict(model_name='tf_efficientnet_lite0', batch_size=16, learning_rate=1e-4, layer_decay=0.6)]
+    env = {**os.environ, 'PYTHONPATH': str(ROOT), **online(stub, tmp_path), 'PATH': f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    def wandb(*args): return subprocess.run([sys.executable, '-m', 'wandb', *args], env=env, cwd=tmp_path, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    made = wandb('sweep', 'settings.yaml')
+    assert made.returncode==0 and 'me/zoofast/swp1' in made.stderr+made.stdout, made.stderr
+    done = wandb('agent', '--count', '1', 'me/zoofast/swp1')
+    assert done.returncode==0, done.stderr
+    file = yaml.safe_load((ROOT/'settings.yaml').read_text())
+    assert {k: v for k,v in stub.sweeps[0].items() if k!='parameters'}=={k: v for k,v in file.items() if k!='parameters'} and set(stub.sweeps[0]['parameters'])==set(file['parameters'])
+    run = stub.runs['run1']
+    assert run.sweep=='swp1' and run.exit==0 and len(losses(run))==6
+    c = read_run_config(tmp_path/'runs'/'sweep'/'swp1'/'run1')
+    assert (c['parameters']['layer_decay'], c['parameters']['batch_size'], c['data']['label_cols'])==(0.6, 16, ['ring'])

@@ -1,17 +1,20 @@
-"""Galaxies a second of each engine, and whether all give the same classes.
+"""Galaxies a second: of each engine, and of a whole catalogue, beside zoobot 2.9.0 and fastai; and whether all give the same classes.
 
-    python benchmarks/predict.py [--data ../shared/data] [--encoders tf_efficientnet_lite0 convnext_nano] [--size 224] [--batch-size 32] [--rounds 7] [--only speed|classes]
+    python benchmarks/predict.py [--data ../shared/data] [--encoders tf_efficientnet_lite0 convnext_nano] [--size 224] [--batch-size 32] [--rounds 7] [--only speed|classes|catalog] [--n 512] [--peers zoobot fastai]
 
 Speed: images are bytes in memory; the engines take turns, `--rounds` times after two that warm up, and medians and ratios are compared, of the
 time and, for a machine that others use too, of the CPU's time. "plain torch" is the encoder as timm gives it:
 float32, contiguous, in inference mode. Weights are random, but for tf_efficientnet_lite0, which has those of its package.
 Classes: every galaxy of rings and of gz1 is predicted by tf_efficientnet_lite0 with a logistic regression of its features as the head (fitted to half of the galaxies), with each engine.
+Catalog: `--n` rows of jpgs (rings) from files to a table, all programs in turn with the same encoder, weights and head, zoofast reading images as zoobot does; beside them the two limits, reading on all
+cores and the bare engine, of which the slower one (`read`, or the engine) is what could be reached.
 Results also go to benchmarks/results/predict.json.
 """
 import argparse, copy, importlib.metadata, json, os, platform, tempfile, time, warnings
 from datetime import date
 from pathlib import Path
 warnings.filterwarnings("ignore")
+from rounds import DATA, Peer, galaxies, rates, ratios, show, take_turns, timed, zoobot_python
 import numpy as np, torch
 from zoofast.bundle import GalaxyModel, each_batch
 from zoofast.catalog import read_catalog
@@ -75,14 +78,50 @@ def classes(data, folder, label, size):
         print(f"{folder}: {e:9} {out[e]['other_classes']} of {len(want)} galaxies get another class, largest difference of a probability {out[e]['largest_difference']:.1e}", flush=True)
     return out
 
+def whole(name, args, tmp):
+    "A catalogue from files to predictions"
+    from zoofast.predict import predict_catalog
+    from zoofast.zoobot import zoobot_reader
+    df,weights = galaxies("rings", args.data, args.n, tmp),f"{tmp}/encoder.pt"
+    df["id_str"],classes = df.index.astype(str),int(df.label.max())+1
+    torch.manual_seed(0)
+    net = GalaxyNet(encoder_of(name, args.size), classes)
+    torch.save(net.encoder.body.state_dict(), weights)
+    model = GalaxyModel(net, Classification("label").fit(df), zoobot_reader(args.size, 3, "minimal"), device="cpu")
+    x,answers = torch.stack([model.reader(f) for f in df.file_loc[:args.batch_size]]),{}
+    def predict(engine):
+        def run(): answers[engine] = predict_catalog(model, df, engine=engine, batch_size=args.batch_size, progress=False)
+        return lambda: timed(run, len(df))
+    def read(): return timed(lambda: sum(len(o) for o,_ in each_batch(model.reader, df.file_loc, args.batch_size, progress=False)))
+    engines = {e: make_engine(copy.deepcopy(net.encoder).eval(), e) for e in ENGINES}
+    def engine(e): return lambda: timed(lambda: [engines[e](x) for _ in range(-(-len(df)//len(x)))], -(-len(df)//len(x))*len(x))
+    rows = {"zoofast": predict("auto"), **{f"zoofast, {e}": predict(e) for e in args.engines}, "read, all cores": read, **{f"bare engine, {e}": engine(e) for e in args.engines}}
+    if "fastai" in args.peers:
+        from fastai.vision.all import ImageDataLoaders, Resize, vision_learner
+        dls = ImageDataLoaders.from_df(df, fn_col="file_loc", label_col="label", path="/", item_tfms=Resize(args.size), bs=args.batch_size, num_workers=0, device=torch.device("cpu"))
+        learn = vision_learner(dls, name, pretrained=False)
+        def fastai():
+            with learn.no_bar(): learn.get_preds(dl=dls.test_dl(df, bs=args.batch_size, num_workers=0))
+        rows["fastai"] = lambda: timed(fastai, len(df))
+    if "zoobot" not in args.peers: return take_turns(rows, args.rounds),None
+    job = dict(encoder=name, weights=weights, head=dict(weight=net.head[1].weight.tolist(), bias=net.head[1].bias.tolist()), files=df.file_loc.tolist(), labels=df.label.tolist(), split=["test"]*len(df), size=args.size, batch_size=args.batch_size, workers=0, threads=torch.get_num_threads())
+    with Peer(zoobot_python(), Path(__file__).with_name("zoobots.py"), job) as peer:
+        took = take_turns({**rows, "zoobot": peer.rows["predict"]}, args.rounds)
+    if isinstance(took["zoobot"][-1], str): raise SystemExit(took["zoobot"][-1])
+    ours = answers["auto"].label_pred.to_numpy().astype(int)
+    return took,int((ours!=np.array(took["zoobot"][-1]["classes"])).sum())
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--data", type=Path, default=Path(os.environ.get("ZOOFAST_DATA") or "../shared/data"))
+    p.add_argument("--data", type=Path, default=DATA)
     p.add_argument("--encoders", nargs="+", default=["tf_efficientnet_lite0", "convnext_nano"])
     p.add_argument("--size", type=int, default=224)
     p.add_argument("--batch-size", type=int, default=32)
     p.add_argument("--rounds", type=int, default=7)
-    p.add_argument("--only", choices=["speed", "classes"], help="one of the two; the results of the other stay")
+    p.add_argument("--only", choices=["speed", "classes", "catalog"], help="one of the three; the results of the others stay")
+    p.add_argument("--n", type=int, default=512, help="rows of the catalogue")
+    p.add_argument("--engines", nargs="+", default=["torch", "openvino"], choices=ENGINES, help="of the catalogue")
+    p.add_argument("--peers", nargs="*", default=["zoobot", "fastai"])
     args = p.parse_args()
     out = Path(__file__).resolve().parent/"results"/"predict.json"
     result = json.loads(out.read_text()) if args.only and out.is_file() else {}
@@ -91,7 +130,14 @@ def main():
     print(f"{about['cpu']}, {about['threads']} threads, batches of {args.batch_size}, load before {about['load_before']:.1f}")
     with tempfile.TemporaryDirectory() as tmp:
         os.environ["ZOOFAST_CACHE"] = tmp
-        if args.only!="classes":
+        for name in args.encoders if args.only in (None, "catalog") else ():
+            took,differ = whole(name, args, tmp)
+            found = rates(took)
+            show(f"{name}, {args.n} jpgs", found, *(o for o in ("zoobot", "fastai") if o in found))
+            if differ is not None: print(f"{differ} of {args.n} galaxies get another class than from zoobot", flush=True)
+            result.setdefault("catalog", {})[name] = {**about, "rounds": args.rounds, "n": args.n, "batch_size": args.batch_size, "rates": found, "over_zoobot": ratios(found, "zoobot") if "zoobot" in found else None, "other_classes_than_zoobot": differ}
+            out.write_text(json.dumps(result, indent=1)+"\n")
+        if args.only in (None, "speed"):
             result["speed"] = {**about, "batch_size": args.batch_size, "rounds": args.rounds}
             for name in args.encoders:
                 took = speed(name, args.size, args.batch_size, args.rounds)
@@ -99,9 +145,9 @@ def main():
                     result["speed"].setdefault(f"galaxies_per_{what}", {})[name] = {k: args.batch_size/v[at] for k,v in took.items()}
                     result["speed"].setdefault(f"over_plain_torch_per_{what}", {})[name] = {k: took["plain torch"][at]/v[at] for k,v in took.items()}
                 for k,v in took.items(): print(f"{name:24} {k:22} {args.batch_size/v[0]:7.1f} galaxies/s, {took['plain torch'][0]/v[0]:5.2f} x plain torch; by seconds of CPU {took['plain torch'][1]/v[1]:5.2f} x", flush=True)
-        if args.only!="speed": result["classes"] = {**about, **{folder: classes(args.data, folder, label, args.size) for folder,label in (("rings", "ring"), ("gz1", "class_name"))}}
+        if args.only in (None, "classes"): result["classes"] = {**about, **{folder: classes(args.data, folder, label, args.size) for folder,label in (("rings", "ring"), ("gz1", "class_name"))}}
     out.write_text(json.dumps(result, indent=1)+"\n")
-    differ = sum(result["classes"][k][e]["other_classes"] for k in ("rings", "gz1") for e in ENGINES) if "classes" in result else 0
+    differ = sum(result["classes"][k][e]["other_classes"] for k in ("rings", "gz1") for e in ENGINES) if args.only in (None, "classes") else 0
     if differ: raise SystemExit(f"{differ} galaxies get another class from an engine")
 
 if __name__=="__main__": main()

@@ -32,7 +32,7 @@ def write_catalog(path, files, n, kind):
     return path
 
 def command(bundle, catalog, out, kill_at):
-    "Run it, and kill it once there are `kill_at` shards: its peak memory in MiB, seconds, and the exit code"
+    "Run it, and kill it once there are `kill_at` shards: its peak memory in MiB, seconds, the exit code, and seconds of CPU"
     parts = out if out.suffix=="" else out.with_name(f"{out.name}.parts")
     start = time.perf_counter()
     o = subprocess.Popen([sys.executable, "-m", "zoofast.cli", "predict", bundle, catalog, "--out", out, "--columns", "z", "--batch-size", "256"], env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, stdout=subprocess.DEVNULL)
@@ -42,7 +42,7 @@ def command(bundle, catalog, out, kill_at):
         if kill_at and len(list(parts.glob("part-*.parquet")))>=kill_at: o.send_signal(signal.SIGKILL)
         time.sleep(0.02)
     o.returncode = os.waitstatus_to_exitcode(status)
-    return used.ru_maxrss/(2**20 if sys.platform=="darwin" else 2**10),time.perf_counter()-start,o.returncode
+    return used.ru_maxrss/(2**20 if sys.platform=="darwin" else 2**10),time.perf_counter()-start,o.returncode,used.ru_utime+used.ru_stime
 
 def check(out, n, files, want):
     "Compare every row; gives back how many there are without a prediction"

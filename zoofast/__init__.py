@@ -32,6 +32,7 @@ Modules:
 - `zoofast.plots_features`: Where an encoder looks
 - `zoofast.precision`: Mixed precision where it is faster and safe
 - `zoofast.predict`: Catalogue in, table of predictions or representations out
+- `zoofast.profile`: Where an epoch's time goes, and how near it is to the device's limit
 - `zoofast.report`: One HTML file that tells a run's whole story
 - `zoofast.representations`: Tables of features read piece by piece, and compressed with a PCA that is kept
 - `zoofast.runs`: The folders of trained models: listed, sorted, compared
@@ -54,6 +55,7 @@ Modules:
 - `zoofast.tasks`: Which task a catalogue asks for, and how good its predictions are
 - `zoofast.terminal`: How the commands behave: options, messages, progress, several processes
 - `zoofast.tracking`: The folder of a run: what was asked for, how it went, how it ended
+- `zoofast.tuning`: Ways to run the same encoder faster: memory layout, folded normalisations, compiled kernels
 - `zoofast.untrusted`: Files from strangers: found, checked, and read once
 - `zoofast.votes`: The likelihood of volunteers' votes, and what it says about fractions
 - `zoofast.wandb_log`: A run's story on Weights & Biases

@@ -29,6 +29,7 @@ from zoofast.summary import *
 from zoofast.data import *
 from zoofast.untrusted import *
 from zoofast.encoders import *
+from zoofast.tuning import *
 from zoofast.optimizers import *
 from zoofast.groups import *
 from zoofast.precision import *
@@ -40,6 +41,7 @@ from zoofast.loop import *
 from zoofast.tracking import *
 from zoofast.wandb_log import *
 from zoofast.learner import *
+from zoofast.profile import *
 from zoofast.calibration import *
 from zoofast.card import *
 from zoofast.engines import *

@@ -25,6 +25,7 @@ from .tasks import same_task, task_from_config
 from .losses import loss_from_config
 from .untrusted import FORMAT, FORMAT_VERSION, BundleError, WeightsFile, _short, check_plain, check_tensors, find_bundle, hub_or_cache, read_config, read_tensors
 from .encoders import Encoder, GalaxyNet, build_saved, create_encoder
+from .tuning import set_layout
 from .engines import make_engine
 from .card import base_model, model_card
 
@@ -47,7 +48,7 @@ class GalaxyModel:
         device=None            # Device to predict on; a GPU where there is one unless given
     ):
         self.task,self.reader,self.config,self.device = task,reader,config or {},best_device(device)
-        self.net,self.engine = net.to(self.device, memory_format=torch.channels_last).eval(),None
+        self.net,self.engine = set_layout(net.to(self.device), net.encoder.channels_last).eval(),None
 
     @property
     def flip(self)->bool:

@@ -12,7 +12,7 @@ __all__ = ['demo', 'check', 'finetune', 'predict', 'represent', 'main']
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
-from .terminal import Batch, Catalog, Columns, Device, Encoder, Engine, Epochs, FileCol, IdCol, ImageDir, Label, NoReport, OnBad, RandomWeights, Resume, SchemaName, Seed, ShardSize, Size, Table, TaskName, UnitInterval, Weights, about, app, bars, command, echo, finish, folder, image_reader, is_first, launch, options, parse, pick_task, report, run_settings, say, score_line, train
+from .terminal import Batch, CacheFeatures, Catalog, ChannelsLast, Columns, Compile, Device, Encoder, Engine, Epochs, FileCol, IdCol, ImageDir, Label, NoReport, OnBad, RandomWeights, Resume, SchemaName, Seed, ShardSize, Size, Table, TaskName, UnitInterval, Weights, about, app, bars, command, echo, finish, folder, image_reader, is_first, launch, options, parse, pick_task, report, run_settings, say, score_line, train
 
 # %% ../nbs/15_cli.ipynb #f3f5b32f
 @command
@@ -158,11 +158,13 @@ def finetune(
     mixup: Annotated[float, typer.Option(help="MixUp's alpha.")] = 0.0,
     cutmix: Annotated[float, typer.Option(help="CutMix's alpha.")] = 0.0,
     precision: Annotated[str, typer.Option(help="auto, fp32, bf16 or fp16.")] = "auto",
+    channels_last: ChannelsLast = True, compile: Compile = False, cache_features: CacheFeatures = True,
     views: Annotated[int, typer.Option(help="Random views of each galaxy while the head alone is trained.")] = 0,
     monitor: Annotated[str, typer.Option(help="What makes a model the best: valid_loss, or a metric.")] = "valid_loss",
     patience: Annotated[Optional[int], typer.Option(help="Epochs without a better model before a stage ends.")] = None,
     keep_best: Annotated[bool, typer.Option(help="Keep the best model rather than the last.")] = True,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --save-dir that was killed.")] = False,
+    profile: Annotated[bool, typer.Option("--profile", help="Before that, train for an epoch that does not count, and say where its time goes.")] = False,
     wandb: Annotated[Optional[str], typer.Option(help="Weights & Biases: online, or offline (files in --save-dir, for wandb sync).")] = None,
     wandb_kwargs: Annotated[Optional[str], typer.Option(help="For wandb.init, such as '{\"project\": \"rings\", \"tags\": [\"night 1\"]}'.")] = None,
     calibrate: Annotated[bool, typer.Option("--calibrate", help="Then set the temperature of the probabilities on the validation galaxies, so that predict can take --coverage.")] = False,
@@ -217,8 +219,8 @@ def finetune(
                                          group_col=group_col, cache=None if cache=="none" else cache, on_bad=on_bad, device=device, progress=bars())
     say(f"{len(dls.train_ds)} galaxies to train on, {len(dls.valid_ds)} to validate; {about(dls.task)}")
     plain = ("training_mode n_blocks learning_rate layer_decay weight_decay head_dropout_prob opt loss_func label_smoothing l1 clip_grad accumulate ema mixup cutmix "
-             "precision bn_stats blocks views monitor patience keep_best seed resume weights wandb")
-    learn = train(dls, encoder, save_dir, epochs, freeze_epochs, head_lr, fit, calibrate, pretrained=not random_weights, **{k: given[k] for k in plain.split()}, **dicts)
+             "precision channels_last compile cache_features bn_stats blocks views monitor patience keep_best seed resume weights wandb")
+    learn = train(dls, encoder, save_dir, epochs, freeze_epochs, head_lr, fit, calibrate, profile, pretrained=not random_weights, **{k: given[k] for k in plain.split()}, **dicts)
     if not is_first(): return
     rows = dls.catalog[dls.catalog.split!="train"].reset_index(drop=True)
     preds = predict_catalog(learn, rows, progress=bars())

@@ -91,14 +91,20 @@ class GalaxyDL(DataLoader):
         bs = self.bs*self.world
         return bs if i+1<len(self) else self.n-i*bs
 
+    def fetch(self, i):
+        "Inputs and targets of a batch; for a GPU in memory that it reads by itself, while it works on another batch"
+        b = self.dataset.batch(self.galaxies(i))
+        return tuple(o.pin_memory() if o.device.type=="cpu" else o for o in b) if getattr(self.device, "type", "")=="cuda" else b
+
     def create_batches(self, samps):
-        "Batches of inputs and targets; two are fetched ahead by a thread"
+        "Batches of inputs and targets on the device; two are fetched ahead by a thread"
         self.order,todo = list(samps),deque()
+        def pop(): return tuple(o.to(self.device, non_blocking=True) if self.device is not None else o for o in todo.popleft().result())
         with ThreadPoolExecutor(1) as ex:
             for i in range(len(self)):
-                todo.append(ex.submit(self.dataset.batch, self.galaxies(i)))
-                if len(todo)>2: yield todo.popleft().result()
-            while todo: yield todo.popleft().result()
+                todo.append(ex.submit(self.fetch, i))
+                if len(todo)>2: yield pop()
+            while todo: yield pop()
 
 # %% ../nbs/04_data.ipynb #3dbc6809
 @patch

@@ -37,13 +37,14 @@ class Encoder(nn.Module):
         super().__init__()
         cfg = getattr(body, "pretrained_cfg", None) or {}
         self.body,self.size,self.channels,self.config = body,size,channels,config or {}
+        self.channels_last = True       # how images lie in memory; see `set_layout`
         for name,given,default in (("mean", mean, 0.), ("std", std, 1.)):
             v = torch.tensor(given if given is not None else cfg.get(name) or [default]).float().flatten()
             if len(v)!=channels: v = v.mean().repeat(channels)
             self.register_buffer(name, v.view(1, -1, 1, 1))
         self.num_features = num_features or self._try()
 
-    def forward(self, x): return self.body(((x - self.mean)/self.std).contiguous(memory_format=torch.channels_last))
+    def forward(self, x): return self.body(((x - self.mean)/self.std).contiguous(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format))
 
     @torch.no_grad()
     def _try(self):
@@ -274,10 +275,11 @@ class GalaxyNet(nn.Module):
         self.encoder,self.head = encoder,nn.Sequential(nn.Dropout(dropout), nn.Linear(encoder.num_features, n_out))
         self.autocast = None            # torch.bfloat16 or torch.float16 for mixed precision
 
-    def features(self, x):
-        "The encoder's features, computed in mixed precision where `autocast` is set; float32"
-        if self.autocast is None: return self.encoder(x).float()
-        with torch.autocast(x.device.type, dtype=self.autocast): return self.encoder(x).float()
+    def features(self, x, encoder=None):
+        "The features that the encoder, or a copy of it, gives, computed in mixed precision where `autocast` is set; float32"
+        encoder = encoder or self.encoder
+        if self.autocast is None: return encoder(x).float()
+        with torch.autocast(x.device.type, dtype=self.autocast): return encoder(x).float()
 
     def forward(self, x): return self.head(x if x.ndim==2 else self.features(x)).float()
 

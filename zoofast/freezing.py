@@ -16,8 +16,10 @@ from tqdm.auto import tqdm
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")              # fastai warns about recent torch when it is imported
     from fastai.callback.core import Callback
+from .images import middle
 from .data import GalaxyDataLoaders, GalaxyDataset, GalaxyDL
 from .encoders import GalaxyNet
+from .tuning import FOLD_FROM, fold_norms, without_kernels
 from .groups import eval_frozen
 
 # %% ../nbs/06b_freezing.ipynb #c343a9d7
@@ -74,14 +76,20 @@ def unfreeze_layers(
 
 # %% ../nbs/06b_freezing.ipynb #9858e857
 @torch.no_grad()
-def _features(net, dl, progress, desc):
+def _features(net, encoder, dl, progress, desc):
     "Features `(galaxies, features)` of a loader's galaxies, in their order, and their targets"
-    net.eval()
     dev,xs,ys = next(net.parameters()).device,[],[]
     for x,y in tqdm(dl, desc=desc, leave=False, delay=2, disable=not progress):
-        xs.append(net.features(x.to(dev)).cpu())
-        ys.append(y.cpu())
-    return torch.cat(xs),torch.cat(ys)
+        xs.append(net.features(x.to(dev), encoder))
+        ys.append(y)
+    return torch.cat(xs).cpu(),torch.cat(ys).cpu()
+
+def _folded(net, dls, n):
+    "The encoder in evaluation mode, with its batch norms folded where there are images enough for that to pay"
+    enc = without_kernels(net.eval().encoder)
+    if n<FOLD_FROM: return enc
+    x = dls.valid_ds.batch(list(range(min(4, len(dls.valid_ds)))))[0]
+    return fold_norms(enc, middle(x, dls.reader.size).to(next(net.parameters()).device))
 
 def feature_loaders(
     dls:GalaxyDataLoaders, # Loaders of images
@@ -91,9 +99,10 @@ def feature_loaders(
 )->GalaxyDataLoaders:      # Loaders of features, with the same splits, targets and batch size
     "Compute the features of every galaxy once"
     still,loaders = dls.valid.after_batch,[]
+    encoder = _folded(net, dls, len(dls.train_ds)*max(views, 1) + len(dls.valid_ds))
     for dl in dls:
         k = views if dl.shuffle else 0
-        passes = [_features(net, GalaxyDL(dl.dataset, bs=dl.bs, device=dls.device, after_batch=dl.after_batch if k else still), progress, f"computing features{f', view {i+1} of {k}' if k else ''}") for i in range(k or 1)]
+        passes = [_features(net, encoder, GalaxyDL(dl.dataset, bs=dl.bs, device=dls.device, after_batch=dl.after_batch if k else still), progress, f"computing features{f', view {i+1} of {k}' if k else ''}") for i in range(k or 1)]
         x,y = (torch.cat(o) for o in zip(*passes))
         ds = GalaxyDataset(x, range(len(x)), y, dl.dataset.loss_func, views=k or 1)
         loaders.append(GalaxyDL(ds, bs=dl.bs, shuffle=dl.shuffle, device=dls.device))

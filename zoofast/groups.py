@@ -12,6 +12,7 @@ __all__ = ['find_blocks', 'decays', 'make_groups', 'LayerDecayOptimizer', 'eval_
 # %% ../nbs/06_groups.ipynb #b6c04e36
 import re, warnings
 from collections import defaultdict
+from collections.abc import Sequence
 from itertools import permutations
 from numbers import Number
 from types import SimpleNamespace
@@ -21,7 +22,7 @@ from timm.models import group_parameters
 from torch import nn
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")              # fastai warns about recent torch when it is imported
-    from fastai.optimizer import OptimWrapper
+    from fastai.optimizer import OptimWrapper, detuplify_pg
 from .encoders import GalaxyNet
 from .optimizers import make_optimizer
 
@@ -90,6 +91,16 @@ def make_groups(
     return groups
 
 # %% ../nbs/06_groups.ipynb #ed317ccf
+class _Hypers(Sequence):
+    "For each group: `lr`, `wd` and the optimizer's other hyperparameters; looked up when asked for, since fastai asks for the head's five times in a step"
+    def __init__(self, opt): self.opt = opt
+    def __len__(self): return len(self.opt.groups)
+    def __getitem__(self, i):
+        if isinstance(i, slice): return [self[j] for j in range(*i.indices(len(self)))]
+        i,o = range(len(self))[i],self.opt
+        found = {"mom": 0.} | {o.fwd_map.get(k, k): v for k,v in detuplify_pg(o.opt.param_groups[o.first.get(i, 0)]).items() if k!="params"}
+        return found if i in o.first else {**found, "lr": 0.}
+
 class LayerDecayOptimizer(OptimWrapper):
     "An optimizer whose groups are an encoder's blocks and the head; one learning rate for all decays from block to block"
     def __init__(self,
@@ -108,6 +119,7 @@ class LayerDecayOptimizer(OptimWrapper):
         self.groups,self.layer_decay,self.weight_decay,self.floor,self.held = groups,layer_decay,weight_decay,floor,set()
         parts = [(i, part) for i,g in enumerate(groups) for part in ("decay", "plain") if g[part]]
         self.block,self.decaying = [i for i,_ in parts],[part=="decay" for _,part in parts]
+        self.first = {b: k for k,b in reversed(list(enumerate(self.block)))}                   # where a block's part is that decays, or else its only one
         pgs = [dict(params=[p for _,p in groups[i][part]], lr=lr*self.scales[i], weight_decay=weight_decay*(part=="decay")) for i,part in parts]
         super().__init__(opt=make_optimizer(opt, pgs, lr, **opt_kwargs))
         self.frozen_idx = 0
@@ -116,11 +128,9 @@ class LayerDecayOptimizer(OptimWrapper):
     def param_lists(self): return [[p for part in ("decay", "plain") for _,p in g[part]] for g in self.groups]
 
     @property
-    def hypers(self)->list:
+    def hypers(self)->Sequence:
         "For each block, then the head: `lr`, `wd` and the optimizer's other hyperparameters"
-        parts = super().hypers
-        of = {b: {"mom": 0., **parts[k]} for k,b in reversed(list(enumerate(self.block)))}     # its decaying part comes first
-        return [of.get(i, {**next(iter(of.values())), "lr": 0.}) for i in range(len(self.groups))]
+        return _Hypers(self)
 
 # %% ../nbs/06_groups.ipynb #7f8a8ac3
 @patch
@@ -136,7 +146,8 @@ def set_hyper(self:LayerDecayOptimizer,
         v = np.asarray(v, dtype=float)
         if v.ndim==0: v = [float(v)*s for s in (self.scales if k=="lr" else np.ones(len(self.groups)))]
         if len(v)!=len(self.groups): raise ValueError(f"{k}: {len(v)} values were given; there are {len(self.groups)} groups, the blocks and the head")
-    super(LayerDecayOptimizer, self).set_hyper(k, v)
+    if isinstance(v, slice): super(LayerDecayOptimizer, self).set_hyper(k, v)
+    else: self._set_hyper(k, v.tolist() if isinstance(v, np.ndarray) else v)
 
 @patch
 def _set_hyper(self:LayerDecayOptimizer, k, v):

@@ -19,6 +19,7 @@ from .losses import make_loss
 from .data import GalaxyDataLoaders
 from .encoders import GalaxyNet, create_encoder
 from .precision import PRECISIONS, pick_precision
+from .tuning import compile_encoder, set_layout
 from .groups import LayerDecayOptimizer, make_groups
 from .schedules import check_scheduler_kwargs
 from .loop import GalaxyLearner, seeded
@@ -49,7 +50,7 @@ def _check(p):
     if p["clip_grad"] is not None: _number("clip_grad", p["clip_grad"], above=True)
     for k,low in (("accumulate", 1), ("patience", 1), ("views", 0)):
         if k!="patience" or p[k] is not None: _number(k, p[k], low, whole=True)
-    for k in ("pretrained", "keep_best", "resume"):
+    for k in ("pretrained", "keep_best", "resume", "channels_last", "compile", "cache_features"):
         if not isinstance(p[k], (bool, np.bool_)): raise ValueError(f"{k}={p[k]!r} must be True or False")
     for k in ("weights", "save_dir"):
         if p[k] is not None and not isinstance(p[k], (str, os.PathLike)): raise ValueError(f"{k}={p[k]!r} must be a path")
@@ -113,6 +114,9 @@ def galaxy_learner(
     ema:float=0.,                 # Decay of a moving average of the weights, which is what is validated and kept; 0: none
     mixup:float=0.,               # MixUp: parameter of its beta distribution; 0: none
     cutmix:float=0.,              # CutMix: likewise
+    channels_last:bool=True,      # Keep the channels of a pixel side by side in memory? Most convolutions are quicker so
+    compile:bool=False,           # Compile the encoder with torch? That takes minutes, and pays in runs of hours; `profile` says when
+    cache_features:bool=True,     # Compute features once while the whole encoder is frozen? Otherwise it sees augmented images in each epoch
     precision:str="auto",         # "fp32", "bf16", "fp16", or "auto": bf16 where it is faster and safe; see `pick_precision`
     bn_stats:str="auto",          # Running means of batch normalisations: "keep" the pretrained ones, "update" them, or "auto": keep unless the weights are random
     blocks:str="coarse",          # "coarse": the stem and the stages, or "fine": timm's finest grouping
@@ -142,13 +146,14 @@ def galaxy_learner(
         if task.bias is not None: net.head[1].bias.data.copy_(task.bias)          # start from the catalogue's mean
     chosen = pick_precision(precision, device, net)
     net.autocast = PRECISIONS[chosen]
-    net = net.to(device, memory_format=torch.channels_last)
+    net = set_layout(net.to(device), bool(channels_last))
+    if compile: compile_encoder(net, device)
     groups = make_groups(net, blocks, layer_decay)
     floor = _floor(len(groups)-1, training_mode, n_blocks, layer_decay)
     def make_opt(net, lr): return LayerDecayOptimizer(groups, opt, lr, layer_decay, weight_decay, floor, **(opt_kwargs or {}))
     if hasattr(loss, "to"): loss.to(device)
     keep = bn_stats=="keep" or (bn_stats=="auto" and enc.config.get("weights")!="random")
-    learn = GalaxyLearner(dls, net, make_opt, seed, keep, views, float(l1), clip_grad, accumulate, ema, scheduler_kwargs, monitor, patience, keep_best, save_dir, resume,
+    learn = GalaxyLearner(dls, net, make_opt, seed, keep, views, float(l1), clip_grad, accumulate, ema, scheduler_kwargs, monitor, patience, keep_best, save_dir, resume, cache_features,
                           loss_func=loss, metrics=task.metrics if metrics is None else metrics, lr=float(learning_rate), cbs=L(cbs)+_mixing(loss, mixup, cutmix))
     known = ["train_loss", "valid_loss", *learn.metrics.attrgot("name")]
     if monitor not in known: raise ValueError(f"monitor={monitor!r}: there are {', '.join(known)}")

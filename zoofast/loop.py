@@ -16,13 +16,12 @@ from pathlib import Path
 import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
 from fastcore.foundation import L
-from .measures import MultiLabelLoss, RegressionLoss
 from .data import GalaxyDataLoaders
 from .encoders import GalaxyNet
 from .groups import group_table
 from .freezing import FrozenInEval, feature_loaders
 from .schedules import TimmSchedule
-from .checkpoints import Checkpoints, EmaWeights, EpochLog, RateLog, best_row, copy_weights, go_on, read_best, read_last, restore, run_identity
+from .checkpoints import AnswersLoss, Checkpoints, EmaWeights, EpochLog, RateLog, SmoothLoss, best_row, copy_weights, go_on, read_best, read_last, restore, run_identity
 from .distributed import Distributed, n_processes, need_accelerate
 import fastai.callback.all                      # adds fit_one_cycle, lr_find and the like to Learner
 from fastai.callback.core import CancelBackwardException, CancelEpochException, CancelFitException, CancelStepException
@@ -31,7 +30,7 @@ from fastai.callback.mixup import MixHandler
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import LRFinder, ParamScheduler
 from fastai.callback.training import GradientAccumulation
-from fastai.learner import AvgLoss, Learner
+from fastai.learner import Learner
 from fastai.torch_core import no_random, rank_distrib
 
 # %% ../nbs/06f_loop.ipynb #a49381ae
@@ -42,14 +41,6 @@ def seeded(
     if seed is None: return nullcontext()
     if not (isinstance(seed, (int, np.integer)) and 0<=seed<2**63): raise ValueError(f"seed={seed!r} must be a whole number, 0 or more")
     return no_random(seed)
-
-# %% ../nbs/06f_loop.ipynb #a10f3379
-class _AnswersLoss(AvgLoss):
-    "fastai's mean loss, in which a batch counts as many times as it has answers"
-    def accumulate(self, learn):
-        y,loss = learn.yb[0],learn.to_detach(learn.loss.mean())
-        n = int(y.isfinite().sum()) if y.is_floating_point() and isinstance(learn.loss_func, (MultiLabelLoss, RegressionLoss)) else len(y)
-        self.total,self.count = self.total+loss*n,self.count+n
 
 # %% ../nbs/06f_loop.ipynb #0137b92e
 class GalaxyLearner(Learner):
@@ -71,10 +62,11 @@ class GalaxyLearner(Learner):
         keep_best:bool=True,   # Have the best model in hand at the end, rather than the last
         save_dir=None,         # Folder of the run, for checkpoints
         resume:bool=False,     # Go on where a killed run was
+        cache_features:bool=True, # Compute features once while the whole encoder is frozen?
         **kwargs               # Passed to `Learner`
     ):
         self.seed,self.keep_stats,self.views,self.l1,self.clip_grad,self.accumulate,self.ema_decay = seed,keep_stats,views,l1,clip_grad,accumulate,ema
-        self.scheduler_kwargs,self.monitor,self.patience,self.keep_best,self.resume = scheduler_kwargs,monitor,patience,keep_best,resume
+        self.scheduler_kwargs,self.monitor,self.patience,self.keep_best,self.resume,self.cache_features = scheduler_kwargs,monitor,patience,keep_best,resume,cache_features
         self.checkpoint_dir = Path(save_dir).expanduser().absolute()/"checkpoints" if save_dir else None
         self.task = copy.deepcopy(dls.task)                                                     # its temperature is this learner's own
         self.calibration = None                                                                 # of the model in hand; see calibrate
@@ -84,12 +76,19 @@ class GalaxyLearner(Learner):
         # Which parameters decay and which layers train is decided in the groups, not by fastai's flags
         super().__init__(dls, model, opt_func=make_opt, splitter=lambda m: m, wd_bn_bias=True, train_bn=False, path=Path(save_dir).expanduser().absolute() if save_dir else Path(tempfile.gettempdir())/f"zoofast-{os.getpid()}", **kwargs)
         self.scaler = torch.amp.GradScaler(torch.device(dls.device).type) if model.autocast==torch.float16 else None
-        self.recorder.loss = _AnswersLoss()
+        self.recorder.loss,self.recorder.smooth_loss = AnswersLoss(),SmoothLoss(self.recorder.smooth_loss.beta)
         self.add_cbs([FrozenInEval(keep_stats), EpochLog(), RateLog(), Checkpoints(), *([EmaWeights()] if ema else [])])
         self.create_opt()
 
     @property
     def net(self)->GalaxyNet: return getattr(self.model, "module", self.model)                 # several processes wrap the model
+    @property
+    def smooth_loss(self)->torch.Tensor:
+        "The recorder's average of the losses, for progress bars; on a GPU, as of some steps ago"
+        return self._shown
+    @smooth_loss.setter
+    def smooth_loss(self, v):
+        if v.device.type=="cpu" or self.iter%20==0: self._shown = v.detach().cpu()      # a GPU that is asked after each step waits for the CPU before the next
     @property
     def best_epoch(self)->"dict|None":
         "The row of `history` of the best epoch"
@@ -162,6 +161,10 @@ def _check_loss(self:GalaxyLearner, now=False):
 def _do_epoch_train(self:GalaxyLearner):
     super(GalaxyLearner, self)._do_epoch_train()
     self._check_loss(now=True)
+
+@patch
+def _do_epoch_validate(self:GalaxyLearner, ds_idx=1, dl=None):
+    with torch.inference_mode(self.fitting): super(GalaxyLearner, self)._do_epoch_validate(ds_idx, dl)      # get_preds and validate give ordinary tensors
 
 # %% ../nbs/06f_loop.ipynb #ef9f4722
 @patch
@@ -283,7 +286,7 @@ def _seeded(self:GalaxyLearner): return seeded(None if self.seed is None else se
 def _fitting(self:GalaxyLearner, cbs):
     "Train on features while nothing of the encoder is trained, unless images are to be mixed"
     images,enc = self.dls,self.net.encoder
-    if not any(p.requires_grad for p in enc.parameters()) and not any(isinstance(cb, MixHandler) for cb in [*self.cbs, *cbs]):
+    if self.cache_features and not any(p.requires_grad for p in enc.parameters()) and not any(isinstance(cb, MixHandler) for cb in [*self.cbs, *cbs]):
         key = (id(images), self.views, [(o.data_ptr(), o._version, float(o.detach().double().sum())) for o in enc.state_dict(keep_vars=True).values()])       # torch counts the changes of each tensor, but for those by .data
         if self._cached[0]!=key: self._cached = key,feature_loaders(images, self.net, self.views, hasattr(self, "progress"))
         self.dls = self._cached[1]

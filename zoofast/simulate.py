@@ -16,13 +16,8 @@ __all__ = ['MORPHOLOGIES', 'galaxy_flux', 'to_rgb', 'simulate_votes', 'simulate_
 import json, os
 from importlib.resources import files
 from pathlib import Path
-import numpy as np, pandas as pd
-from astropy.io import fits as pyfits
-from astropy.modeling.models import Moffat2D, Sersic2D
-from astropy.visualization import make_lupton_rgb
+import numpy as np, pandas as pd, scipy
 from PIL import Image
-from scipy.ndimage import gaussian_filter
-from scipy.signal import fftconvolve
 from tqdm.auto import tqdm
 
 # %% ../nbs/02_simulate.ipynb #fae9eb69
@@ -49,6 +44,7 @@ def _unit(im):
 
 def _sersic(x, y, re=1., n=1., q=1., theta=0., x0=0., y0=0.):
     "A Sersic profile of unit light: half-light radius `re`, index `n`, axis ratio `q`, major axis at `theta` radians from x"
+    from astropy.modeling.models import Sersic2D
     im,pixel = Sersic2D.evaluate(x, y, 1., re, n, x0, y0, 1-q, theta),abs(x[0,1]-x[0,0])
     return _unit(np.minimum(im, Sersic2D.evaluate(x0+.3*pixel, y0, 1., re, n, x0, y0, 0., 0.)))
 
@@ -172,7 +168,7 @@ def _unit_length(paint, x, y, radius, seeing):
     "The galaxy's unit of length in arcsec, such that half its light lies within `radius` arcsec once it is blurred"
     unit,(x,y) = radius,(o[::len(x)//64 or 1,::len(x)//64 or 1] for o in (x, y))
     blur = seeing/2.1/abs(x[0,1]-x[0,0])
-    for _ in range(3): unit *= radius/_half_light(gaussian_filter(sum(p for p,_ in paint(x/unit, y/unit)), blur), x, y)
+    for _ in range(3): unit *= radius/_half_light(scipy.ndimage.gaussian_filter(sum(p for p,_ in paint(x/unit, y/unit)), blur), x, y)
     return unit
 
 def _bands_of(parts, mags):
@@ -183,6 +179,7 @@ def _bands_of(parts, mags):
 # %% ../nbs/02_simulate.ipynb #94d9b916
 def _psf(x, y, fwhm, x0=0., y0=0., alpha=2.5):
     "A star of unit light at (x0,y0)"
+    from astropy.modeling.models import Moffat2D
     return Moffat2D.evaluate(x, y, 1., x0, y0, fwhm/2/np.sqrt(2**(1/alpha)-1), alpha)
 
 def _neighbours(rng, x, y, mean, clear):
@@ -225,7 +222,7 @@ def galaxy_flux(
     unit = _unit_length(paint, x, y, radius, seeing)
     flux = _bands_of(paint(x/unit, y/unit), mags)+field
     p = np.arange(-(size//4), size//4+1)*_field/size
-    flux = fftconvolve(flux, _unit(_psf(*np.meshgrid(p, p), seeing))[None], mode="same", axes=(1,2))+stars
+    flux = scipy.signal.fftconvolve(flux, _unit(_psf(*np.meshgrid(p, p), seeing))[None], mode="same", axes=(1,2))+stars
     sigma,area = _sky[:,None,None]*(_field/size/.262),(_field/size/.262)**2
     flux += noise*(rng.normal(size=flux.shape)*np.sqrt(sigma**2+sigma/40*flux.clip(0)) + area*rng.normal(0, .002, (3,1,1)))
     return flux.astype(np.float32), {**_featureless, "mag_r": mag, "g_r": mags[0]-mags[1], "r_z": mags[1]-mags[2], "radius_arcsec": radius, **truth}
@@ -235,6 +232,7 @@ def to_rgb(
     flux:np.ndarray # Nanomaggies per pixel (3, y, x), bands g, r, z, row 0 at the bottom
 )->np.ndarray:      # uint8 (y, x, 3): z as red, r as green, g as blue; row 0 at the top
     "The colour image of a flux cube, with one fixed stretch"
+    from astropy.visualization import make_lupton_rgb
     scaled = flux[:,::-1]*(flux.shape[-1]/128)**2*np.array([5.0, 3.0, 2.05])[:,None,None]
     return make_lupton_rgb(scaled[2], scaled[1], scaled[0], minimum=-.01, stretch=.65, Q=4)
 
@@ -279,6 +277,7 @@ def simulate_votes(
 # %% ../nbs/02_simulate.ipynb #807b30d7
 def _write_fits(path, flux, name, truth):
     "Write a flux cube with bands, zero point and a tangential sky projection in its header"
+    from astropy.io import fits as pyfits
     size,scale = flux.shape[-1],_field/flux.shape[-1]
     hdu = pyfits.PrimaryHDU(flux)
     hdu.header.update({"OBJECT": name, "BUNIT": "nanomaggy", "MAGZP": _magzp, "PIXSCALE": (scale, "arcsec per pixel"), **{f"BAND{i}": b for i,b in enumerate(_bands)},

@@ -286,7 +286,7 @@ def __getitem__(self:ImageStore,
     def check():
         if self.bad and (lost := [self.files[i] for i in numbers if self.files[i] in self.bad]): raise ImageError(self.bad[lost[0]])
     check()
-    if isinstance(self.pixels, torch.Tensor): return self.pixels.index_select(0, idxs.to(self.pixels.device))
+    if isinstance(self.pixels, torch.Tensor): return self.pixels.index_select(0, idxs.to(self.pixels.device, non_blocking=True))
     try: 
         if self.pixels is not None: return self.pixels[numbers]
     except OSError as e:

@@ -7,10 +7,10 @@ have mean the same in all. Training can be spread over several processes, of whi
 
 # %% auto #0
 __all__ = ['app', 'Catalog', 'ImageDir', 'IdCol', 'FileCol', 'Encoder', 'Weights', 'RandomWeights', 'Label', 'Size', 'Batch',
-           'Epochs', 'Seed', 'NoReport', 'Table', 'Engine', 'Columns', 'OnBad', 'Resume', 'ShardSize', 'Device',
-           'TaskName', 'SchemaName', 'UnitInterval', 'is_first', 'echo', 'bars', 'say', 'command', 'parse',
-           'image_reader', 'options', 'report', 'pick_task', 'about', 'run_settings', 'train', 'finish', 'folder',
-           'score_line', 'launch']
+           'Epochs', 'Seed', 'NoReport', 'Table', 'Engine', 'Columns', 'OnBad', 'Resume', 'ShardSize', 'ChannelsLast',
+           'Compile', 'CacheFeatures', 'Device', 'TaskName', 'SchemaName', 'UnitInterval', 'is_first', 'echo', 'bars',
+           'say', 'command', 'parse', 'image_reader', 'options', 'report', 'pick_task', 'about', 'run_settings',
+           'train', 'finish', 'folder', 'score_line', 'launch']
 
 # %% ../nbs/14b_terminal.ipynb #42d4ca77
 import ast, functools, json, os, re, sys, tempfile, warnings
@@ -96,6 +96,9 @@ Columns = Annotated[Optional[list[str]], typer.Option(help="Column of the catalo
 OnBad = Annotated[str, typer.Option(help="An image that cannot be read: record, or raise.")]
 Resume = Annotated[bool, typer.Option("--resume/--no-resume", help="Go on with what this command has written before it was stopped, or start anew.")]
 ShardSize = Annotated[Optional[int], typer.Option(help="Rows that are written at once; 10000 unless given.")]
+ChannelsLast = Annotated[bool, typer.Option(help="Keep the channels of a pixel side by side in memory.")]
+Compile = Annotated[bool, typer.Option("--compile", help="Compile the encoder with torch, which takes minutes and pays in runs of hours.")]
+CacheFeatures = Annotated[bool, typer.Option(help="Compute features once while only the head is trained.")]
 Device = Annotated[Optional[str], typer.Option(help="cpu, cuda, ...; a GPU where there is one unless given.")]
 
 # %% ../nbs/14b_terminal.ipynb #d20882bb
@@ -223,6 +226,15 @@ def _said_of_wandb(learn):
     log.finish()
     say(f"  W&B: {run.url}" if run.url and not run.offline else f"  W&B: kept in {Path(run.dir).parent}; wandb sync uploads it")
 
+def _where_time_goes(learn):
+    "Say what an epoch's time is spent on"
+    import zoofast.profile
+    if int(os.environ.get("WORLD_SIZE", 1))>1: raise ValueError("--profile looks at one process; leave out --processes")
+    t = learn.profile()
+    echo("where the time of an epoch goes, and what the bare arithmetic of its steps needs, in seconds")
+    echo(t.assign(seconds=t.seconds.map("{:.2f}".format), share=t.share.map("{:.1%}".format), bare=t.bare.map(lambda v: f"{v:.2f}" if v else "")).to_string(index=False))
+    echo(f"training: {t.attrs['galaxies_per_second']:.3g} galaxies a second, {t.attrs['of_bare']:.0%} of the bare limit\n")
+
 def train(
     dls,                # The data
     encoder,            # As for `galaxy_learner`
@@ -232,6 +244,7 @@ def train(
     head_lr=None,       # Learning rate of those
     fit=None,           # Schedule; see `fine_tune`
     calibrate=False,    # Calibrate at the end?
+    profile=False,      # Say first where an epoch's time goes?
     **params            # Passed to `galaxy_learner`
 ):
     "Build a learner, show its groups, finetune it, calibrate it if asked to, and save its bundle and history"
@@ -246,6 +259,7 @@ def train(
     table = learn.group_table()
     echo("\nparameter groups and their learning rates")
     echo(table.assign(lr=table.lr.map("{:.3g}".format), parameters=table.parameters.map("{:,}".format)).to_string(index=False) + "\n")
+    if profile: _where_time_goes(learn)
     if is_first(): learn.add_cb(bar := _terminal_progress())
     try:
         with learn.no_bar(), learn.no_logging(), learn.distrib_ctx(): learn.fine_tune(epochs, freeze_epochs=freeze_epochs, head_lr=head_lr, fit=fit)

@@ -1,0 +1,72 @@
+"""What a galaxy costs as catalogues, images, batches and groups grow: seconds of CPU a galaxy, and peak memory.
+
+    python benchmarks/scale.py [--rows 1000 10000 100000 1000000] [--sizes 64 128 224] [--batch-sizes 8 32 64] [--encoder test_vit] [--pixels 32]
+
+Rows: `zoofast predict` of catalogues that point to 100 simulated galaxies again and again, with one of timm's smallest encoders on small images, so that rows are what there is most of; each in a process of its own. The
+seconds of a short catalogue (the first one), mostly imports, are taken off those of the longer ones. Sizes and batch sizes: a training epoch of EfficientNet-Lite0 with random weights. Groups: a step with coarse and fine
+blocks. Results also go to benchmarks/results/scale.json.
+"""
+import argparse, os, tempfile, warnings
+from pathlib import Path
+warnings.filterwarnings("ignore")
+import numpy as np
+from rounds import about, keep, table
+
+def predicting(args, tmp):
+    "Seconds of CPU, seconds and peak memory of `zoofast predict`, by rows"
+    from survey import command, write_catalog
+    from zoofast.all import Classification, GalaxyModel, GalaxyNet, ImageReader, create_encoder, read_catalog, simulate_survey, write_bundle
+    df = read_catalog(simulate_survey(tmp/"survey", n=100, size=args.pixels, fits=False, progress=False))
+    task = Classification("morphology").fit(df)
+    write_bundle(tmp/"bundle", GalaxyModel(GalaxyNet(create_encoder(args.encoder, args.pixels, pretrained=False), task.n_out), task, ImageReader(args.pixels)))
+    found = {}
+    for n in args.rows:
+        mb,seconds,code,cpu = command(tmp/"bundle", write_catalog(tmp/f"c{n}", df.file_loc.tolist(), n, "parquet"), tmp/f"out{n}", 0)
+        if code: raise SystemExit(f"zoofast predict ended with {code}")
+        found[n] = dict(mib=mb, seconds=seconds, cpu=cpu)
+        print(f"{n} rows: {seconds:.0f} s, {cpu:.0f} s of CPU, {mb:.0f} MiB", flush=True)
+    first = found[args.rows[0]]
+    for n,o in found.items(): o["cpu_ms_a_galaxy"] = 1e3*(o["cpu"]-first["cpu"])/(n-args.rows[0]) if n>args.rows[0] else None
+    return found
+
+def training(args, tmp):
+    "Galaxies a second of CPU in training, by size, by batch size and by groups"
+    from train import fit
+    from zoofast.all import GalaxyDataLoaders, galaxy_learner, simulate_survey
+    df,found = simulate_survey(tmp/"train", n=72, size=max(args.sizes), fits=False, progress=False),{}
+    df["split"] = ["train"]*64+["valid"]*8
+    def one(size, bs, **kw):
+        dls = GalaxyDataLoaders.from_catalog(df, "morphology", size=size, batch_size=bs, device="cpu", progress=False)
+        run = fit(galaxy_learner(dls, "tf_efficientnet_lite0", pretrained=False, keep_best=False, **kw))
+        run()
+        took = [run() for _ in range(args.rounds)]
+        return float(np.median([o["cpu"]/o["n"] for o in took]))
+    small = min(args.sizes)
+    for size in args.sizes: found[f"{size} px"] = dict(cpu_ms_a_galaxy=1e3*(c := one(size, 32)), cpu_ms_a_megapixel=1e3*c/(size*size/1e6))
+    for bs in args.batch_sizes: found[f"{small} px, batches of {bs}"] = dict(cpu_ms_a_galaxy=1e3*one(small, bs))
+    for blocks in ("coarse", "fine"): found[f"{small} px, {blocks} groups"] = dict(cpu_ms_a_galaxy=1e3*one(small, 32, blocks=blocks))
+    return found
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--rows", type=int, nargs="*", default=[1000, 10_000, 100_000, 1_000_000])
+    p.add_argument("--sizes", type=int, nargs="*", default=[64, 128, 224])
+    p.add_argument("--batch-sizes", type=int, nargs="*", default=[8, 32, 64])
+    p.add_argument("--encoder", default="test_vit")
+    p.add_argument("--pixels", type=int, default=32)
+    p.add_argument("--rounds", type=int, default=5)
+    args = p.parse_args()
+    info = about("fastai", encoder=args.encoder, pixels=args.pixels)
+    with tempfile.TemporaryDirectory() as tmp:
+        tmp = Path(tmp)
+        os.environ["ZOOFAST_CACHE"] = str(tmp/"cache")
+        if args.rows:
+            found = predicting(args, tmp)
+            table(["rows", "peak MiB", "seconds", "seconds of CPU", "ms of CPU for one more galaxy"], [(f"{n:,}", o["mib"], o["seconds"], o["cpu"], o["cpu_ms_a_galaxy"]) for n,o in found.items()])
+            keep("scale", dict(predicting={**info, "rows": found}))
+        if args.sizes:
+            found = training(args, tmp)
+            table(["training", "ms of CPU a galaxy", "a megapixel"], [(k, o["cpu_ms_a_galaxy"], o.get("cpu_ms_a_megapixel")) for k,o in found.items()])
+            keep("scale", dict(training={**info, "rows": found}))
+
+if __name__=="__main__": main()

@@ -1,7 +1,7 @@
 "What makes zoofast fast changes no answer: each option on and off gives the same features, losses and models, and a step waits for no device. No timings here"
-import copy, functools, shutil, numpy as np, pytest, torch
-from torch.utils._python_dispatch import TorchDispatchMode
 from zoofast.all import *
+import copy, functools, shutil, numpy as np, pytest, torch                 # after it: fastai has a `copy` of its own
+from torch.utils._python_dispatch import TorchDispatchMode
 
 @pytest.fixture(scope='module')
 def dls(survey): return GalaxyDataLoaders.from_catalog(survey[1].head(30), 'morphology', size=64, batch_size=8, progress=False)

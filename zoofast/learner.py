@@ -115,7 +115,7 @@ def galaxy_learner(
     mixup:float=0.,               # MixUp: parameter of its beta distribution; 0: none
     cutmix:float=0.,              # CutMix: likewise
     channels_last:bool=True,      # Keep the channels of a pixel side by side in memory? Most convolutions are quicker so
-    compile:bool=False,           # Compile the encoder with torch? That takes minutes, and pays in runs of hours; `profile` says when
+    compile:bool=False,           # Compile the encoder with torch? That takes minutes, and pays in runs of hours; `compile_gain` says when
     cache_features:bool=True,     # Compute features once while the whole encoder is frozen? Otherwise it sees augmented images in each epoch
     precision:str="auto",         # "fp32", "bf16", "fp16", or "auto": bf16 where it is faster and safe; see `pick_precision`
     bn_stats:str="auto",          # Running means of batch normalisations: "keep" the pretrained ones, "update" them, or "auto": keep unless the weights are random

@@ -105,7 +105,7 @@ class TimmSchedule(Callback):
         self.kwargs,self.monitor,self.scaled,self.sched = check_scheduler_kwargs(scheduler_kwargs),monitor,scaled,None
 
     def before_fit(self):
-        self.sched,self.rates = None,[]
+        self.sched,self.by_step = None,[]
         kwargs = check_scheduler_kwargs(self.kwargs, self.n_epoch)
         setters = [cb for cb in self.learn.cbs if isinstance(cb, TimmSchedule) or isinstance(cb, ParamScheduler) and "lr" in cb.scheds]
         if kwargs is None or setters[-1] is not self: return
@@ -120,7 +120,7 @@ class TimmSchedule(Callback):
 
     def after_batch(self):
         if not self.sched: return
-        self.rates.append([h["lr"] for h in self.opt.hypers])
+        self.by_step.append([h["lr"] for h in self.opt.hypers])
         done,rest = divmod(self.iter+1, self.every)
         if not rest and self.iter+1<self.n_iter: self._go(updates=self.epoch*self.updates+done)
 
@@ -129,7 +129,7 @@ class TimmSchedule(Callback):
 
     def after_fit(self):
         if self.sched and hasattr(self.learn, "recorder"):
-            self.recorder.rates,self.recorder.hps = np.array(self.rates),{"lr": [r[-1] for r in self.rates]}      # `plot_sched` shows the latter
+            self.recorder.rates,self.recorder.hps = np.array(self.by_step),{"lr": [r[-1] for r in self.by_step]}      # `plot_sched` shows the latter
         self.sched = None
 
 # %% ../nbs/06c_schedules.ipynb #1bae005a

@@ -16,7 +16,7 @@ import numpy as np, torch
 from torch import nn
 from filelock import FileLock
 from fastcore.basics import patch
-import timm, zoofast
+import zoofast
 from .store import cache_dir
 from .encoders import Encoder
 from .tuning import FOLD_FROM, fold_norms

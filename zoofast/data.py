@@ -24,7 +24,7 @@ from .catalog import CatalogError, check_catalog, need_columns, read_catalog, sp
 from .paths import absent_files
 from .images import ImageError, ImageReader, middle
 from .store import ImageStore
-from .augment import BatchViews, GalaxyAugment, as_float, augments_galaxies, make_augment
+from .augment import BatchViews, as_float, augments_galaxies, make_augment
 from .tasks import Task, infer_task
 
 # %% ../nbs/04_data.ipynb #0d2cf6ea

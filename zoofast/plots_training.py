@@ -8,10 +8,9 @@
 __all__ = ['plot_history', 'plot_rates', 'plot_groups']
 
 # %% ../nbs/12b_plots_training.ipynb #b1603221
-import json, math, os
+import math, os
 from pathlib import Path
 import numpy as np, pandas as pd
-from .tables import read_table
 from .plots import COLORS, DASHES, GREY, MARKS, named, new_axes
 
 # %% ../nbs/12b_plots_training.ipynb #70efda82

@@ -9,7 +9,7 @@ The page is one file, to be sent by mail or put beside a paper: it asks the netw
 __all__ = ['keep_run', 'make_report']
 
 # %% ../nbs/13_report.ipynb #aa49a545
-import base64, hashlib, io, json, math, os, shlex
+import base64, hashlib, io, json, os, shlex
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np, pandas as pd
 from . import __version__
 from .images import ImageError, reader_from_config
-from .untrusted import BundleError, find_bundle, read_config
+from .untrusted import find_bundle, read_config
 from .tasks import task_from_config
 from .saved import write_table
 from .predict import predict_catalog

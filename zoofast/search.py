@@ -12,7 +12,6 @@ __all__ = ['FAILURES', 'need_optuna', 'is_behind', 'open_study', 'places', 'n_tr
 # %% ../nbs/13c_search.ipynb #291107c6
 import json, math, time, warnings
 from contextlib import nullcontext
-from pathlib import Path
 import numpy as np, pandas as pd
 from .settings import REPEATS, Settings
 

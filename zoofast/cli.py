@@ -199,6 +199,7 @@ def finetune(
     if settings is not None: return finetune.__wrapped__(**{**given, **run_settings(settings, save_dir, seed), "split_seed": seed if split_seed is None else split_seed, "settings": None})
     if encoder is None: raise ValueError("give --encoder, or --settings with a model_name")
     if processes<1: raise ValueError(f"--processes {processes}: give 1 or more")
+    if profile and processes>1: raise ValueError("--profile looks at one process; leave out --processes")
     save_dir = folder(save_dir)
     from zoofast.catalog import read_catalog
     from zoofast.tasks import score_predictions

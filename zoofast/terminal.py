@@ -228,12 +228,9 @@ def _said_of_wandb(learn):
 
 def _where_time_goes(learn):
     "Say what an epoch's time is spent on"
-    import zoofast.profile
-    if int(os.environ.get("WORLD_SIZE", 1))>1: raise ValueError("--profile looks at one process; leave out --processes")
-    t = learn.profile()
-    echo("where the time of an epoch goes, and what the bare arithmetic of its steps needs, in seconds")
-    echo(t.assign(seconds=t.seconds.map("{:.2f}".format), share=t.share.map("{:.1%}".format), bare=t.bare.map(lambda v: f"{v:.2f}" if v else "")).to_string(index=False))
-    echo(f"training: {t.attrs['galaxies_per_second']:.3g} galaxies a second, {t.attrs['of_bare']:.0%} of the bare limit\n")
+    from zoofast.profile import profile_text
+    say("an epoch that does not count, to see where its time goes ...")
+    echo(profile_text(learn.profile())+"\n")
 
 def train(
     dls,                # The data

@@ -23,12 +23,12 @@ PARAMETERS = dict(           # kind and limits of what may be tried; with a ques
     epochs=("whole", 0, _inf), freeze_epochs=("whole", 0, _inf), size=("whole", 1, _inf), batch_size=("whole", 2, _inf), accumulate=("whole", 1, _inf), views=("whole", 0, _inf),
     learning_rate=("number", 0, _inf), head_lr=("number?", 0, _inf), layer_decay=("number", 0, 1), weight_decay=("number", 0, _inf), head_dropout_prob=("number", 0, 0.999),
     fit=("name?",), scheduler_kwargs=("dict?",), opt=("name",), opt_kwargs=("dict?",), loss_func=("name?",), class_weights=("dict?",), label_smoothing=("number", 0, 1),
-    l1=("number", 0, _inf), clip_grad=("number?", 0, _inf), ema=("number", 0, 0.99999), mixup=("number", 0, _inf), cutmix=("number", 0, _inf), precision=("name",),
+    l1=("number", 0, _inf), clip_grad=("number?", 0, _inf), ema=("number", 0, 0.99999), mixup=("number", 0, _inf), cutmix=("number", 0, _inf), precision=("name",), channels_last=("bool",), compile=("bool",), cache_features=("bool",),
     monitor=("name",), patience=("whole?", 1, _inf), keep_best=("bool",), augment=("dict?",), flip=("bool",), stretch=("dict",), crop=("number?", 0, _inf), seed=("whole", 0, _inf))
 REPEATS = ("num_experiments", "experiment", "repeat", "replicate")      # each value trains the same again, with another seed
 _called = dict(model_name="encoder", model="encoder", arch="encoder", lr="learning_rate", base_lr="learning_rate", bs="batch_size", img_size="size", image_size="size", wd="weight_decay",
                dropout="head_dropout_prob", optimizer="opt", n_epochs="epochs", loss="loss_func")
-_given = ("catalog", "label", "task", "schema", "valid", "test", "split_seed", "group_col", "cache", "on_bad", "image_dir", "id_col", "file_col", "save_dir", "resume", "processes", "calibrate", "wandb", "wandb_kwargs", "no_report")
+_given = ("catalog", "label", "task", "schema", "valid", "test", "split_seed", "group_col", "cache", "on_bad", "image_dir", "id_col", "file_col", "save_dir", "resume", "processes", "calibrate", "profile", "wandb", "wandb_kwargs", "no_report")
 
 def _near(word, words):
     near = difflib.get_close_matches(str(word), [*words], 3)

@@ -105,7 +105,7 @@ class ReportEpochs(Callback):
         raise behind
 
 _plain = ("training_mode n_blocks learning_rate layer_decay weight_decay head_dropout_prob scheduler_kwargs opt opt_kwargs loss_func class_weights label_smoothing l1 clip_grad accumulate ema mixup cutmix "
-          "precision bn_stats blocks views patience keep_best weights seed").split()
+          "precision channels_last compile cache_features bn_stats blocks views patience keep_best weights seed").split()
 
 def train_trial(
     params:dict,      # Parameters by name, as `run_parameters` gives them

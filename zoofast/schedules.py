@@ -129,7 +129,7 @@ class TimmSchedule(Callback):
 
     def after_fit(self):
         if self.sched and hasattr(self.learn, "recorder"):
-            self.recorder.rates,self.recorder.hps = np.array(self.by_step),{"lr": [r[-1] for r in self.by_step]}      # `plot_sched` shows the latter
+            vars(self.recorder).update(rates=np.array(self.by_step), hps={"lr": [r[-1] for r in self.by_step]})     # `plot_sched` shows the latter; fastai would warn that the learner has rates too
         self.sched = None
 
 # %% ../nbs/06c_schedules.ipynb #1bae005a

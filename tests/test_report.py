@@ -30,33 +30,6 @@ def runs(survey, tmp_path_factory):
         out[name] = make_report(learn, progress=False)
     return out
 
-@pytest.fixture(scope='module')
-def browser():
-    play = pytest.importorskip('playwright.sync_api')
-    exe = next((p for n in ('chromium', 'chromium-browser', 'google-chrome') if (p := shutil.which(n))), None)
-    if exe is None: pytest.skip('no chromium here (apt-get install chromium)')
-    with play.sync_playwright() as p:
-        b = p.chromium.launch(executable_path=exe, args=['--no-sandbox', '--disable-gpu'])
-        yield b
-        b.close()
-
-@pytest.fixture
-def opened(browser):
-    "`opened(path, width, dark)`: the page, and all that went wrong on it"
-    pages = []
-    def _open(path, width=1400, dark=False):
-        context = browser.new_context(viewport=dict(width=width, height=900), color_scheme='dark' if dark else 'light')
-        page,wrong = context.new_page(),[]
-        page.on('console', lambda m: wrong.append(f'console: {m.text}') if m.type in ('error', 'warning') else None)
-        page.on('pageerror', lambda e: wrong.append(f'error: {e}'))
-        page.on('dialog', lambda d: (wrong.append(f'dialog: {d.message}'), d.dismiss()))
-        page.on('request', lambda r: wrong.append(f'request: {r.url[:200]}') if not r.url.startswith(('data:', path.as_uri())) else None)
-        page.goto(path.as_uri())
-        pages.append(context)
-        return page,wrong
-    yield _open
-    for c in pages: c.close()
-
 KINDS = ['classification', 'multilabel', 'regression', 'votes']
 
 @pytest.mark.parametrize('width', [375, 1400])

@@ -1,6 +1,7 @@
-"Sweeps as a user runs them: one command, and what it leaves on disk"
+"Sweeps as a user runs them: one command or several processes, what is left on disk, the page in a browser, and what is said about mistakes"
+import json, os, re, warnings
 from pathlib import Path
-import pandas as pd, pytest, yaml
+import numpy as np, pandas as pd, pytest, yaml
 optuna = pytest.importorskip('optuna')
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -10,6 +11,8 @@ SETTINGS = dict(method='random', metric=dict(name='valid_loss', goal='minimize')
 def write(folder, settings=SETTINGS, **kw):
     (folder/'settings.yaml').write_text(yaml.safe_dump({**settings, **kw}, sort_keys=False))
     return folder/'settings.yaml'
+
+def said(err): return [o for o in err.replace('\r', '\n').split('\n') if o.startswith('zoofast:')]
 
 def table(folder): return pd.read_csv(folder/'trials.csv')
 
@@ -40,15 +43,75 @@ def test_each_trial_has_its_folder_and_no_checkpoints_are_left(done):
     assert sorted(o.name for o in (folder/'trials').iterdir())==['0001', '0002', '0003', '0004']
     assert not list((folder/'trials').rglob('*.pt')) and not list((folder/'trials').rglob('best.safetensors'))
 
-def test_texts_on_the_page_are_escaped(tmp_path):
+def test_the_best_setting_is_trained_again_and_predicts(done, run_zoofast, survey, tmp_path):
+    folder = done[0]
+    assert 'validation galaxies: accuracy' in done[3].stdout
+    res = run_zoofast('predict', folder/'best', survey[0]/'catalog.csv', '--out', tmp_path/'p.csv')
+    assert res.returncode==0, res.stderr
+    p,df = pd.read_csv(tmp_path/'p.csv', dtype={'id_str': str}),survey[1]
+    assert p.id_str.tolist()==df.id_str.astype(str).tolist() and p.error.isna().all() and set(p.morphology_pred)<=set(df.morphology)
+    h,t = pd.read_csv(folder/'best'/'bundle'/'history.csv'),table(folder)
+    means = t.groupby('head_lr').valid_loss.mean()
+    assert np.isclose(h.valid_loss.min(), t.valid_loss[t.head_lr==means.idxmin()].min(), atol=1e-6)          # the same training, to the same end
+
+def test_processes_share_the_trials(run_zoofast, survey, tmp_path):
+    "`--jobs 2`: each place once"
+    args = ['--catalog', survey[0]/'catalog.csv', '--label', 'morphology', '--size', 48, '--epochs', 1, '--freeze-epochs', 0, '--save-dir', tmp_path/'run', '--trials', 6, '--jobs', 2]
+    res = run_zoofast('sweep', write(tmp_path), *args)
+    assert res.returncode==0, res.stderr
+    assert sorted(re.findall(r'\[[12]\] trial (\d+) of 6', res.stderr))==list('123456') and '6 trials: 6 finished' in res.stdout
+    study = optuna.load_study(study_name='sweep', storage=f"sqlite:///{tmp_path/'run'/'study.db'}")
+    assert sorted(t.user_attrs['place'] for t in study.trials if t.state.name=='COMPLETE')==list(range(6))
+    assert table(tmp_path/'run').trial.tolist()==[1, 2, 3, 4, 5, 6]
+
+# --- the page -----------------------------------------------------------------------------------------------------
+
+EVIL = '<script>alert(1)</script>'
+
+@pytest.fixture(scope='module')
+def page_file(tmp_path_factory):
+    "The page of a search whose trials take no time; some fail, some are stopped"
     from zoofast.search import open_study, search, trials_table
     from zoofast.settings import read_settings
     from zoofast.sweep_page import write_page
-    s = read_settings(dict(method='random', name='<script>alert(1)</script>', description='a & b', parameters=dict(model_name=dict(values=['<b>x</b>', 'y']), learning_rate=dict(min=1e-4, max=1e-3))))
+    encoders = ['tf_efficientnet_lite0', 'convnext_nano.in12k_ft_in1k', 'hf_hub:mwalmsley/zoobot-encoder-convnext_nano', 'local-dir:/home/a b/models/$ours_v2']
+    s = read_settings(dict(name=EVIL, description='a & b <img src=x onerror=alert(2)>', method='random', metric=dict(name='valid_loss', goal='minimize'), early_terminate=dict(type='hyperband', min_iter=1, eta=2),
+        parameters=dict(model_name=dict(values=encoders), batch_size=dict(values=[16, 32]), learning_rate=dict(distribution='log_uniform_values', min=1e-5, max=1e-2), layer_decay=dict(min=0.4, max=1.), num_experiments=dict(values=[1, 2, 3]))))
+    def trial(v, t):
+        if v['learning_rate']>5e-3: raise ValueError('<i>no</i>: training has diverged')
+        t.set_user_attr('seconds', 10.+30*encoders.index(v['model_name'])+v['num_experiments'])
+        loss = 0.3+abs(np.log10(v['learning_rate']/3e-4))*0.2
+        t.report(loss, 0)
+        if t.should_prune(): raise optuna.TrialPruned
+        return loss
     study = open_study(s)
-    search(study, s, lambda v, t: v['learning_rate'] if t.user_attrs['place'] else (_ for _ in ()).throw(ValueError('<i>no</i>')), 4)
-    html = write_page(study, s, trials_table(study, s), tmp_path/'p.html').read_text()
-    assert '<script>alert' not in html and '&lt;script&gt;alert' in html and '<i>no' not in html and '<b>x' not in html and 'a &amp; b' in html
+    search(study, s, trial, 40)
+    return write_page(study, s, trials_table(study, s), tmp_path_factory.mktemp('page')/'sweep.html')
+
+@pytest.mark.parametrize('width', [375, 1400])
+def test_the_page_reads_well(opened, page_file, width):
+    "Nothing is fetched or complained about, nothing is wider than the screen, texts from the settings are texts, encoders are called by their names"
+    page,wrong = opened(page_file, width, dark=width==375)
+    assert not wrong and page.locator('h1').inner_text()==f'Sweep: {EVIL}' and 'a & b <img' in page.locator('body').inner_text()
+    assert page.evaluate('document.documentElement.scrollWidth')<=width
+    assert page.locator('svg').count()==9
+    texts = page.locator('svg text').all_text_contents()
+    for name in ('tf_efficientnet_lite0', 'convnext_nano.in12k_ft_in1k', 'model_name', 'learning_rate', 'seconds of training', 'stopped early', 'failed'): assert any(o.strip()==name for o in texts), name
+    assert any('hf_hub:mwalmsley/zoobot-encoder-convnext_nano: 0.3' in o for o in texts) and any(o.endswith('$ours_v2') for o in texts)
+    for box in page.evaluate("[...document.querySelectorAll('svg')].flatMap(s => {const a = s.getBoundingClientRect(); return [...s.querySelectorAll('text')].map(t => {const b = t.getBoundingClientRect(); return [b.left-a.left, a.right-b.right, b.top-a.top, a.bottom-b.bottom, b.height]})})"):
+        assert min(box[:4])>-3 and box[4]>5, box                                  # no label is clipped, or too small to read
+    assert page.evaluate("getComputedStyle(document.querySelector('svg text')).fill")==page.evaluate('getComputedStyle(document.body).color')
+    if out := os.environ.get('ZOOFAST_PICTURES'): page.screenshot(path=f'{out}/sweep_{width}.png', full_page=True)
+
+def test_the_table_is_sorted_by_what_is_clicked(opened, page_file):
+    page,wrong = opened(page_file)
+    def column(i): return [float(o) for o in page.locator(f'#trials td:nth-child({i})').evaluate_all("all => all.map(o => o.dataset.k).filter(o => o!=='')")]
+    assert column(1)==list(range(1, 41))
+    page.locator('#trials th').nth(2).click()
+    up = column(3)
+    page.locator('#trials th').nth(2).press('Enter')
+    assert up==sorted(up) and column(3)==up[::-1] and len(set(up))>5 and not wrong
+    assert '<i>no</i>: training has diverged' in page.locator('#trials').inner_text()
 
 def test_a_page_of_nothing_and_of_failures_only(tmp_path):
     from zoofast.search import open_study, search, trials_table
@@ -59,6 +122,139 @@ def test_a_page_of_nothing_and_of_failures_only(tmp_path):
     write_page(study, s, trials_table(study, s), tmp_path/'none.html')
     search(study, s, lambda v, t: (_ for _ in ()).throw(ValueError(f'{v}')), 2)
     assert 'learning_rate' in write_page(study, s, trials_table(study, s), tmp_path/'bad.html').read_text()
+
+# --- files as people have them, and mistakes ----------------------------------------------------------------------
+
+@pytest.fixture
+def here(monkeypatch, capfd, tmp_path):
+    "`here('sweep', ...)`: the command in this process, whose libraries are loaded already: exit code, stdout, stderr"
+    from zoofast.cli import app
+    def _run(*args):
+        monkeypatch.setattr(warnings, 'showwarning', warnings.showwarning)        # the command sets its own
+        capfd.readouterr()
+        try: app([*map(str, args)], prog_name='zoofast')
+        except SystemExit as e: return (e.code or 0,*capfd.readouterr())
+    return _run
+
+@pytest.fixture(scope='module')
+def tiny(survey, tmp_path_factory):
+    "Two small encoders in folders"
+    from zoofast.all import GalaxyDataLoaders, galaxy_learner
+    d = tmp_path_factory.mktemp('encoders')
+    dls = GalaxyDataLoaders.from_catalog(survey[1], 'morphology', size=48, progress=False)
+    return [f'local-dir:{galaxy_learner(dls, o, pretrained=False).save_encoder(d/o)}' for o in ('test_efficientnet', 'test_resnet')]
+
+AS_PEOPLE_HAVE_THEM = {
+    'grid': """
+program: train.py
+method: grid
+metric: {name: valid_loss, goal: minimize}
+parameters:
+  model_name: {values: [A, B]}
+  learning_rate: {values: [0.002, 1e-4]}
+  batch_size: {values: [8, 16]}
+""",
+    'bayes': """
+program: train.py
+name: tuning
+method: bayes
+metric: {name: valid_loss, goal: minimize}
+parameters:
+  model_name: {value: A}
+  learning_rate: {distribution: uniform, min: 0.0001, max: 0.01}
+""",
+    'seeds': """
+program: fine_tune.py
+method: grid
+parameters:
+  model_name: {values: [A, B]}
+  num_experiments: {values: [1, 2, 3]}
+""",
+    'keys': """
+program: train.py
+entity: somebody
+project: galaxies
+description: from the group's wiki
+method: random
+metric: {name: accuracy, goal: maximize}
+run_cap: 3
+command: ["${env}", "${interpreter}", "${program}", "${args}"]
+parameters:
+  model_name: {values: [A, B], distribution: categorical}
+  batch_size: {distribution: q_log_uniform_values, q: 8, min: 8, max: 32}
+  weight_decay: {min: 0.01, max: 0.3}
+""",
+}
+
+@pytest.mark.parametrize('kind,n', dict(grid=8, bayes=4, seeds=6, keys=3).items())
+def test_files_as_people_have_them(here, tiny, survey, tmp_path, kind, n):
+    path = tmp_path/'sweep.yaml'
+    path.write_text(re.sub(r'\bA\b', tiny[0], re.sub(r'\bB\b', tiny[1], AS_PEOPLE_HAVE_THEM[kind])))
+    args = ['--catalog', survey[0]/'catalog.csv', '--label', 'morphology', '--size', 48, '--epochs', 1, '--freeze-epochs', 0, '--save-dir', tmp_path/'run', *(['--trials', 4] if kind=='bayes' else [])]
+    code,out,err = here('sweep', path, *args)
+    assert code==0 and f'{n} trials: {n} finished' in out and 'Warning' not in err, err
+    t = table(tmp_path/'run')
+    if kind=='grid': assert len(t[['model_name', 'learning_rate', 'batch_size']].drop_duplicates())==8 and set(t.model_name)==set(tiny)
+    if kind=='bayes': assert t.learning_rate.nunique()==4 and t.learning_rate.between(1e-4, 1e-2).all()
+    if kind=='keys': assert set(t.batch_size)<={8, 16, 24, 32} and t.accuracy.notna().all()
+    if kind=='seeds':
+        assert t.groupby('model_name').num_experiments.apply(sorted).tolist()==[[1, 2, 3]]*2
+        assert (t.groupby('model_name').valid_loss.nunique()==3).all()                                # seeds that are really other ones
+        assert 'mean of 3 seeds' in out
+
+MISTAKES = [
+    (dict(parameters=dict(learning_rat=dict(value=1e-3))), [], ["'learning_rat'", 'did you mean learning_rate']),
+    (dict(parameters={**SETTINGS['parameters'], 'lr': dict(value=1e-3)}), [], ["'lr'", 'learning_rate']),
+    (dict(parameters={**SETTINGS['parameters'], 'learning_rate': dict(min=1, max=0.1)}), [], ['learning_rate', 'min 1', 'max 0.1']),
+    (dict(method='bayse'), [], ["'bayse'", 'did you mean bayes']),
+    (dict(parameters={**SETTINGS['parameters'], 'learning_rate': dict(distribution='loguniform', min=1, max=2)}), [], ["'loguniform'", 'did you mean log_uniform']),
+    (dict(method='bayes', metric=None), [], ['metric', 'valid_loss']),
+    (dict(metric=dict(name='acuracy', goal='maximize')), [], ["'acuracy'", 'did you mean accuracy']),
+    (dict(metric=dict(name='accuracy')), [], ['worst accuracy', 'goal: maximize']),
+    (dict(parameters=dict(model_name=dict(values=['resnet18', 'resnet81']))), [], ["'resnet81'", 'did you mean']),
+    (dict(parameters=dict(learning_rate=dict(value=1e-3))), [], ['model_name is missing']),
+    (dict(early_terminate=dict(type='median', min_iter=1)), [], ["'median'", 'hyperband']),
+    (dict(programme='x'), [], ["'programme'", 'did you mean program']),
+    ({}, ['--storage', 'postgresql://me:secret@127.0.0.1:9/x'], ['storage', '127.0.0.1:9']),
+    ({}, ['--storage', 'sqlite:////no/such/folder/s.db'], ['storage', '/no/such/folder/s.db']),
+    ({}, ['--storage', 'somewhere'], ["'somewhere'", 'no address']),
+    ({}, ['--encoder', 'resnet18'], ['encoder', 'leave out one']),
+    ({}, ['--trials', '0'], ['trials']),
+    ({}, ['--jobs', '0'], ['--jobs 0']),
+    ({}, ['--sampler', 'cma'], ['tpe or gp']),
+    ({}, ['--label', 'morphologie'], ["morphologie", 'morphology']),
+]
+
+@pytest.mark.parametrize('change,args,says', MISTAKES, ids=[' '.join(o[2]) for o in MISTAKES])
+def test_mistakes_are_one_sentence(here, survey, tmp_path, change, args, says):
+    raw = {k: v for k,v in {**SETTINGS, **change}.items() if v is not None}
+    code,out,err = here('sweep', write(tmp_path, raw), '--catalog', survey[0]/'catalog.csv', *([] if '--label' in args else ['--label', 'morphology']), '--size', 48, '--save-dir', tmp_path/'run', *args)
+    assert code==2 and len(said(err))==1 and all(o in said(err)[0] for o in says) and 'secret' not in err and not out and 'Traceback' not in err, err
+    assert not (tmp_path/'run'/'trials').exists()
+
+def test_a_file_that_is_not_there_or_not_yaml(here, survey, tmp_path):
+    args = ['--catalog', survey[0]/'catalog.csv', '--label', 'morphology', '--save-dir', tmp_path/'run']
+    (tmp_path/'bad.yaml').write_text('method: [random\nparameters: x')
+    for name,says in (('none.yaml', 'none.yaml cannot be read'), ('bad.yaml', 'bad.yaml is not YAML: line')):
+        code,_,err = here('sweep', tmp_path/name, *args)
+        assert code==2 and len(said(err))==1 and says in said(err)[0], err
+
+# --- finetune --settings: what an agent of W&B starts -------------------------------------------------------------
+
+def test_finetune_takes_a_file_of_settings(run_zoofast, survey, tmp_path):
+    "A whole run of a process of its own, as W&B's agent starts it"
+    values = dict(model_name='tf_efficientnet_lite0', training_mode='head_only', epochs=1, freeze_epochs=0, size=48, batch_size=8)
+    (tmp_path/'settings.yaml').write_text(yaml.safe_dump(values))
+    res = run_zoofast('finetune', survey[0]/'catalog.csv', '--label', 'morphology', '--save-dir', tmp_path/'run', '--settings', tmp_path/'settings.yaml', env={'WANDB_SWEEP_ID': 'abc', 'WANDB_RUN_ID': 'run7', 'WANDB_MODE': 'disabled'})
+    assert res.returncode==0 and 'validation galaxies: accuracy' in res.stdout, res.stderr
+    config = json.loads((tmp_path/'run'/'run7'/'bundle'/'config.json').read_text())['params']
+    assert {k: config[k] for k in ('encoder', 'training_mode', 'batch_size', 'size')}==dict(encoder='tf_efficientnet_lite0', training_mode='head_only', batch_size=8, size=48)
+
+def test_finetune_names_what_is_wrong_in_its_settings(here, survey, tmp_path):
+    args = ['finetune', survey[0]/'catalog.csv', '--label', 'morphology', '--save-dir', tmp_path/'run', '--settings']
+    for given,says in (('{"batchsize": 8}', 'did you mean batch_size'), ('{"batch_size": 8}', '--encoder')):
+        code,_,err = here(*args, given)
+        assert code==2 and len(said(err))==1 and says in said(err)[0], err
 
 def test_settings_yaml_is_a_sweep_of_wandb_too():
     "W&B's own client reads the file; the arguments that its agent would make of one run are what `finetune --settings` takes"

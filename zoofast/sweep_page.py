@@ -10,19 +10,20 @@ __all__ = ['plot_best', 'importances', 'plot_importance', 'plot_parameter', 'plo
            'write_page']
 
 # %% ../nbs/14a_sweep_page.ipynb #29939872
-import base64, io, json, os, warnings
+import json, os, warnings
 from pathlib import Path
 import numpy as np, pandas as pd
+from .plots import COLORS, GREY, MARKS, named, new_axes
+from .report import _no_display, as_svg
 from .settings import REPEATS, Settings, known
 from .search import best_setting
 
 # %% ../nbs/14a_sweep_page.ipynb #24c1700c
-_blue,_orange,_green,_grey = "#0072B2","#E69F00","#009E73","#999999"        # of Okabe & Ito
-_marks = "osD^vP*X<>"
+_trial,_best = COLORS[:2]
 
-def _axes(ax, size=(5, 3)):
+def _ink():
     import matplotlib.pyplot as plt
-    return plt.subplots(figsize=size, layout="constrained")[1] if ax is None else ax
+    return plt.rcParams["text.color"]
 
 def _done(table, settings): return table[(table.state=="finished") & table[settings.metric].notna()]
 
@@ -37,12 +38,12 @@ def plot_best(
     ax=None             # Axes to draw on
 ):                      # matplotlib Axes
     "The metric of each trial, and the best so far"
-    ax,m = _axes(ax),settings.metric
+    ax,m = ax or new_axes((5, 3)),settings.metric
     done,stopped,failed = (table[table.state==k] for k in ("finished", "stopped", "failed"))
-    if len(done): ax.step(done.trial, done[m].cummin() if settings.goal=="minimize" else done[m].cummax(), where="post", color=_orange, lw=2, label="best so far")
-    ax.plot(done.trial, done[m], "o", color=_blue, ms=5, label="finished")
-    if len(stopped): ax.plot(stopped.trial, stopped[m], "v", color=_grey, ms=5, label="stopped early")
-    if len(failed): ax.plot(failed.trial, [0.02]*len(failed), "x", color="black", ms=6, label="failed", transform=ax.get_xaxis_transform(), clip_on=False)
+    if len(done): ax.step(done.trial, done[m].cummin() if settings.goal=="minimize" else done[m].cummax(), where="post", color=_best, lw=2, label="best so far")
+    ax.plot(done.trial, done[m], "o", color=_trial, ms=5, label="finished")
+    if len(stopped): ax.plot(stopped.trial, stopped[m], "v", color=GREY, ms=5, label="stopped early")
+    if len(failed): ax.plot(failed.trial, [0.02]*len(failed), "x", color=_ink(), ms=6, label="failed", transform=ax.get_xaxis_transform(), clip_on=False)
     if settings.goal=="minimize": _zoom(ax, done[m])
     ax.set(xlabel="trial", ylabel=m.replace("_", " "))
     ax.xaxis.get_major_locator().set_params(integer=True)
@@ -61,18 +62,18 @@ def importances(
     if len(done)<5 or not names or len({t.value for t in done})<2: return {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        got = optuna.importance.get_param_importances(study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=seed), params=sorted(names)) 
+        got = optuna.importance.get_param_importances(study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=seed), params=sorted(names))
     return dict(sorted(got.items(), key=lambda o: -o[1]))
 
 def plot_importance(
-    study,  # Optuna's study
+    study,  # Optuna's study, or what `importances` gave
     ax=None # Axes to draw on
 ):          # matplotlib Axes
     "Importance of each parameter, as bars"
-    got = importances(study)
-    ax = _axes(ax, (5, 0.8+0.35*max(len(got), 2)))
+    got = study if isinstance(study, dict) else importances(study)
+    ax = ax or new_axes((5, 0.8+0.35*max(len(got), 2)))
     names = list(got)[::-1]
-    bars = ax.barh(range(len(names)), [got[k] for k in names], color=_blue)
+    bars = ax.barh(range(len(names)), [got[k] for k in names], color=_trial)
     ax.bar_label(bars, [f"{got[k]:.0%}" for k in names], padding=3, fontsize=8)
     ax.set(yticks=range(len(names)), yticklabels=names, xlim=(0, max([*got.values(), 0.1])*1.15), xlabel="part of the variance explained")
     if not got: ax.text(0.5, 0.5, "too few finished trials to say", transform=ax.transAxes, ha="center")
@@ -88,7 +89,7 @@ def _position(p, column):
     names = list(dict.fromkeys([*(json.dumps(v, sort_keys=True) if isinstance(v, (dict, list)) else str(v) for v in p.spec["values"])]))
     return column.map(lambda v: names.index(str(int(v)) if isinstance(v, float) and v.is_integer() and str(v) not in names else str(v))),names
 
-def _short(o): return o if len(o)<=26 else "..."+o[-24:]
+def _short(o, most=28): return named(o if len(o)<=most else "…"+o[1-most:], most)         # of a path or an address, the end tells most
 
 def plot_parameter(
     table:pd.DataFrame, # From `trials_table`
@@ -96,20 +97,22 @@ def plot_parameter(
     name:str,           # Of the parameter
     ax=None             # Axes to draw on
 ):                      # matplotlib Axes
-    "One parameter against the metric; for parameters with few values, a line marks the median of each"
-    ax,m,p = _axes(ax, (3.6, 3)),settings.metric,next(o for o in settings.parameters if o.name==name)
+    "One parameter against the metric; for parameters with few values, a line marks the median of each. Long names are on the vertical axis, where there is room for them"
+    m,p = settings.metric,next(o for o in settings.parameters if o.name==name)
     done = _done(table, settings)
     x,names = _position(p, done[name])
+    lie = bool(names) and max(map(len, names))>8
+    ax = ax or new_axes((5, 0.9+0.3*max(len(names), 3)) if lie else (3.6, 3))
+    turn = (lambda x, y: (y, x)) if lie else (lambda x, y: (x, y))
     shift = np.random.default_rng(0).uniform(-0.12, 0.12, len(done)) if names else 0
-    ax.scatter(x+shift, done[m], s=22, color=_blue, alpha=0.7)
-    if names:
-        for i in range(len(names)):
-            if (x==i).any(): ax.plot([i-0.25, i+0.25], [done[m][x==i].median()]*2, color=_orange, lw=2)
-        long = max(map(len, names))>6
-        ax.set_xticks(range(len(names)), [_short(o) for o in names], rotation=30 if long else 0, ha="right" if long else "center", fontsize=8)
-    elif p.shape.startswith("log") or p.shape=="log_uniform": ax.set_xscale("log")
-    if settings.goal=="minimize": _zoom(ax, done[m])
-    ax.set(xlabel=name, ylabel=m.replace("_", " "))
+    ax.scatter(*turn(x+shift, done[m]), s=22, color=_trial, alpha=0.7)
+    for i in range(len(names or [])):
+        if (x==i).any(): ax.plot(*turn([i-0.25, i+0.25], [done[m][x==i].median()]*2), color=_best, lw=2)
+    if names: (ax.set_yticks if lie else ax.set_xticks)(range(len(names)), [_short(o) for o in names], fontsize=8)
+    elif p.shape.startswith("log"): ax.set_xscale("log")
+    if lie: ax.set_ylim(len(names)-0.5, -0.5)
+    if settings.goal=="minimize": _zoom(ax, done[m], "x" if lie else "y")
+    ax.set(**dict(zip(("xlabel", "ylabel"), turn(name, m.replace("_", " ")))))
     return ax
 
 # %% ../nbs/14a_sweep_page.ipynb #1904dedb
@@ -118,11 +121,9 @@ def plot_parallel(
     settings:Settings,  # What was searched
     ax=None             # Axes to draw on
 ):                      # matplotlib Axes
-    "Parallel coordinates: a line for each finished trial, coloured by its metric; the best is marked"
-    import matplotlib as mpl
-    ps,done = _shown(table, settings),_done(table, settings)
-    ax = _axes(ax, (max(5, 1.7*(len(ps)+1)), 3.4))
-    low = settings.goal=="minimize"
+    "Parallel coordinates: a line for each finished trial, the better the bolder; the best is marked"
+    ps,done,low = _shown(table, settings),_done(table, settings),settings.goal=="minimize"
+    ax = ax or new_axes((max(5, 1.7*(len(ps)+1)), 3.4))
     done = done.sort_values(settings.metric, ascending=not low)           # the best on top
     ys = []
     for j,p in enumerate(ps):
@@ -132,25 +133,27 @@ def plot_parallel(
         lo,hi = (0, max(len(names)-1, 1)) if names else (np.nanmin(v), np.nanmax(v))
         ys.append((v-lo)/((hi-lo) or 1))
         ticks = [(i/((len(names)-1) or 1), _short(o)) for i,o in enumerate(names)] if names and len(names)<=8 else [(0, f"{10**lo if log else lo:.3g}"), (1, f"{10**hi if log else hi:.3g}")]
-        ax.axvline(j, color="0.75", lw=1, zorder=0)
-        for y,t in ticks: ax.text(j+0.03, y, t, fontsize=7, va="center", bbox=dict(fc="white", ec="none", alpha=0.7, pad=0.5), zorder=9)
-    rank = np.linspace(0.92, 0.05, len(done)) if len(done)>1 else [0.05]      # by rank: one bad trial does not take all colours
-    for i,row in enumerate(np.array(ys).T if ys else []): ax.plot(range(len(ps)), row, color=mpl.colormaps["viridis"](rank[i]), lw=1.2, alpha=0.8)
-    if ys and len(done): ax.plot(range(len(ps)), np.array(ys)[:, -1], color="#D55E00", lw=2.5, label=f"best: {done[settings.metric].iloc[-1]:.4g}"); ax.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
-    ax.set_xticks(range(len(ps)), [p.name for p in ps], fontsize=8, rotation=15 if len(ps)>4 else 0)
+        ax.axvline(j, color=GREY, lw=1, alpha=0.5, zorder=0)
+        for y,t in ticks: ax.text(j+0.03, y, t, fontsize=7, va="center", bbox=dict(fc=ax.figure.get_facecolor(), ec="none", alpha=0.7, pad=0.5), zorder=9)
+    bold = np.linspace(0.15, 0.9, len(done))                               # by rank: one bad trial does not take all
+    for row,a in zip(np.array(ys).T, bold): ax.plot(range(len(ps)), row, color=_trial, lw=0.8+a, alpha=a)
+    if ys and len(done):
+        ax.plot(range(len(ps)), np.array(ys)[:, -1], color=_best, lw=2.5, label=f"best: {done[settings.metric].iloc[-1]:.4g}")
+        ax.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
+    ax.set_xticks(range(len(ps)), [p.name for p in ps], fontsize=8)
     ax.set(yticks=[], xlim=(-0.1, max(len(ps)-1, 0)+0.5), ylim=(-0.06, 1.06))
     for side in ax.spines.values(): side.set_visible(False)
     return ax
 
 # %% ../nbs/14a_sweep_page.ipynb #49cb6ee4
+def _encoder_column(settings): return next((p.name for p in settings.parameters if known(p.name.split(".")[0])=="encoder"), None)
+
 def compare_models(
     table:pd.DataFrame, # From `trials_table`
     settings:Settings   # What was searched
 )->pd.DataFrame:        # `encoder`, the metric (mean over repeats), `spread`, `seconds`, `repeats`, `trials`; the best first
     "The best setting of each encoder"
-    name = next((p.name for p in settings.parameters if known(p.name.split(".")[0])=="encoder"), None)
-    done = _done(table, settings)
-    rows = []
+    name,done,rows = _encoder_column(settings),_done(table, settings),[]
     for k,g in done.groupby(name, sort=False) if name and len(done) else []:
         best = best_setting(g, settings)
         own = g[g.trial.isin(best["trials"])]
@@ -164,37 +167,37 @@ def plot_models(
     ax=None             # Axes to draw on
 ):                      # matplotlib Axes
     "Metric against training time, an encoder a mark, with the spread over seeds"
-    import matplotlib as mpl
-    ax,m,models = _axes(ax, (6, 3.6)),settings.metric,compare_models(table, settings)
-    name = next((p.name for p in settings.parameters if known(p.name.split(".")[0])=="encoder"), None)
-    done,colors = _done(table, settings),mpl.colormaps["tab10"]
+    m,models,done = settings.metric,compare_models(table, settings),_done(table, settings)
+    ax = ax or new_axes((5, 3+0.2*len(models)))
     for i,r in models.iterrows():
-        own,c = done[done[name]==r.encoder],colors(i%10)
+        own,c = done[done[_encoder_column(settings)]==r.encoder],COLORS[i%len(COLORS)]
         ax.scatter(own.seconds, own[m], s=10, color=c, alpha=0.35, lw=0)
-        ax.errorbar(r.seconds, r[m], yerr=None if pd.isna(r.spread) else r.spread, fmt=_marks[i%len(_marks)], ms=9, color=c, mec="black", mew=0.6, capsize=3, label=f"{_short(r.encoder)}: {r[m]:.4g}" + ("" if pd.isna(r.spread) else f" ± {r.spread:.2g}"))
+        ax.errorbar(r.seconds, r[m], yerr=None if pd.isna(r.spread) else r.spread, fmt=MARKS[(i+i//len(COLORS))%len(MARKS)], ms=9, color=c, mec=_ink(), mew=0.6, capsize=3, label=f"{_short(r.encoder, 48)}: {r[m]:.4g}" + ("" if pd.isna(r.spread) else f" ± {r.spread:.2g}"))
     if settings.goal=="minimize": _zoom(ax, done[m])
     if len(models) and done.seconds.max()>8*max(done.seconds.min(), 1e-9): ax.set_xscale("log")
     ax.set(xlabel="seconds of training", ylabel=m.replace("_", " "))
-    if len(models): ax.legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    if len(models): ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.16), frameon=False)
     return ax
 
 # %% ../nbs/14a_sweep_page.ipynb #b8442977
 _page = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{{ title }}</title>
-<style>
-body{font:16px/1.5 system-ui,sans-serif;color:#1a1a1a;background:#fff;max-width:72rem;margin:2rem auto;padding:0 1rem}
-h1{margin-bottom:.2rem}h2{margin-top:2.2rem;font-size:1.2rem}p{max-width:46rem}.said{color:#555}
-img{max-width:100%;height:auto}.row{display:flex;flex-wrap:wrap;gap:1rem;align-items:flex-start}
-.cards{display:flex;flex-wrap:wrap;gap:1rem;margin:1rem 0}.card{border:1px solid #ccc;border-radius:6px;padding:.5rem 1rem}.card b{display:block;font-size:1.4rem}
+<meta name="color-scheme" content="light dark"><style>
+:root{--ink:#1a1a1a;--paper:#fff;--soft:#5a5a5a;--line:#ccc;--fill:#f4f4f4;--best:#fff3d6}
+@media (prefers-color-scheme:dark){:root{--ink:#e6e6e6;--paper:#16181b;--soft:#a8a8a8;--line:#444;--fill:#24272b;--best:#3d3212}}
+body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);max-width:72rem;margin:2rem auto;padding:0 1rem}
+h1{margin-bottom:.2rem}h2{margin-top:2.2rem;font-size:1.2rem}p{max-width:46rem}.said{color:var(--soft)}
+svg{width:100%;height:auto;display:block}.row.wide{flex-wrap:nowrap}.row.wide svg{min-width:40rem}.row{display:flex;flex-wrap:wrap;gap:1rem;align-items:flex-start}
+.cards{display:flex;flex-wrap:wrap;gap:1rem;margin:1rem 0}.card{border:1px solid var(--line);border-radius:6px;padding:.5rem 1rem}.card b{display:block;font-size:1.4rem}
 .wide{overflow-x:auto}table{border-collapse:collapse;font-size:.85rem;font-variant-numeric:tabular-nums}
-th,td{padding:.25rem .6rem;border-bottom:1px solid #ddd;text-align:left;white-space:nowrap}th{position:sticky;top:0;background:#f2f2f2;cursor:pointer}th:after{content:" \\2195";color:#999}
-th[aria-sort=ascending]:after{content:" \\2191";color:#000}th[aria-sort=descending]:after{content:" \\2193";color:#000}td.n{text-align:right}tr.best{background:#fff3d6}tr.failed,tr.stopped{color:#666}
-pre{background:#f6f6f6;padding:.7rem 1rem;overflow-x:auto}
+th,td{padding:.25rem .6rem;border-bottom:1px solid var(--line);text-align:left;white-space:nowrap}th{position:sticky;top:0;background:var(--fill);cursor:pointer}th:after{content:" \\2195";color:var(--soft)}
+th[aria-sort=ascending]:after{content:" \\2191";color:var(--ink)}th[aria-sort=descending]:after{content:" \\2193";color:var(--ink)}td.n{text-align:right}tr.best{background:var(--best)}tr.failed,tr.stopped{color:var(--soft)}
+pre{background:var(--fill);padding:.7rem 1rem;overflow-x:auto}
 </style></head><body>
 <h1>{{ title }}</h1><p class="said">{{ subtitle }}</p>{% if description %}<p>{{ description }}</p>{% endif %}
 <div class="cards">{% for k,v in cards %}<div class="card"><b>{{ v }}</b>{{ k }}</div>{% endfor %}</div>
 {% if best %}<h2>The best setting</h2><p>{{ best.text }}</p><pre>{{ best.yaml }}</pre>{% endif %}
-{% for title,text,pictures in sections %}<h2>{{ title }}</h2><p>{{ text }}</p><div class="row">{% for alt,src in pictures %}<img alt="{{ alt }}" src="{{ src }}">{% endfor %}</div>{% endfor %}
+{% for title,text,pictures in sections %}<h2>{{ title }}</h2><p>{{ text }}</p><div class="row{% if title==wide %} wide{% endif %}">{% for svg in pictures %}{{ svg }}{% endfor %}</div>{% endfor %}
 <h2>All trials</h2><p>Click on a column to sort by it.</p><div class="wide"><table id="trials"><thead><tr>{% for c in columns %}<th scope="col" tabindex="0">{{ c }}</th>{% endfor %}</tr></thead><tbody>
 {% for cls,row in rows %}<tr class="{{ cls }}">{% for key,text,num in row %}<td{% if num %} class="n"{% endif %} data-k="{{ key }}">{{ text }}</td>{% endfor %}</tr>
 {% endfor %}</tbody></table></div>
@@ -206,15 +209,7 @@ th.addEventListener("click",go);th.addEventListener("keydown",e=>{if(e.key==="En
 </script></body></html>
 """
 
-def _picture(alt, draw):
-    "A picture as a data URI"
-    import matplotlib
-    from matplotlib import pyplot as plt
-    ax = draw()
-    out = io.BytesIO()
-    ax.figure.savefig(out, format="png", dpi=110)
-    plt.close(ax.figure)
-    return alt,"data:image/png;base64,"+base64.b64encode(out.getvalue()).decode()
+def _picture(alt, draw): return as_svg(draw(), alt).replace("#ffffff", "var(--paper)")
 
 def _cell(v):
     "A value as text, what it is sorted by, and whether it is a number"
@@ -223,7 +218,7 @@ def _cell(v):
     if isinstance(v, (int, float, np.number)): return repr(float(v)),f"{v:.4g}" if isinstance(v, (float, np.floating)) else str(v),True
     return str(v),f"{v:%Y-%m-%d %H:%M}" if hasattr(v, "strftime") else str(v),False
 
-def _best(table, settings):
+def _best_text(table, settings):
     "The best setting in words, and as parameters for `zoofast finetune --settings`"
     import yaml
     b = best_setting(table, settings)
@@ -240,21 +235,18 @@ def write_page(
     path                # File to write, .html
 )->Path:
     "Write all pictures and the table as one HTML page"
-    import jinja2, matplotlib
-    was = matplotlib.get_backend()
-    matplotlib.use("Agg")
+    import jinja2
     path,done,n = Path(path),_done(table, settings),table.state.value_counts()
-    try:
+    with _no_display():
         sections = []
         if len(table[table[settings.metric].notna()]): sections.append(("Best so far", "A flat line at the end says that more trials of this kind will hardly help.", [_picture("metric of each trial and the best so far", lambda: plot_best(table, settings))]))
         if len(models := compare_models(table, settings))>1: sections.append(("Encoders against time", "The best setting of each encoder" + (", with the standard deviation over its repeats" if models.spread.notna().any() else "") + "; small points are its other trials.", [_picture("metric against training time for each encoder", lambda: plot_models(table, settings))]))
         if len(done)>1 and (shown := _shown(done, settings)):
-            if importances(study): sections.append(("Which parameters mattered", "Part of the metric's variance that each explains, in a random forest fitted to the trials. With few trials it is a hint, not a measurement.", [_picture("importance of each parameter", lambda: plot_importance(study))]))
+            if got := importances(study): sections.append(("Which parameters mattered", "Part of the metric's variance that each explains, in a random forest fitted to the trials. With few trials it is a hint, not a measurement.", [_picture("importance of each parameter", lambda: plot_importance(got))]))
             sections.append(("Each parameter against the metric", "", [_picture(f"{p.name} against {settings.metric}", lambda p=p: plot_parameter(table, settings, p.name)) for p in shown]))
-            if len(shown)>1: sections.append(("All parameters at once", "One line a trial; the better, the darker.", [_picture("parallel coordinates of all trials", lambda: plot_parallel(table, settings))]))
-    finally: matplotlib.use(was)
+            if len(shown)>1: sections.append(("All parameters at once", "One line a trial; the better, the bolder.", [_picture("parallel coordinates of all trials", lambda: plot_parallel(table, settings))]))
     raw = settings.raw
-    best = _best(table, settings) if len(done) else None
+    best = _best_text(table, settings) if len(done) else None
     top = set(best_setting(table, settings)["trials"]) if len(done) else set()
     first = ["trial", "state", settings.metric, *(p.name for p in settings.parameters)]             # what one looks for comes first
     columns = [c for c in [*(c for c in first if c in table), *(c for c in table if c not in first)] if table[c].notna().any() and not (c=="tries" and (table[c]==1).all())]
@@ -262,7 +254,7 @@ def write_page(
     cards = [(k, int(n.get(k, 0))) for k in ("finished", "stopped", "failed", "running", "waiting") if n.get(k, 0) or k=="finished"]
     if done.seconds.notna().any(): cards.append(("hours of training", f"{table.seconds.sum()/3600:.3g}"))
     html = jinja2.Environment(autoescape=True).from_string(_page).render(title=f"Sweep: {raw['name']}" if raw.get("name") else "Sweep", subtitle=f"method {settings.method}, {settings.goal} {settings.metric}", description=raw.get("description"),
-        cards=cards, best=best, sections=sections, columns=[c.replace("_", " ") if c not in [p.name for p in settings.parameters] else c for c in columns], rows=rows)
+        cards=cards, best=best, sections=sections, wide="All parameters at once", columns=[c.replace("_", " ") if c not in [p.name for p in settings.parameters] else c for c in columns], rows=rows)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     part.write_text(html, encoding="utf-8")
     os.replace(part, path)

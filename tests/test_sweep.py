@@ -1,5 +1,5 @@
 "Sweeps as a user runs them: one command or several processes, what is left on disk, the page in a browser, and what is said about mistakes"
-import os, re, warnings
+import json, os, re, warnings
 from pathlib import Path
 import numpy as np, pandas as pd, pytest, yaml
 optuna = pytest.importorskip('optuna')
@@ -53,6 +53,16 @@ def test_the_best_setting_is_trained_again_and_predicts(done, run_zoofast, surve
     h,t = pd.read_csv(folder/'best'/'bundle'/'history.csv'),table(folder)
     means = t.groupby('head_lr').valid_loss.mean()
     assert np.isclose(h.valid_loss.min(), t.valid_loss[t.head_lr==means.idxmin()].min(), atol=1e-6)          # the same training, to the same end
+
+def test_processes_share_the_trials(run_zoofast, survey, tmp_path):
+    "`--jobs 2`: each place once"
+    args = ['--catalog', survey[0]/'catalog.csv', '--label', 'morphology', '--size', 48, '--epochs', 1, '--freeze-epochs', 0, '--save-dir', tmp_path/'run', '--trials', 6, '--jobs', 2]
+    res = run_zoofast('sweep', write(tmp_path), *args)
+    assert res.returncode==0, res.stderr
+    assert sorted(re.findall(r'\[[12]\] trial (\d+) of 6', res.stderr))==list('123456') and '6 trials: 6 finished' in res.stdout
+    study = optuna.load_study(study_name='sweep', storage=f"sqlite:///{tmp_path/'run'/'study.db'}")
+    assert sorted(t.user_attrs['place'] for t in study.trials if t.state.name=='COMPLETE')==list(range(6))
+    assert table(tmp_path/'run').trial.tolist()==[1, 2, 3, 4, 5, 6]
 
 # --- the page -----------------------------------------------------------------------------------------------------
 
@@ -230,6 +240,15 @@ def test_a_file_that_is_not_there_or_not_yaml(here, survey, tmp_path):
         assert code==2 and len(said(err))==1 and says in said(err)[0], err
 
 # --- finetune --settings: what an agent of W&B starts -------------------------------------------------------------
+
+def test_finetune_takes_a_file_of_settings(run_zoofast, survey, tmp_path):
+    "A whole run of a process of its own, as W&B's agent starts it"
+    values = dict(model_name='tf_efficientnet_lite0', training_mode='head_only', epochs=1, freeze_epochs=0, size=48, batch_size=8)
+    (tmp_path/'settings.yaml').write_text(yaml.safe_dump(values))
+    res = run_zoofast('finetune', survey[0]/'catalog.csv', '--label', 'morphology', '--save-dir', tmp_path/'run', '--settings', tmp_path/'settings.yaml', env={'WANDB_SWEEP_ID': 'abc', 'WANDB_RUN_ID': 'run7', 'WANDB_MODE': 'disabled'})
+    assert res.returncode==0 and 'validation galaxies: accuracy' in res.stdout, res.stderr
+    config = json.loads((tmp_path/'run'/'abc'/'run7'/'bundle'/'config.json').read_text())['params']
+    assert {k: config[k] for k in ('encoder', 'training_mode', 'batch_size', 'size')}==dict(encoder='tf_efficientnet_lite0', training_mode='head_only', batch_size=8, size=48)
 
 def test_finetune_names_what_is_wrong_in_its_settings(here, survey, tmp_path):
     args = ['finetune', survey[0]/'catalog.csv', '--label', 'morphology', '--save-dir', tmp_path/'run', '--settings']

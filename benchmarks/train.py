@@ -5,15 +5,16 @@
 All take turns in one run: the same encoder (random weights, so that batch normalisations are trained by all), images, batch size and size, each with its own augmentation and optimizer
 and without worker processes, since the encoder keeps all cores busy. What is timed is the training part of an epoch of `--batches` batches, files in the system's page cache and zoofast's
 images in its own. "bare" is forward, backward and a fused AdamW step on one batch in memory, in zoofast's precision and memory format: nothing can be faster. "bare, contiguous" is the same in
-torch's usual format. `--overhead` measures what 41 groups, schedule, recorder and log cost in a step, on an encoder that costs nothing itself. Results also go to benchmarks/results/train.json.
+torch's usual format. `--overhead` measures what 41 groups, schedule, recorder and log cost in a step, and what the run's folder and Weights & Biases (offline) add, on an encoder that costs nothing itself; it puts
+that beside the bare steps that earlier runs have found. Results also go to benchmarks/results/train.json.
 """
-import argparse, os, sys, tempfile, time, warnings
+import argparse, json, os, tempfile, time, warnings
 from pathlib import Path
 warnings.filterwarnings("ignore")
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
 from torch import nn
-from zoofast.all import Callback, GalaxyDataLoaders, GalaxyNet, ImageReader, create_encoder, galaxy_learner, set_layout
-from rounds import DATA, Peer, about, cpu_seconds, galaxies, keep, rates, ratios, show, table, take_turns, timed, zoobot_python
+from zoofast.all import Callback, GalaxyDataLoaders, GalaxyNet, create_encoder, galaxy_learner, set_layout
+from rounds import DATA, Peer, about, cpu_seconds, galaxies, keep, rates, ratios, show, take_turns, timed, zoobot_python
 
 class TrainingPart(Callback):
     "Seconds of the training part of the last epoch"
@@ -99,12 +100,13 @@ class Forty(nn.Module):
     def group_matcher(self, coarse=False): return dict(stem=r"^stem", blocks=r"^blocks\.(\d+)")
 
 def overhead(args, tmp, steps=100):
-    "Seconds of CPU that a step costs beside its arithmetic, with 41 groups and with one"
+    "Seconds of CPU that a step costs beside its arithmetic with 41 groups, and with these tracked"
     df = galaxies("simulated", n=60, tmp=tmp, size=32)
     df = pd.concat([df.head(50).assign(split="train")]*(steps*4//50) + [df.tail(10).assign(split="valid")]).reset_index(drop=True)
     df["id_str"] = df.index.astype(str)
     dls = GalaxyDataLoaders.from_catalog(df, "label", size=32, batch_size=4, augment=None, device="cpu", progress=False)
-    learn = galaxy_learner(dls, Forty(), keep_best=False)
+    os.environ |= {"WANDB_SILENT": "true", **{f"WANDB_{k}_DIR": f"{tmp}/wandb" for k in ("CACHE", "DATA", "CONFIG", "ARTIFACT")}}
+    learn,tracked = galaxy_learner(dls, Forty(), keep_best=False),galaxy_learner(dls, Forty(), keep_best=False, save_dir=f"{tmp}/run", wandb="offline")
     batches,net = list(dls.train),GalaxyNet(create_encoder(Forty(), 32), 5)
     opt = torch.optim.AdamW(net.parameters(), 1e-4, fused=True)
     def plain():
@@ -112,9 +114,16 @@ def overhead(args, tmp, steps=100):
             F.cross_entropy(net(x), y).backward()
             opt.step()
             opt.zero_grad()
-    took = take_turns({"plain": lambda: timed(plain, len(batches)), "learner": fit(learn)}, args.rounds)
+    took = take_turns({"plain": lambda: timed(plain, len(batches)), "learner": fit(learn), "tracked": fit(tracked)}, args.rounds)
+    tracked.wandb_log.finish()
     per = {k: float(np.median([o["cpu"] for o in v]))/len(batches) for k,v in took.items()}
-    return dict(groups=len(learn.opt.hypers), plain_step=per["plain"], learner_step=per["learner"], seconds_a_step=per["learner"]-per["plain"])
+    return dict(groups=len(learn.opt.hypers), steps=len(batches), plain_step=per["plain"], learner_adds=per["learner"]-per["plain"], tracked_adds=per["tracked"]-per["plain"])
+
+def of_a_step(adds):
+    "Encoder and data -> part of the CPU time of its bare step, where benchmarks/results has it"
+    path = Path(__file__).parent/"results"/"train.json"
+    found = json.loads(path.read_text()) if path.is_file() else {}
+    return {k: adds*v["rates"]["bare"]["per_cpu_second"]/v["batch_size"] for k,v in found.items() if "rates" in v}
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -134,7 +143,10 @@ def main():
         os.environ["ZOOFAST_CACHE"] = f"{tmp}/cache"
         if args.overhead:
             got = overhead(args, tmp)
-            print(f"{got['groups']} groups: a step costs {1e3*got['seconds_a_step']:.2f} ms of CPU beside its arithmetic ({1e3*got['plain_step']:.2f} ms)")
+            print(f"{got['groups']} groups, {got['steps']} steps an epoch; the encoder's own step: {1e3*got['plain_step']:.2f} ms of CPU")
+            for k,what in (("learner_adds", "layer decay, schedule, recorder and log"), ("tracked_adds", "the same, run folder and W&B")):
+                got[f"{k}_of_a_step"] = of_a_step(got[k])
+                print(f"{what}: {1e3*got[k]:.2f} ms of CPU a step" + "".join(f"; {v:.2%} of the bare step of {n}" for n,v in got[f"{k}_of_a_step"].items()))
             return keep("train", dict(overhead={**info, **got}))
         for encoder in args.encoders:
             for kind in args.data:

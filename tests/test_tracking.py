@@ -414,3 +414,20 @@ def test_hostile_names_on_wandb(survey, tmp_path):
     learn.wandb_log.finish()
     s = wandb_story(tmp_path/'- run: 1, #2')
     assert set(s['config']['data']['classes'])==set(HOSTILE) and len([r for r in s['rows'] if 'validation/galaxies/nrows' in r])==1
+
+def test_one_online_run_over_two_kills(survey, tmp_path, monkeypatch):
+    "Online, against a stand-in of W&B's server: killed and resumed, it is one run with one history"
+    pytest.importorskip('wandb')
+    from stub_wandb import StubWandb
+    stub = StubWandb()
+    for k,v in dict(WANDB_BASE_URL=stub.url, WANDB_API_KEY='0'*40).items(): monkeypatch.setenv(k, v)
+    try: killed_and_resumed(survey, tmp_path, 'online')
+    finally: stub.close()
+    (name,run), = stub.runs.items()
+    assert name==json.loads((tmp_path/'wandb.json').read_text())['id'] and run.starts==3 and run.exit==0
+    h,logged = read_history(tmp_path),pd.DataFrame([r for r in run.rows if 'valid_loss' in r])
+    assert logged.drop_duplicates('epoch').epoch.tolist()==[0, 1, 2, 3, 4] and np.array_equal(logged.drop_duplicates('epoch').valid_loss, h.valid_loss)
+    at = [r['_step'] for r in run.rows]
+    assert at==sorted(set(at)), 'steps go on, and none is there twice'
+    assert any(a['artifactTypeName']=='model' and a['runName']==name for a in stub.artifacts)
+

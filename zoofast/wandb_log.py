@@ -132,7 +132,7 @@ def check_wandb(
 class WandbLog(Callback):
     "Keeps the run's story on Weights & Biases; whatever happens there, training goes on"
     order,run_valid = 60.1,False                 # after the history, before the run's folder and the checkpoint
-    wandb_run,module,live,silent,row,epochs,step,due,mark,about = None,None,False,False,0,0,0,0.,(0., 0),None
+    wandb_run,module,live,silent,row,rows,step,due,mark,about = None,None,False,False,0,(),0,0.,(0., 0),None
     def __init__(self,
         wandb="online",   # "offline", "online", or a run of wandb's, which is not finished here
         kwargs:"dict|None"=None, # For `wandb.init`: `project`, `entity`, `name`, `tags`, `group`, `notes`, ...
@@ -244,7 +244,8 @@ def _init(self:WandbLog, mode, saved):
     again = {"id": saved["id"], **({"resume": "allow"} if mode=="online" else {}), **{k: saved[k] for k in ("project", "entity") if saved.get(k)}} if "id" in saved else {}
     with hushed():
         self.wandb_run = wandb.init(**{"project": os.environ.get("WANDB_PROJECT") or "zoofast", **place, **given, **again}, mode=mode, reinit="create_new", settings=settings)
-        self.row,self.epochs,self.step = max(saved.get("row", 0), self.wandb_run.step if mode=="online" else 0),saved.get("epochs", 0) if mode=="online" else 0,saved.get("step", 0)          # a killed part may have lost what it had not written, so each offline part has all epochs
+        there = self.wandb_run.step if mode=="online" else 0       # what W&B has; a killed part may have lost what it had not sent or written, so an offline part has all epochs
+        self.row,self.rows,self.step = max(saved.get("row", 0), there),[o for o in saved.get("rows", []) if o<there],saved.get("step", 0)
         self._describe()
     atexit.register(_at_exit, self.wandb_run)
     self._keep()
@@ -263,7 +264,7 @@ def _keep(self:WandbLog):
     "Note in the run's folder which W&B run it is, and what it has"
     if not (self.own and (file := self._file())): return
     r,part = self.wandb_run,file.with_name(".wandb.json.part")
-    part.write_text(json.dumps(dict(id=r.id, project=r.project, entity=r.entity or None, dir=str(Path(r.dir).parent), url=None if getattr(r, "offline", False) else r.url, row=self.row, epochs=self.epochs, step=self.step), indent=1), encoding="utf-8")
+    part.write_text(json.dumps(dict(id=r.id, project=r.project, entity=r.entity or None, dir=str(Path(r.dir).parent), url=None if getattr(r, "offline", False) else r.url, row=self.row, rows=list(self.rows), step=self.step), indent=1), encoding="utf-8")
     os.replace(part, file)
 
 @patch
@@ -277,9 +278,9 @@ def _log(self:WandbLog, values):
 @patch
 def _note(self:WandbLog):
     "Log the epochs that have not been logged; those of a run that was killed may have been"
-    for row in self.history[self.epochs:]:
+    for row in self.history[len(self.rows):]:
         if self.wandb_run is None: return
-        self.epochs += 1
+        self.rows = [*self.rows, self.row]
         self._log({k: v for k,v in row.items()})
 
 # %% ../nbs/06h_wandb.ipynb #23c51c8b

@@ -114,7 +114,8 @@ learn.save_bundle(f"{run}/bundle")
 '''
 
 def start(*args):
-    p = subprocess.Popen([sys.executable, '-c', SCRIPT, *map(str, args)], stdout=subprocess.PIPE, text=True)
+    env = {k: v for k,v in os.environ.items() if k!='WANDB_SERVICE'}        # wandb's own server of this process, where an earlier test has used wandb: what is killed must take its own with it
+    p = subprocess.Popen([sys.executable, '-c', SCRIPT, *map(str, args)], stdout=subprocess.PIPE, text=True, env=env)
     assert p.stdout.readline()=='training\n'
     return p
 

@@ -84,11 +84,11 @@ class GalaxyLearner(Learner):
     def net(self)->GalaxyNet: return getattr(self.model, "module", self.model)                 # several processes wrap the model
     @property
     def smooth_loss(self)->torch.Tensor:
-        "The recorder's average of the losses, for progress bars; on a GPU, as of some steps ago"
+        "The recorder's average of the losses, for progress bars; on a GPU, as of some steps ago, but for lr_find, which stops by it"
         return self._shown
     @smooth_loss.setter
     def smooth_loss(self, v):
-        if v.device.type=="cpu" or self.iter%20==0: self._shown = v.detach().cpu()      # a GPU that is asked after each step waits for the CPU before the next
+        if v.device.type=="cpu" or self.iter%20==0 or hasattr(self, "lr_finder"): self._shown = v.detach().cpu()      # a GPU that is asked after each step waits for the CPU before the next
     @property
     def best_epoch(self)->"dict|None":
         "The row of `history` of the best epoch"

@@ -118,12 +118,12 @@ def profile(self:GalaxyLearner,
             self.fitting = False                         # no history, no checkpoint
             if self.dls is not images: clock.took["features"] = time.perf_counter()-start
             dl = self.dls.train
+            bare = _bare(self, _as_training(self), dl.one_batch())       # before, so that the epoch too is past what only the first steps cost
             own,dl.after_batch = dl.after_batch,_timed_views(clock, dl)
             try: super(GalaxyLearner, self).fit(1, cbs=[clock, _LastLap(clock)])
             finally: dl.after_batch = own
-            forward,backward,step = clock.steps*_bare(self, _as_training(self), dl.one_batch())
     took = pd.Series(clock.took)
-    bare = pd.Series(dict(forward=forward, backward=backward, step=step))
+    bare = pd.Series(clock.steps*bare, ["forward", "backward", "step"])
     out = pd.DataFrame(dict(part=took.index, seconds=took.to_numpy(), share=(took/took.sum()).to_numpy(), bare=bare.reindex(took.index, fill_value=0.).to_numpy()))
     training = took[["loading", "augmentation", "forward", "backward", "step"]].sum()
     out.attrs = dict(galaxies_per_second=clock.seen/training, bare_per_second=clock.seen/bare.sum(), of_bare=bare.sum()/training)

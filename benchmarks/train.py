@@ -4,16 +4,17 @@
 
 All take turns in one run: the same encoder (random weights, so that batch normalisations are trained by all), images, batch size and size, each with its own augmentation and optimizer
 and without worker processes, since the encoder keeps all cores busy. What is timed is the training part of an epoch of `--batches` batches, files in the system's page cache and zoofast's
-images in its own. "bare" is forward, backward and a fused AdamW step on one batch in memory, in zoofast's precision and memory format: nothing can be faster. "bare, contiguous" is the same in
-torch's usual format. `--overhead` measures what 41 groups, schedule, recorder and log cost in a step, and what the run's folder and Weights & Biases (offline) add, on an encoder that costs nothing itself; it puts
+images in its own. "bare" is forward, backward and a fused AdamW step on one batch in memory, in zoofast's precision and memory format, and with freed memory kept as zoofast does: nothing can be faster. "bare, memory
+given back" leaves the C library's allocator alone, as the peers do, and "bare, contiguous" also has torch's usual format. `--overhead` measures what 41 groups, schedule, recorder and log cost in a step, and what the run's folder and Weights & Biases (offline) add, on an encoder that costs nothing itself; it puts
 that beside the bare steps that earlier runs have found. Results also go to benchmarks/results/train.json.
 """
 import argparse, json, os, tempfile, time, warnings
+from contextlib import nullcontext
 from pathlib import Path
 warnings.filterwarnings("ignore")
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
 from torch import nn
-from zoofast.all import Callback, GalaxyDataLoaders, GalaxyNet, create_encoder, galaxy_learner, set_layout
+from zoofast.all import Callback, GalaxyDataLoaders, GalaxyNet, create_encoder, galaxy_learner, memory_kept, set_layout
 from rounds import DATA, Peer, about, cpu_seconds, galaxies, keep, rates, ratios, show, take_turns, timed, zoobot_python
 
 class TrainingPart(Callback):
@@ -33,7 +34,7 @@ def zoofast_row(df, encoder, args, **kwargs):
     dls = GalaxyDataLoaders.from_catalog(df, "label", size=args.size, batch_size=args.batch_size, device="cpu", progress=False)
     return fit(galaxy_learner(dls, encoder, pretrained=False, keep_best=False, **kwargs))
 
-def bare(encoder, args, classes, channels_last=True):
+def bare(encoder, args, classes, channels_last=True, memory=memory_kept):
     torch.manual_seed(0)
     net = set_layout(GalaxyNet(create_encoder(encoder, args.size, pretrained=False), classes), channels_last).train()
     x,y = torch.rand(args.batch_size, 3, args.size, args.size),torch.randint(classes, (args.batch_size,))
@@ -43,7 +44,9 @@ def bare(encoder, args, classes, channels_last=True):
             F.cross_entropy(net(x), y).backward()
             opt.step()
             opt.zero_grad()
-    return lambda: timed(epoch, args.batches*args.batch_size)
+    def one():
+        with memory(): return timed(epoch, args.batches*args.batch_size)
+    return one
 
 def fastai_row(df, encoder, args):
     from fastai.vision.all import ImageDataLoaders, Resize, aug_transforms, vision_learner, accuracy
@@ -80,7 +83,7 @@ def compare(encoder, kind, args, tmp):
     n = args.batches*args.batch_size
     df = galaxies(kind, args.data_dir, n+8, tmp).assign(split=["train"]*n+["valid"]*8)
     df["id_str"],classes = [str(i) for i in range(len(df))],int(df.label.max())+1
-    rows = {"bare": bare(encoder, args, classes), "zoofast": zoofast_row(df, encoder, args), "bare, contiguous": bare(encoder, args, classes, False)}
+    rows = {"bare": bare(encoder, args, classes), "zoofast": zoofast_row(df, encoder, args), "bare, memory given back": bare(encoder, args, classes, memory=nullcontext), "bare, contiguous": bare(encoder, args, classes, False, nullcontext)}
     if "fastai" in args.peers and kind!="fits": rows["fastai"] = fastai_row(df, encoder, args)           # Pillow, which both use, does not read FITS
     if "timm" in args.peers and kind!="fits": rows["timm"] = timm_row(df, encoder, args, classes)
     if "zoobot" not in args.peers: return rates(take_turns(rows, args.rounds))

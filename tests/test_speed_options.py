@@ -1,6 +1,6 @@
 "What makes zoofast fast changes no answer: each option on and off gives the same features, losses and models, and a step waits for no device. No timings here"
 from zoofast.all import *
-import copy, functools, shutil, numpy as np, pytest, torch                 # after it: fastai has a `copy` of its own
+import copy, functools, os, shutil, subprocess, sys, numpy as np, pytest, torch                 # after it: fastai has a `copy` of its own
 from torch.utils._python_dispatch import TorchDispatchMode
 
 @pytest.fixture(scope='module')
@@ -135,3 +135,35 @@ def test_a_profile_leaves_no_trace(dls):
     assert t.share.sum()==pytest.approx(1) and a.history==[] and (t.seconds>=0).all()
     for o in (a, b): quiet(o, lambda l: l.fine_tune(1))
     assert all(torch.equal(v, b.net.state_dict()[k]) for k,v in a.net.state_dict().items()) and a.history==b.history
+
+FAULTS = """
+import os, resource, sys, torch
+from zoofast.all import Callback, GalaxyDataLoaders, galaxy_learner, memory_kept
+def resident(): return int(open("/proc/self/statm").read().split()[1])*os.sysconf("SC_PAGE_SIZE")
+def big(): torch.ones(200_000_000, dtype=torch.uint8)
+before = resident()
+with memory_kept():
+    with memory_kept(): big()
+    inside = resident()                             # the inner block gives nothing back
+try:
+    with memory_kept(): big(); raise KeyError
+except KeyError: pass
+after = resident()
+dls,seen = GalaxyDataLoaders.from_catalog(sys.argv[1], "morphology", size=128, batch_size=16, progress=False),[]
+class Count(Callback):
+    def before_batch(self): seen.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+learn = galaxy_learner(dls, "tf_efficientnet_lite0", cbs=Count(), keep_best=False)
+with learn.no_bar(), learn.no_logging(): learn.fit(2)
+print(inside-before, after-before, resident()-before, min(b-a for a,b in zip(seen, seen[1:])))
+"""
+
+@pytest.mark.skipif(sys.platform!='linux', reason="glibc's allocator")
+def test_a_step_uses_the_memory_of_the_one_before_and_it_goes_back_in_the_end(survey):
+    def run(**env):
+        p = subprocess.run([sys.executable, '-W', 'ignore', '-c', FAULTS, str(survey[0]/'catalog.csv')], env=os.environ|env, capture_output=True, text=True)
+        assert p.returncode==0, p.stderr[-2000:]
+        return [int(o) for o in p.stdout.split()]
+    inside,after,fitted,faults = run()
+    assert inside>150e6 and after<50e6 and fitted<600e6, (inside, after, fitted)
+    left_alone = run(MALLOC_TRIM_THRESHOLD_='131072')
+    assert left_alone[0]<50e6 and left_alone[-1]>20*max(faults, 100), (faults, left_alone)

@@ -55,7 +55,7 @@ Modules:
 - `zoofast.tasks`: Which task a catalogue asks for, and how good its predictions are
 - `zoofast.terminal`: How the commands behave: options, messages, progress, several processes
 - `zoofast.tracking`: The folder of a run: what was asked for, how it went, how it ended
-- `zoofast.tuning`: Ways to run the same encoder faster: memory layout, folded normalisations, compiled kernels
+- `zoofast.tuning`: Ways to run the same encoder faster: memory layout, memory that is kept, folded normalisations, compiled kernels
 - `zoofast.untrusted`: Files from strangers: found, checked, and read once
 - `zoofast.votes`: The likelihood of volunteers' votes, and what it says about fractions
 - `zoofast.wandb_log`: A run's story on Weights & Biases

@@ -19,6 +19,7 @@ from fastcore.foundation import L
 from .data import GalaxyDataLoaders
 from .encoders import GalaxyNet
 from .groups import group_table
+from .tuning import memory_kept
 from .freezing import FrozenInEval, feature_loaders
 from .schedules import TimmSchedule
 from .checkpoints import AnswersLoss, Checkpoints, EmaWeights, EpochLog, RateLog, SmoothLoss, best_row, copy_weights, go_on, read_best, read_last, restore, run_identity
@@ -163,6 +164,7 @@ def _do_epoch_train(self:GalaxyLearner):
     self._check_loss(now=True)
 
 @patch
+@memory_kept()
 def _do_epoch_validate(self:GalaxyLearner, ds_idx=1, dl=None):
     with torch.inference_mode(self.fitting): super(GalaxyLearner, self)._do_epoch_validate(ds_idx, dl)      # get_preds and validate give ordinary tensors
 
@@ -236,6 +238,7 @@ def _skip(self:GalaxyLearner):
     return about["done"],state
 
 @patch
+@memory_kept()
 def fit(self:GalaxyLearner,
     n_epoch:int,          # Epochs
     lr=None,              # Learning rate; the learner's own unless given

@@ -19,6 +19,7 @@ from .catalog import CatalogError
 from .stream import CatalogStream
 from .images import ImageError, ImageReader, reader_config
 from .encoders import Encoder, create_encoder
+from .tuning import memory_kept
 from .engines import make_engine
 from .calibration import WithSets, with_sets
 from .bundle import BundleError, GalaxyModel, best_device, check_samples, is_bundle, load_bundle, read_ahead
@@ -149,6 +150,7 @@ def _all_pieces(stream, job, sink, schema, made, batch_size, on_bad, progress):
             bar.n = stream.n_rows-left()
             if todo and not bar.disable and time.time()>bar.start_t+bar.delay: bar.refresh()           # what others have made
 
+@memory_kept()
 def _run(stream, job, out, parameters, batch_size, on_bad, resume, shard_size, progress):
     "Make the table, and give back what is at hand: a DataFrame or a `SavedTable`"
     schema,made = _schemas(stream, job)

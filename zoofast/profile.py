@@ -14,7 +14,7 @@ from contextlib import contextmanager
 import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
 from .checkpoints import copy_weights
-from .tuning import compile_encoder
+from .tuning import compile_encoder, memory_kept
 from .distributed import n_processes
 from .loop import GalaxyLearner
 from fastai.callback.core import Callback, CancelTrainException
@@ -105,6 +105,7 @@ def _as_training(learn):
 
 # %% ../nbs/07b_profile.ipynb #07b00011
 @patch
+@memory_kept()
 def profile(self:GalaxyLearner,
     batches:"int|None"=None # Training batches to look at; all of an epoch unless given
 )->pd.DataFrame:            # `part, seconds, share, bare`; its `.attrs` have `galaxies_per_second` of training, `bare_per_second`, and their ratio, `of_bare`
@@ -139,6 +140,7 @@ def profile_text(
 
 # %% ../nbs/07b_profile.ipynb #07b00018
 @patch
+@memory_kept()
 def compile_gain(self:GalaxyLearner)->dict: # `seconds` to compile, seconds of a step `before` and `after`, and `pays_after` as many steps; `None` where it never does
     "What `compile=True` would bring; nothing is changed. Raises `ValueError` where there is no compiler"
     with _as_it_was(self):

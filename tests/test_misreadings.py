@@ -7,7 +7,7 @@ from zoofast.augment import make_augment
 from zoofast.catalog import CatalogError, check_catalog, read_catalog, split_catalog
 from zoofast.fits import read_fits
 from zoofast.images import ImageError, ImageReader, fit_reader
-from zoofast.predict import check_out
+from zoofast.saved import check_out
 from zoofast.store import ImageStore
 
 y,x = np.mgrid[:32,:32]

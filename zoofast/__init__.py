@@ -53,7 +53,6 @@ Modules:
 - `zoofast.sweep_page`: What a sweep tells: pictures, a table, one page
 - `zoofast.tables`: Whatever holds a table of galaxies, as a DataFrame
 - `zoofast.tasks`: Which task a catalogue asks for, and how good its predictions are
-- `zoofast.terminal`: How the commands behave: options, messages, progress, several processes
 - `zoofast.tracking`: The folder of a run: what was asked for, how it went, how it ended
 - `zoofast.tuning`: Ways to run the same encoder faster: memory layout, memory that is kept, folded normalisations, compiled kernels
 - `zoofast.untrusted`: Files from strangers: found, checked, and read once

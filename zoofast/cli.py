@@ -12,7 +12,8 @@ __all__ = ['demo', 'check', 'finetune', 'predict', 'represent', 'main']
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
-from .terminal import Batch, CacheFeatures, Catalog, ChannelsLast, Columns, Compile, Device, Encoder, Engine, Epochs, FileCol, IdCol, ImageDir, Label, NoReport, OnBad, RandomWeights, Resume, SchemaName, Seed, ShardSize, Size, Table, TaskName, UnitInterval, Weights, about, app, bars, command, echo, finish, folder, image_reader, is_first, launch, options, parse, pick_task, report, run_settings, say, score_line, train
+from .arguments import BadRows, Bands, Batch, Cache, CacheFeatures, Catalog, Channels, ChannelsLast, Columns, Compile, Crop, Device, Encoder, Engine, Epochs, FileCol, GroupCol, Hdu, IdCol, ImageDir, Label, NoReport, OnBad, RandomWeights, Resume, SchemaName, Seed, ShardSize, Size, Stretch, Table, TaskName, UnitInterval, Valid, Weights
+from .terminal import about, app, bars, command, echo, finish, folder, image_reader, is_first, launch, options, parse, pick_task, report, run_settings, say, score_line, train
 
 # %% ../nbs/15_cli.ipynb #f3f5b32f
 @command
@@ -38,7 +39,8 @@ def demo(
     from zoofast.catalog import split_catalog
     from zoofast.data import GalaxyDataLoaders
     from zoofast.plots_numbers import save_pictures
-    from zoofast.predict import predict_catalog, write_table
+    from zoofast.predict import predict_catalog
+    from zoofast.saved import write_table
     from zoofast.simulate import simulate_survey
     from zoofast.tasks import score_predictions
     say(f"simulating {n} galaxies of {size} x {size} pixels in {out} ...")
@@ -84,10 +86,10 @@ def check(
     id_col: IdCol = "id_str",
     file_col: FileCol = ["file_loc"],
     size: Size = 224,
-    channels: Annotated[int, typer.Option(help="Channels of the images: 3, 1, or the number of bands.")] = 3,
-    stretch: Annotated[str, typer.Option(help="FITS: how flux becomes brightness.")] = "auto",
-    bands: Annotated[Optional[str], typer.Option(help="FITS: numbers or names of the bands, with commas, such as z,r,g.")] = None,
-    hdu: Annotated[Optional[str], typer.Option(help="FITS: number or name of the HDU; the first image unless given.")] = None,
+    channels: Channels = 3,
+    stretch: Stretch = "auto",
+    bands: Bands = None,
+    hdu: Hdu = None,
 ):
     """Read a catalogue and all its images as training will, and list the rows that cannot be used and those that should be looked at.
 
@@ -97,7 +99,7 @@ def check(
     Example: zoofast check rings.csv --label ring --write bad.csv
     """
     from zoofast.catalog import CatalogError, check_catalog, is_categorical, read_catalog, split_catalog
-    from zoofast.predict import check_out, write_table
+    from zoofast.saved import check_out, write_table
     from zoofast.tasks import Classification
     import pandas as pd
     if write: check_out(write, catalog)
@@ -173,18 +175,18 @@ def finetune(
     blocks: Annotated[str, typer.Option(help="coarse: stem and stages; fine: timm's finest grouping.")] = "coarse",
     augment: Annotated[str, typer.Option(help="Random views: galaxy, zoobot, light, none, or parameters such as '{\"preset\": \"galaxy\", \"noise\": 0}'.")] = "galaxy",
     flip: Annotated[bool, typer.Option(help="May views be mirrored? Not where handedness matters.")] = True,
-    valid: Annotated[float, typer.Option(help="Fraction for validation; a column split in the catalogue comes first.")] = 0.2,
+    valid: Valid = 0.2,
     test: Annotated[float, typer.Option(help="Fraction kept for a test.")] = 0.0,
     split_seed: Annotated[Optional[int], typer.Option(help="Seed of the split; --seed unless given.")] = None,
-    channels: Annotated[int, typer.Option(help="Channels of the images: 3, 1, or the number of bands.")] = 3,
-    stretch: Annotated[str, typer.Option(help="FITS: how flux becomes brightness: auto, linear, asinh, log, zscale, midtones, lupton, or with parameters, such as '{\"kind\": \"asinh\", \"low\": 0, \"high\": 5}'.")] = "auto",
-    bands: Annotated[Optional[str], typer.Option(help="FITS: numbers or names of the bands, with commas, such as z,r,g.")] = None,
-    hdu: Annotated[Optional[str], typer.Option(help="FITS: number or name of the HDU, or several with a band each; the first image unless given.")] = None,
+    channels: Channels = 3,
+    stretch: Stretch = "auto",
+    bands: Bands = None,
+    hdu: Hdu = None,
     fit_stretch: Annotated[bool, typer.Option("--fit-stretch", help="FITS: one scale for the survey, found from its images, so that brightness can be compared.")] = False,
-    crop: Annotated[Optional[float], typer.Option(help="Keep the middle of each image: pixels, or a fraction below 1.")] = None,
-    group_col: Annotated[Optional[str], typer.Option(help="Rows with the same value here stay in one split.")] = None,
-    cache: Annotated[str, typer.Option(help="Decoded images: auto, disk, memory, device, a folder, or none.")] = "auto",
-    on_bad: Annotated[str, typer.Option(help="Rows that cannot be used: raise, or skip.")] = "raise",
+    crop: Crop = None,
+    group_col: GroupCol = None,
+    cache: Cache = "auto",
+    on_bad: BadRows = "raise",
     image_dir: ImageDir = None,
     id_col: IdCol = "id_str",
     file_col: FileCol = ["file_loc"],
@@ -259,6 +261,7 @@ def predict(
     Example: zoofast predict runs/rings survey.parquet --out predictions.parquet
     """
     given = dict(locals())
+    if not bundle.startswith(("hf_hub:", "hf-hub:")) and not Path(bundle).expanduser().exists(): raise ValueError(f"{bundle}: there is no such folder")        # said before torch is loaded
     say("loading the model ...")
     from zoofast.predict import predict_catalog
     report(predict_catalog(bundle, catalog, out, tta=tta, mc_dropout=mc_dropout, coverage=coverage, **options(given)), out)
@@ -271,11 +274,11 @@ def represent(
     weights: Weights = None,
     random_weights: RandomWeights = False,
     size: Size = 224,
-    channels: Annotated[int, typer.Option(help="Channels of the images: 3, 1, or the number of bands.")] = 3,
-    stretch: Annotated[str, typer.Option(help="FITS: how flux becomes brightness: auto, linear, asinh, log, zscale, midtones, lupton, or with parameters.")] = "auto",
-    bands: Annotated[Optional[str], typer.Option(help="FITS: numbers or names of the bands, with commas, such as z,r,g.")] = None,
-    hdu: Annotated[Optional[str], typer.Option(help="FITS: number or name of the HDU; the first image unless given.")] = None,
-    crop: Annotated[Optional[float], typer.Option(help="Keep the middle of each image: pixels, or a fraction below 1.")] = None,
+    channels: Channels = 3,
+    stretch: Stretch = "auto",
+    bands: Bands = None,
+    hdu: Hdu = None,
+    crop: Crop = None,
     batch_size: Batch = 64,
     engine: Engine = "auto",
     columns: Columns = None,

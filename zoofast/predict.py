@@ -23,7 +23,7 @@ from .tuning import memory_kept
 from .engines import make_engine
 from .calibration import WithSets, with_sets
 from .bundle import BundleError, GalaxyModel, best_device, check_samples, is_bundle, load_bundle, read_ahead
-from .saved import SavedTable, _suffix, check_out, write_table
+from .saved import SavedTable, _suffix, check_out
 from .shards import Shards
 
 # %% ../nbs/10_predict.ipynb #b3bcaa23

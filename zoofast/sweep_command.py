@@ -13,7 +13,8 @@ import os, signal, subprocess, sys, time
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
-from .terminal import Device, Epochs, FileCol, IdCol, ImageDir, Label, SchemaName, Seed, TaskName, UnitInterval, about, command, echo, folder, image_reader, pick_task, say, score_line
+from .arguments import BadRows, Bands, Cache, Channels, Crop, Device, FileCol, GroupCol, Hdu, IdCol, ImageDir, Label, SchemaName, Seed, Stretch, TaskName, UnitInterval, Valid
+from .terminal import about, command, echo, folder, image_reader, pick_task, say, score_line
 
 # %% ../nbs/14h_sweep_command.ipynb #a125ef2b
 def _devices(n):
@@ -154,16 +155,16 @@ def sweep(
     task: TaskName = None,
     schema: SchemaName = None,
     unit_interval: UnitInterval = False,
-    channels: Annotated[int, typer.Option(help="Channels of the images: 3, 1, or the number of bands.")] = 3,
-    stretch: Annotated[str, typer.Option(help="FITS: how flux becomes brightness.")] = "auto",
-    bands: Annotated[Optional[str], typer.Option(help="FITS: numbers or names of the bands, with commas, such as z,r,g.")] = None,
-    hdu: Annotated[Optional[str], typer.Option(help="FITS: number or name of the HDU, or several with a band each.")] = None,
-    crop: Annotated[Optional[float], typer.Option(help="Keep the middle of each image: pixels, or a fraction below 1.")] = None,
-    valid: Annotated[float, typer.Option(help="Fraction for validation; a column split in the catalogue comes first.")] = 0.2,
+    channels: Channels = 3,
+    stretch: Stretch = "auto",
+    bands: Bands = None,
+    hdu: Hdu = None,
+    crop: Crop = None,
+    valid: Valid = 0.2,
     test: Annotated[float, typer.Option(help="Fraction kept for a test, which no trial sees; --best is judged by it.")] = 0.0,
-    group_col: Annotated[Optional[str], typer.Option(help="Rows with the same value here stay in one split.")] = None,
-    cache: Annotated[str, typer.Option(help="Decoded images: auto, disk, memory, device, a folder, or none.")] = "auto",
-    on_bad: Annotated[str, typer.Option(help="Rows that cannot be used: raise, or skip.")] = "raise",
+    group_col: GroupCol = None,
+    cache: Cache = "auto",
+    on_bad: BadRows = "raise",
     image_dir: ImageDir = None,
     id_col: IdCol = "id_str",
     file_col: FileCol = ["file_loc"],

@@ -86,6 +86,7 @@ def whole(name, args, tmp):
     df["id_str"],classes = df.index.astype(str),int(df.label.max())+1
     torch.manual_seed(0)
     net = GalaxyNet(encoder_of(name, args.size), classes)
+    net.encoder.mean.zero_(); net.encoder.std.fill_(1)                   # zoobot gives its encoders images from 0 to 1
     torch.save(net.encoder.body.state_dict(), weights)
     model = GalaxyModel(net, Classification("label").fit(df), zoobot_reader(args.size, 3, "minimal"), device="cpu")
     x,answers = torch.stack([model.reader(f) for f in df.file_loc[:args.batch_size]]),{}

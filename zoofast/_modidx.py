@@ -310,6 +310,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'zoofast.engines.Engine._agrees': ('engines.html#engine._agrees', 'zoofast/engines.py'),
                                  'zoofast.engines.Engine._choose': ('engines.html#engine._choose', 'zoofast/engines.py'),
                                  'zoofast.engines.Engine._other': ('engines.html#engine._other', 'zoofast/engines.py'),
+                                 'zoofast.engines.Engine._probes': ('engines.html#engine._probes', 'zoofast/engines.py'),
                                  'zoofast.engines.Engine._race': ('engines.html#engine._race', 'zoofast/engines.py'),
                                  'zoofast.engines.Engine._stamp': ('engines.html#engine._stamp', 'zoofast/engines.py'),
                                  'zoofast.engines.Engine._torch': ('engines.html#engine._torch', 'zoofast/engines.py'),

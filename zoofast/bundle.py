@@ -25,7 +25,7 @@ from .tasks import same_task, task_from_config
 from .losses import loss_from_config
 from .untrusted import FORMAT, FORMAT_VERSION, BundleError, WeightsFile, _short, check_plain, check_tensors, find_bundle, hub_or_cache, read_config, read_tensors
 from .encoders import Encoder, GalaxyNet, build_saved, create_encoder
-from .tuning import memory_kept, set_layout
+from .tuning import set_layout
 from .engines import make_engine
 from .card import base_model, model_card
 
@@ -159,7 +159,6 @@ def samples(self:GalaxyModel,
 
 # %% ../nbs/09_bundle.ipynb #b5cd497d
 @patch
-@memory_kept()
 def predict(self:GalaxyModel,
     paths,               # Image file, or a list of them
     batch_size:int=64,   # Images in a batch

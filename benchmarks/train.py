@@ -2,20 +2,20 @@
 
     python benchmarks/train.py [--encoders tf_efficientnet_lite0 convnext_nano] [--data rings fits] [--batches 3] [--batch-size 32] [--size 224] [--rounds 5] [--peers zoobot fastai timm] [--overhead]
 
-All take turns in one run: the same encoder (random weights, so that batch normalisations are trained by all), images, batch size and size, each with its own augmentation and optimizer
-and without worker processes, since the encoder keeps all cores busy. What is timed is the training part of an epoch of `--batches` batches, files in the system's page cache and zoofast's
+All take turns in one run, zoofast, zoobot and the others in a process each: the same encoder (random weights, so that batch normalisations are trained by all), images, batch size and size, each with its own
+augmentation and optimizer and without worker processes, since the encoder keeps all cores busy. What is timed is the training part of the second epoch of `--batches` batches, files in the system's page cache and zoofast's
 images in its own. "bare" is forward, backward and a fused AdamW step on one batch in memory, in zoofast's precision and memory format, and with freed memory kept as zoofast does: nothing can be faster. "bare, memory
-given back" leaves the C library's allocator alone, as the peers do, and "bare, contiguous" also has torch's usual format. `--overhead` measures what 41 groups, schedule, recorder and log cost in a step, and what the run's folder and Weights & Biases (offline) add, on an encoder that costs nothing itself; it puts
+given back" leaves the C library's allocator alone, as all others do, and "bare, contiguous" also has torch's usual format. `--overhead` measures what 41 groups, schedule, recorder and log cost in a step, and what the run's folder and Weights & Biases (offline) add, on an encoder that costs nothing itself; it puts
 that beside the bare steps that earlier runs have found. Results also go to benchmarks/results/train.json.
 """
-import argparse, json, os, tempfile, time, warnings
-from contextlib import nullcontext
+import argparse, json, os, sys, tempfile, time, warnings
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 warnings.filterwarnings("ignore")
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
 from torch import nn
 from zoofast.all import Callback, GalaxyDataLoaders, GalaxyNet, create_encoder, galaxy_learner, memory_kept, set_layout
-from rounds import DATA, Peer, about, cpu_seconds, galaxies, keep, rates, ratios, show, take_turns, timed, zoobot_python
+from rounds import DATA, Peer, about, answer, cpu_seconds, galaxies, keep, rates, ratios, show, take_turns, timed, zoobot_python
 
 class TrainingPart(Callback):
     "Seconds of the training part of the last epoch"
@@ -26,7 +26,7 @@ class TrainingPart(Callback):
 def fit(learn):
     clock = TrainingPart()
     def one():
-        with learn.no_bar(), learn.no_logging(), learn.added_cbs(clock): learn.fit_one_cycle(1)
+        with learn.no_bar(), learn.no_logging(), learn.added_cbs(clock): learn.fit_one_cycle(2)
         return dict(n=learn.dls.train.n, seconds=clock.took[0], cpu=clock.took[1])
     return one
 
@@ -45,7 +45,9 @@ def bare(encoder, args, classes, channels_last=True, memory=memory_kept):
             opt.step()
             opt.zero_grad()
     def one():
-        with memory(): return timed(epoch, args.batches*args.batch_size)
+        with memory():
+            epoch()
+            return timed(epoch, args.batches*args.batch_size)
     return one
 
 def fastai_row(df, encoder, args):
@@ -76,20 +78,32 @@ def timm_row(df, encoder, args, classes):
             opt.step()
             opt.zero_grad()
             seen.update(l.item(), len(y))
-    return lambda: timed(epoch, args.batches*args.batch_size)
+    def one():
+        epoch()
+        return timed(epoch, args.batches*args.batch_size)
+    return one
+
+def others(job):
+    "What runs in a process whose memory zoofast has not touched"
+    args,df = argparse.Namespace(**job["args"]),pd.DataFrame(job["df"])
+    torch.set_num_threads(job["threads"])
+    rows = {"bare, memory given back": bare(job["encoder"], args, job["classes"], memory=nullcontext), "bare, contiguous": bare(job["encoder"], args, job["classes"], False, nullcontext)}
+    if "fastai" in args.peers and job["kind"]!="fits": rows["fastai"] = fastai_row(df, job["encoder"], args)           # Pillow, which both use, does not read FITS
+    if "timm" in args.peers and job["kind"]!="fits": rows["timm"] = timm_row(df, job["encoder"], args, job["classes"])
+    return rows,{}
 
 def compare(encoder, kind, args, tmp):
     "Rates of all programs for one encoder and one kind of data"
     n = args.batches*args.batch_size
     df = galaxies(kind, args.data_dir, n+8, tmp).assign(split=["train"]*n+["valid"]*8)
     df["id_str"],classes = [str(i) for i in range(len(df))],int(df.label.max())+1
-    rows = {"bare": bare(encoder, args, classes), "zoofast": zoofast_row(df, encoder, args), "bare, memory given back": bare(encoder, args, classes, memory=nullcontext), "bare, contiguous": bare(encoder, args, classes, False, nullcontext)}
-    if "fastai" in args.peers and kind!="fits": rows["fastai"] = fastai_row(df, encoder, args)           # Pillow, which both use, does not read FITS
-    if "timm" in args.peers and kind!="fits": rows["timm"] = timm_row(df, encoder, args, classes)
-    if "zoobot" not in args.peers: return rates(take_turns(rows, args.rounds))
-    job = dict(encoder=encoder, files=df.file_loc.tolist(), labels=df.label.tolist(), split=df.split.tolist(), size=args.size, batch_size=args.batch_size, workers=0, threads=torch.get_num_threads())
-    with Peer(zoobot_python(), Path(__file__).with_name("zoobots.py"), job) as peer:
-        rows["zoobot"] = peer.rows["train"]
+    rows = {"bare": bare(encoder, args, classes), "zoofast": zoofast_row(df, encoder, args)}
+    shared = dict(encoder=encoder, threads=torch.get_num_threads())
+    with ExitStack() as peers:
+        rows |= peers.enter_context(Peer(sys.executable, Path(__file__), dict(shared, kind=kind, classes=classes, args={k: getattr(args, k) for k in ("batches", "batch_size", "size", "peers")}, df=df.to_dict("list")))).rows
+        if "zoobot" in args.peers:
+            job = dict(shared, files=df.file_loc.tolist(), labels=df.label.tolist(), split=df.split.tolist(), size=args.size, batch_size=args.batch_size, workers=0)
+            rows["zoobot"] = peers.enter_context(Peer(zoobot_python(), Path(__file__).with_name("zoobots.py"), job)).rows["train"]
         took = take_turns(rows, args.rounds)
     for k in [k for k,v in took.items() if isinstance(v[-1], str)]: print(f"{k}: {took.pop(k)[-1]}")
     return rates(took)
@@ -157,4 +171,5 @@ def main():
                 show(f"{encoder}, {kind}", got, "bare", *(o for o in ("zoobot", "fastai") if o in got))
                 keep("train", {f"{encoder} {kind}": {**info, "load_after": os.getloadavg()[0], "rates": got, "over_bare": ratios(got, "bare")}})
 
-if __name__=="__main__": main()
+if __name__=="__main__":
+    if not answer(others): main()

@@ -3,6 +3,7 @@
 Modules:
 
 - `zoofast.answers`: Predictions beside what the catalogue says, galaxy by galaxy
+- `zoofast.arguments`: The options that several commands have
 - `zoofast.augment`: Random views of galaxies, a whole batch at a time
 - `zoofast.bundle`: Save and load a finetuned model as a folder without pickle
 - `zoofast.calibration`: Probabilities that mean what they say, and sets of answers that hold the truth as often as asked
@@ -53,6 +54,7 @@ Modules:
 - `zoofast.sweep_page`: What a sweep tells: pictures, a table, one page
 - `zoofast.tables`: Whatever holds a table of galaxies, as a DataFrame
 - `zoofast.tasks`: Which task a catalogue asks for, and how good its predictions are
+- `zoofast.terminal`: How the commands behave: options, messages, progress, several processes
 - `zoofast.tracking`: The folder of a run: what was asked for, how it went, how it ended
 - `zoofast.tuning`: Ways to run the same encoder faster: memory layout, memory that is kept, folded normalisations, compiled kernels
 - `zoofast.untrusted`: Files from strangers: found, checked, and read once

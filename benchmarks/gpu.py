@@ -1,16 +1,16 @@
-"""What fits on one GPU in ten minutes: images a second in training and prediction, the loader alone, and the share of the time that the device is busy.
+"""What fits on one GPU in ten minutes: images a second in training and prediction, a catalogue of jpgs to a table, the loader alone, and the share of the time that the device is busy.
 
-    python benchmarks/gpu.py [--encoders convnext_nano vit_small_patch16_224 efficientnet_b0] [--batch-size 128] [--size 224] [--batches 20] [--rounds 5] [--compile] [--smoke]
+    python benchmarks/gpu.py [--encoders convnext_nano vit_small_patch16_224 efficientnet_b0] [--batch-size 128] [--size 224] [--batches 20] [--rounds 5] [--compile convnext_nano] [--smoke]
 
 Beside zoofast: fastai's vision_learner with mixed precision and one worker process a core, and the bare loop (forward, backward, fused AdamW step in zoofast's precision and memory format, on one batch that lies on the device). Encoders have
-random weights; galaxies are simulated, decoded images resident on the device (`cache="device"`) or, in a row of its own, in memory that is pinned batch by batch. All take turns. Busy is the part of the time of an epoch in
-which the device runs a kernel, as torch's profiler sees it. `--smoke` runs everything once on the CPU with tiny sizes, to see that it works, and keeps nothing. Results go to benchmarks/results/gpu.json.
+random weights; galaxies are simulated, decoded images resident on the device (`cache="device"`) or, in a row of its own, in memory that is pinned batch by batch. All take turns. An epoch is `--batches` batches, the second of a fit; in prediction as many images, bytes in memory
+(`zoofast`), or jpgs from files to a table (`zoofast, catalogue`, and fastai's `get_preds`, read by a worker process a core). Busy is the part of the time of an epoch in which the device runs a kernel, as torch's profiler sees it. `--smoke` runs everything once on the CPU with tiny sizes, to see that it works, and keeps nothing. Results go to benchmarks/results/gpu.json.
 """
 import argparse, os, tempfile, time, warnings
 from pathlib import Path
 warnings.filterwarnings("ignore")
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
-from zoofast.all import GalaxyDataLoaders, GalaxyModel, GalaxyNet, PRECISIONS, create_encoder, galaxy_learner, pick_precision, set_layout, simulate_survey
+from zoofast.all import GalaxyDataLoaders, GalaxyModel, GalaxyNet, PRECISIONS, create_encoder, galaxy_learner, pick_precision, predict_catalog, set_layout, simulate_survey
 from rounds import about, cores, keep, rates, ratios, show, take_turns, timed
 from train import fit
 
@@ -45,7 +45,10 @@ def fastai_row(df, encoder, args, device):
     dls = ImageDataLoaders.from_df(df.assign(v=df.split=="valid"), fn_col="file_loc", label_col="morphology", valid_col="v", path="/", item_tfms=Resize(args.size), batch_tfms=aug_transforms(), bs=args.batch_size, num_workers=0 if args.smoke else cores(), device=device)
     learn = vision_learner(dls, encoder, pretrained=False)
     learn.unfreeze()
-    return fit(learn.to_bf16() if device.type=="cuda" else learn)
+    if device.type=="cuda": learn.to_bf16()
+    def predict():
+        with learn.no_bar(), learn.no_logging(): learn.get_preds(dl=dls.test_dl(df, bs=args.batch_size))
+    return fit(learn),lambda: timed(predict, len(df), wait)
 
 def busy(f):
     "Share of the time in which the device runs a kernel"
@@ -68,7 +71,7 @@ def main():
     p.add_argument("--size", type=int, default=224)
     p.add_argument("--batches", type=int, default=20)
     p.add_argument("--rounds", type=int, default=5)
-    p.add_argument("--compile", action="store_true", help="also zoofast with compile=True")
+    p.add_argument("--compile", nargs="*", default=[], help="encoders that are also trained with compile=True")
     p.add_argument("--smoke", action="store_true")
     args = p.parse_args()
     if args.smoke: args.encoders,args.batch_size,args.size,args.batches,args.rounds = ["test_vit", "test_efficientnet"],4,160,2,1
@@ -83,18 +86,20 @@ def main():
         def drain(dls): return lambda: timed(lambda: sum(len(y) for _,y in dls.train), None, wait)
         for encoder in args.encoders:
             learners = {"zoofast": galaxy_learner(resident, encoder, pretrained=False, keep_best=False), "zoofast, pinned": galaxy_learner(pinned, encoder, pretrained=False, keep_best=False)}
-            if args.compile: learners["zoofast, compiled"] = galaxy_learner(resident, encoder, pretrained=False, keep_best=False, compile=True)
-            rows = {"bare": bare(encoder, args, device, True), **{k: fit(v) for k,v in learners.items()}, "fastai": fastai_row(df, encoder, args, device), "loader alone": drain(resident), "loader alone, pinned": drain(pinned)}
+            if encoder in args.compile: learners["zoofast, compiled"] = galaxy_learner(resident, encoder, pretrained=False, keep_best=False, compile=True)
+            fastai,fastai_predict = fastai_row(df, encoder, args, device)
+            rows = {"bare": bare(encoder, args, device, True), **{k: fit(v) for k,v in learners.items()}, "fastai": fastai, "loader alone": drain(resident), "loader alone, pinned": drain(pinned)}
             train = rates(take_turns(rows, args.rounds))
             model = GalaxyModel(learners["zoofast"].net, resident.task, resident.reader, device=device)
             x = torch.randint(0, 256, (args.batch_size, 3, args.size, args.size), dtype=torch.uint8)
             def encode():
                 for _ in range(args.batches): model.encode(x)
             model.set_engine("auto", args.batches*args.batch_size*100)
-            predict = rates(take_turns({"bare": bare(encoder, args, device, False), "zoofast": lambda: timed(encode, args.batches*args.batch_size, wait)}, args.rounds))
+            predict = rates(take_turns({"bare": bare(encoder, args, device, False), "zoofast": lambda: timed(encode, args.batches*args.batch_size, wait),
+                                        "zoofast, catalogue": lambda: timed(lambda: predict_catalog(model, df, batch_size=args.batch_size, progress=False), len(df), wait), "fastai": fastai_predict}, args.rounds))
             share = {k: busy(rows[k]) for k in ("bare", "zoofast", "zoofast, pinned", "fastai")}
             show(f"{encoder}, training", train, "bare", "fastai")
-            show(f"{encoder}, prediction", predict, "bare")
+            show(f"{encoder}, prediction", predict, "bare", "fastai")
             print("the device is busy: "+", ".join(f"{k} {v:.0%}" for k,v in share.items() if v is not None)+"\n")
             if not args.smoke: keep("gpu", {encoder: {**info, "training": train, "over_bare": ratios(train, "bare"), "prediction": predict, "busy": share}})
 

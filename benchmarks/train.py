@@ -17,11 +17,16 @@ from torch import nn
 from zoofast.all import Callback, GalaxyDataLoaders, GalaxyNet, create_encoder, galaxy_learner, memory_kept, set_layout
 from rounds import DATA, Peer, about, answer, cpu_seconds, galaxies, keep, rates, ratios, show, take_turns, timed, zoobot_python
 
+def clocks():
+    "Seconds, and seconds of CPU; a GPU has done all it was told to"
+    if torch.cuda.is_available(): torch.cuda.synchronize()
+    return time.perf_counter(),cpu_seconds()
+
 class TrainingPart(Callback):
     "Seconds of the training part of the last epoch"
     order = 100
-    def before_train(self): self.began = time.perf_counter(),cpu_seconds()
-    def after_train(self): self.took = [b-a for a,b in zip(self.began, (time.perf_counter(), cpu_seconds()))]
+    def before_train(self): self.began = clocks()
+    def after_train(self): self.took = [b-a for a,b in zip(self.began, clocks())]
 
 def fit(learn):
     clock = TrainingPart()

@@ -40,10 +40,11 @@ def _allocator():
 def memory_kept():
     "Memory that is freed inside stays with the process until the outermost block ends; on a CPU, each step needs it again"
     global _inside
-    with _lock: _inside,lib = _inside+1,_allocator()
-    if lib:
-        lib.mallopt(_MMAP_MAX, 0)
-        lib.mallopt(_TRIM_THRESHOLD, -1)
+    with _lock:
+        _inside,lib = _inside+1,_allocator()
+        if lib:
+            lib.mallopt(_MMAP_MAX, 0)
+            lib.mallopt(_TRIM_THRESHOLD, -1)
     try: yield
     finally:
         with _lock:

@@ -82,6 +82,7 @@ def own_rows(df, fits, label, args, tmp):
     "Name -> what gives images a second"
     import numpy as np, torch
     from fastai.vision.all import CategoryBlock, ColReader, ColSplitter, DataBlock, ImageBlock, PILImage, Resize, ToTensor
+    from zoofast.bundle import each_batch
     from zoofast.data import GalaxyDataLoaders
     from zoofast.encoders import GalaxyNet, create_encoder
     from zoofast.images import ImageReader
@@ -93,6 +94,12 @@ def own_rows(df, fits, label, args, tmp):
             torch.set_num_threads(1)
             try: return until(lambda: [reader(f) for f in files[:200]], min(200, len(files)))
             finally: torch.set_num_threads(was)
+        return rate
+    def together(files, n):
+        def rate():
+            os.environ["ZOOFAST_READERS"] = str(n)
+            try: return until(lambda: sum(len(x) for x,_ in each_batch(reader, files, args.batch_size, progress=False)), len(files))
+            finally: del os.environ["ZOOFAST_READERS"]
         return rate
     def build(files):
         def rate():
@@ -114,6 +121,8 @@ def own_rows(df, fits, label, args, tmp):
         finally: torch.set_num_threads(was)
     rows = {"Pillow + fastai, one thread": pillow, "reader jpg, one thread": read(jpg)}
     for kind,files in fits.items(): rows[f"reader FITS {kind}, one thread"] = read(files)
+    for kind,files in {"jpg": jpg, **{f"FITS {k}": v for k,v in fits.items()}}.items():
+        for what,n in (("threads", 0), ("processes", len(os.sched_getaffinity(0)))): rows[f"read_batches {kind}, {what}"] = together(files, n)
     rows["cache build jpg"] = build(jpg)
     for kind,files in fits.items(): rows[f"cache build FITS {kind}"] = build(files)
     split = df[["id_str", "file_loc", label]].assign(split=np.where(np.arange(len(df))%10, "train", "valid"))

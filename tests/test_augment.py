@@ -149,6 +149,18 @@ def test_noise():
     assert loud.min()==0 and loud.max()==1
     assert torch.corrcoef(AddGaussianNoise(std=0.05)(grey)[0].flatten(1))[0,1].abs()<0.05     # bands have noise of their own
 
+def test_noise_of_a_whole_batch_at_once():
+    "As a GPU adds it: to the same views and as strong as one after the other, and the others are left alone"
+    noise,x = AddGaussianNoise(mean=0.1, std=(0.01, 0.04), p=0.5),torch.full((60, 2, 32, 32), 0.5)
+    x[0] = 2.                                     # out of the range, and not among the chosen
+    torch.manual_seed(1); a = noise(x)
+    torch.manual_seed(1); u,strong = torch.rand(2, 60)
+    assert u[0]>=0.5
+    b = noise._at_once(x.clone(), *(o[:,None,None,None] for o in (u<0.5, 0.01+strong*0.03)))
+    same = [(o==x).flatten(1).all(1) for o in (a, b)]
+    assert torch.equal(*same) and 15<same[0].sum()<45
+    assert torch.allclose(a.flatten(1).std(1), b.flatten(1).std(1), rtol=0.1) and torch.allclose(a.flatten(1).mean(1), b.flatten(1).mean(1), atol=0.005)
+
 def test_band_dropout(wide):
     "A band is painted with its sky in a known fraction of views, and never all of them"
     x = wide.repeat(8, 1, 1, 1)

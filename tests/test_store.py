@@ -1,5 +1,5 @@
 "The cache of decoded images: what is killed, damaged, changed, shared, too large or gone; and images that break while a model is trained"
-import os, shutil, signal, subprocess, sys, time
+import os, shutil, signal, subprocess, sys, tempfile, time
 from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch
 from filelock import FileLock
@@ -11,15 +11,19 @@ from zoofast.store import ImageStore, clear_cache, list_cache
 READER = ImageReader(48, margin=1.2)
 
 class Counts(ImageReader):
-    "A reader that remembers which files it opened"
-    opened = []
-    def wide(self, path): self.opened.append(str(path)); return super().wide(path)
+    "A reader that notes which files it opened, whichever process it is in"
+    log = None
+    def wide(self, path):
+        with open(self.log, 'ab') as f: f.write(os.fsencode(path)+b'\n')
+        return super().wide(path)
 
 def opened(files, cache, **kwargs):
     "The store, and the files that were opened for it"
-    Counts.opened.clear()
-    store = ImageStore(files, Counts(48, margin=1.2), cache, progress=False, **kwargs)
-    return store,set(Counts.opened)
+    with tempfile.TemporaryDirectory() as tmp:
+        Counts.log = Path(tmp)/'log'
+        Counts.log.touch()
+        store = ImageStore(files, Counts(48, margin=1.2), cache, progress=False, **kwargs)
+        return store,{os.fsdecode(o) for o in Counts.log.read_bytes().splitlines()}
 
 def check(store, files=None):
     for i,f in enumerate(store.files): assert torch.equal(store[[i]][0], READER.wide(f)), f
@@ -51,17 +55,20 @@ def start(code, *args):
 def maps(folder, ext='npy'): return sorted(Path(folder).glob(f'*.{ext}'))
 
 BUILD = '''
-import sys
+import sys, tempfile
 from pathlib import Path
 from zoofast.images import ImageReader
 from zoofast.store import ImageStore
 files = sorted(map(str, Path(sys.argv[1]).iterdir()))
 while len(sys.argv)>3 and not Path(sys.argv[3]).exists(): pass
 class Counts(ImageReader):
-    n = 0
-    def wide(self, path): Counts.n += 1; return super().wide(path)
+    log = Path(tempfile.mkdtemp())/'log'
+    def wide(self, path):
+        with open(self.log, 'a') as f: f.write('x')
+        return super().wide(path)
+Counts.log.touch()
 store = ImageStore(files, Counts(48, margin=1.2), sys.argv[2], progress=False)
-print(Counts.n, len(store.bad), store[range(len(files))].sum().item())
+print(len(Counts.log.read_text()), len(store.bad), store[range(len(files))].sum().item())
 '''
 
 # Building

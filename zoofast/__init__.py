@@ -34,6 +34,7 @@ Modules:
 - `zoofast.precision`: Mixed precision where it is faster and safe
 - `zoofast.predict`: Catalogue in, table of predictions or representations out
 - `zoofast.profile`: Where an epoch's time goes, and how near it is to the device's limit
+- `zoofast.reading`: Many images read at once, by several processes where that pays
 - `zoofast.report`: One HTML file that tells a run's whole story
 - `zoofast.representations`: Tables of features read piece by piece, and compressed with a PCA that is kept
 - `zoofast.runs`: The folders of trained models: listed, sorted, compared

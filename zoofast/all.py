@@ -23,6 +23,7 @@ from zoofast.regression import *
 from zoofast.vote_counts import *
 from zoofast.tasks import *
 from zoofast.losses import *
+from zoofast.reading import *
 from zoofast.store import *
 from zoofast.augment import *
 from zoofast.summary import *

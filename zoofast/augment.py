@@ -83,10 +83,16 @@ class AddGaussianNoise:
     )->torch.Tensor:   # `x`
         "The same in place; which views and how strong is drawn on the CPU, so that no device is waited for"
         (low,high),(u,strong) = self.std,torch.rand(2, len(x))
-        if high or self.mean:
-            for v,chance,s in zip(x, u.tolist(), (low+strong*(high-low)).tolist()):
-                if chance<self.p: v.add_(torch.randn_like(v), alpha=s).add_(self.mean).clamp_(0, 1)
+        if not (high or self.mean): return x
+        strong = low+strong*(high-low)
+        if x.device.type!="cpu": return self._at_once(x, *(o.to(x.device, non_blocking=True)[:,None,None,None] for o in (u<self.p, strong)))
+        for v,chance,s in zip(x, u.tolist(), strong.tolist()):
+            if chance<self.p: v.add_(torch.randn_like(v), alpha=s).add_(self.mean).clamp_(0, 1)
         return x
+
+    def _at_once(self, x, chosen, strong):
+        "A few operations on the whole batch: what a GPU does soonest, since each one costs it a start"
+        return x.copy_(torch.where(chosen, torch.randn_like(x).mul_(strong).add_(x).add_(self.mean).clamp_(0, 1), x))
 
 # %% ../nbs/03d_augment.ipynb #5c91103e
 class GalaxyAugment:
@@ -177,8 +183,9 @@ def _patches(self:GalaxyAugment, n):
 @patch
 def _erased(self:GalaxyAugment, v, patches):
     "Paint patches of views with the level of the sky"
+    levels = sky_level(v) if v.device.type!="cpu" and any(patches) else None         # a GPU has those of the whole batch as soon as one
     for i,todo in enumerate(patches):
-        sky = sky_level(v[i:i+1])[0] if todo else None
+        sky = None if not todo else sky_level(v[i:i+1])[0] if levels is None else levels[i]
         for top,bottom,left,right in todo: v[i,:,top:bottom,left:right] = sky
     return v
 

@@ -11,8 +11,6 @@ __all__ = ['best_device', 'GalaxyModel', 'read_ahead', 'each_batch', 'check_samp
 
 # %% ../nbs/09_bundle.ipynb #1cf50c96
 import copy, hashlib, json, os, shutil
-from collections import deque
-from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 from pathlib import Path
 import numpy as np, pandas as pd, torch
@@ -21,6 +19,7 @@ from tqdm.auto import tqdm
 import zoofast
 from .runs import package_versions
 from .images import ImageError, ImageReader, reader_config, reader_from_config
+from .reading import read_batches
 from .tasks import same_task, task_from_config
 from .losses import loss_from_config
 from .untrusted import FORMAT, FORMAT_VERSION, BundleError, WeightsFile, _short, check_plain, check_tensors, find_bundle, hub_or_cache, read_config, read_tensors
@@ -84,29 +83,18 @@ def encode(self:GalaxyModel,
     return self.engine(x) if self.engine else self.net.eval().encoder(x.to(self.device).float().div_(255)).float()
 
 # %% ../nbs/09_bundle.ipynb #c3196ebb
-def _read_batch(reader, paths, ex):
-    "Images that can be read, bytes `(n, channels, y, x)`, and for each path the reason why it cannot, or `None`"
-    def one(p):
-        try: return reader(p)
-        except ImageError as e: return str(e)
-    got = list(ex.map(one, paths))
-    return [o for o in got if not isinstance(o, str)],[o if isinstance(o, str) else None for o in got]
-
 def read_ahead(
     reader:ImageReader, # How images are read
-    batches             # Yields pairs of a batch's name and its image files
+    batches,            # Yields pairs of a batch's name and its image files
+    n_images:int=0      # Images there will be, or so; many are read by several processes, see `read_batches`
 ):                      # Yields name, images (bytes, those that can be read; `None` if none can) and reasons (one for each path; `None` where it can be read)
-    "Read images two batches ahead of the work on them"
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as ex, ThreadPoolExecutor(1) as ahead:
-        todo = deque()
-        def pop():
-            name,job = todo.popleft()
-            images,why = job.result()
-            return name,torch.stack(images) if images else None,why
-        for name,paths in batches:
-            todo.append((name, ahead.submit(_read_batch, reader, paths, ex)))
-            if len(todo)>2: yield pop()
-        while todo: yield pop()
+    "Read images ahead of the work on them"
+    def one(path, px):
+        try: px[:] = reader(path).numpy()
+        except ImageError as e: return str(e)
+    for name,px,why in read_batches(one, batches, (reader.channels, reader.size, reader.size), n_images):
+        there = [o is None for o in why]
+        yield name,torch.from_numpy(px if all(there) else px[there]) if any(there) else None,why
 
 def each_batch(
     reader:ImageReader, # How images are read
@@ -119,7 +107,7 @@ def each_batch(
     if not (isinstance(batch_size, (int, np.integer)) and batch_size>0): raise ValueError(f"batch_size={batch_size!r} must be a whole number above 0")
     paths = [str(p) for p in paths]
     with tqdm(total=len(paths), desc=desc, unit="galaxy", leave=False, delay=1, disable=not progress) as bar:
-        for _,x,why in read_ahead(reader, ((i, paths[i:i+batch_size]) for i in range(0, len(paths), batch_size))):
+        for _,x,why in read_ahead(reader, ((i, paths[i:i+batch_size]) for i in range(0, len(paths), batch_size)), len(paths)):
             bar.update(len(why))
             yield x,why
 

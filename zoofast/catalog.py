@@ -14,7 +14,6 @@ __all__ = ['CatalogError', 'brief', 'file_parts', 'need_columns', 'read_catalog'
 
 # %% ../nbs/00_catalog.ipynb #87ff0ae5
 import difflib, hashlib, os, warnings
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np, pandas as pd, pyarrow as pa, pyarrow.compute as pc
 from tqdm.auto import tqdm
@@ -118,13 +117,13 @@ def _look_at(files, opener, progress):
             msg = brief(e)
             return msg if any(p in msg for p in file_parts(f)) else f"{brief(f)} cannot be read: {msg}"
         return got if got is None or isinstance(got, tuple) else look(got)
-    why,seen = {},{}
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as ex, warnings.catch_warnings(), tqdm(total=len(files), desc="checking images", unit="image", leave=False, delay=1, disable=not progress) as bar:
+    from zoofast.reading import read_batches
+    (why,seen),many = ({},{}),len(files) if hasattr(opener, "wide") else 0         # a function of one's own may remember what it has seen, which processes would not tell
+    with warnings.catch_warnings(), tqdm(total=len(files), desc="checking images", unit="image", leave=False, delay=1, disable=not progress) as bar:
         warnings.simplefilter("ignore")
-        for i in range(0, len(files), 2048):      # a million images at once would be a million tasks in memory
-            for f,got in zip(files[i:i+2048], ex.map(one, files[i:i+2048])):
+        for part,_,found in read_batches(lambda f, _: one(f), ((o := files[i:i+2048], o) for i in range(0, len(files), 2048)), (0,), many, bar.update):      # a million images at once would be a million tasks in memory
+            for f,got in zip(part, found):
                 if got is not None: (why if isinstance(got, str) else seen)[f] = got
-                bar.update()
     return why,seen
 
 # %% ../nbs/00_catalog.ipynb #7ebef169

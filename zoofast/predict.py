@@ -99,7 +99,7 @@ def _work(stream, job, sink, todo, schema, made, batch_size, on_bad, bar):
             files = rows["file_loc"].to_pylist()
             for i in range(0, len(files), batch_size): yield (k, rows),files[i:i+batch_size]
     n,held,tables,errors = 0,[],[],[]
-    for (k,rows),x,why in read_ahead(job.reader, batches()):
+    for (k,rows),x,why in read_ahead(job.reader, batches(), sum(min(sink.size, stream.n_rows-k*sink.size) for k in todo)):
         if on_bad=="raise" and (bad := next((o for o in why if o), None)): raise ImageError(bad)
         out = np.full((job.shape[0], len(why), job.shape[2]), np.nan)
         if x is not None:

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from . import __version__
 from .catalog import file_parts, look
 from .images import ImageError, ImageReader, reader_config
+from .reading import n_threads, read_batches
 
 # %% ../nbs/03b_store.ipynb #1374ca3b
 def cache_dir()->Path:
@@ -40,29 +41,22 @@ def _config(reader):
     return json.dumps({**reader_config(reader), "zoofast": __version__}, sort_keys=True)
 
 # %% ../nbs/03b_store.ipynb #b0e4db7d
-def _n_workers()->int:
-    "Threads that read images: two for each core that this process may use, since a disk may be slow, and 32 at most"
-    return min(32, 2*(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
-
 def _decode(files, reader, write=None, progress=True, known=None):
     "Read every file and hand each block of pixels to `write`; returns digests, spans, and number -> reason for those that cannot be read"
     shape = (reader.channels, reader.wide_size, reader.wide_size)
-    step = max(1, min(len(files), 512, 2**26//math.prod(shape)))
-    block,digests,spans,bad = np.empty((step, *shape), np.uint8),np.zeros(len(files), np.uint64),np.zeros(len(files), np.float32),{}
-    def one(i):
-        px = block[i%step]
-        try: 
+    step = max(1, min(len(files), 128, 2**25//math.prod(shape)))
+    digests,spans,bad = np.zeros(len(files), np.uint64),np.zeros(len(files), np.float32),{}
+    def one(i, px):
+        try:
             if known is None or not known(i, px): px[:] = reader.wide(files[i]).numpy()
         except ImageError as e: px[:] = 0; return str(e)
-        digest,spans[i] = look(px)
-        digests[i] = int(digest, 16)
-    with ThreadPoolExecutor(_n_workers()) as ex, tqdm(total=len(files), desc="reading images", unit="image", leave=False, delay=1, disable=not progress) as bar:
-        for start in range(0, len(files), step):
-            todo = range(start, min(start+step, len(files)))
-            for i,why in zip(todo, ex.map(one, todo)):
-                if why: bad[i] = why
-                bar.update()
-            if write: write(block[:len(todo)])
+        return look(px)
+    with tqdm(total=len(files), desc="reading images", unit="image", leave=False, delay=1, disable=not progress) as bar:
+        for todo,px,answers in read_batches(one, ((o := range(i, min(i+step, len(files))), o) for i in range(0, len(files), step)), shape, len(files), bar.update):
+            for i,o in zip(todo, answers):
+                if isinstance(o, str): bad[i] = o
+                else: digests[i],spans[i] = int(o[0], 16),o[1]
+            if write: write(px)
     return digests,spans,bad
 
 # %% ../nbs/03b_store.ipynb #2173f61e
@@ -295,7 +289,7 @@ def __getitem__(self:ImageStore,
     def one(i):
         try: return self.reader.wide(self.files[i])
         except ImageError as e: self.bad[self.files[i]] = str(e)
-    with ThreadPoolExecutor(_n_workers()) as ex: px = list(ex.map(one, numbers))
+    with ThreadPoolExecutor(n_threads()) as ex: px = list(ex.map(one, numbers))
     check()
     return torch.stack(px)
 

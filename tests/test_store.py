@@ -12,18 +12,17 @@ READER = ImageReader(48, margin=1.2)
 
 class Counts(ImageReader):
     "A reader that notes which files it opened, whichever process it is in"
-    log = None
+    folder = tempfile.TemporaryDirectory()
+    log = Path(folder.name)/'log'
     def wide(self, path):
         with open(self.log, 'ab') as f: f.write(os.fsencode(path)+b'\n')
         return super().wide(path)
 
 def opened(files, cache, **kwargs):
     "The store, and the files that were opened for it"
-    with tempfile.TemporaryDirectory() as tmp:
-        Counts.log = Path(tmp)/'log'
-        Counts.log.touch()
-        store = ImageStore(files, Counts(48, margin=1.2), cache, progress=False, **kwargs)
-        return store,{os.fsdecode(o) for o in Counts.log.read_bytes().splitlines()}
+    Counts.log.write_bytes(b'')
+    store = ImageStore(files, Counts(48, margin=1.2), cache, progress=False, **kwargs)
+    return store,{os.fsdecode(o) for o in Counts.log.read_bytes().splitlines()}
 
 def check(store, files=None):
     for i,f in enumerate(store.files): assert torch.equal(store[[i]][0], READER.wide(f)), f

@@ -119,6 +119,15 @@ def test_no_step_waits_for_the_gpu(survey):
     try: quiet(learn, lambda l: l.fit(2, cbs=Watch()))
     finally: torch.cuda.set_sync_debug_mode('default')
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU')
+@pytest.mark.parametrize('encoder', ['convnext_atto', 'tf_efficientnet_lite0', 'test_vit'])
+def test_a_seed_repeats_on_a_gpu(survey, encoder):
+    def trained():
+        dls = GalaxyDataLoaders.from_catalog(survey[1], 'morphology', size=160, batch_size=16, device='cuda', progress=False)
+        return quiet(galaxy_learner(dls, encoder, pretrained=False), lambda l: l.fit_one_cycle(2, 1e-3)).net.state_dict()
+    a,b = trained(),trained()
+    assert all(torch.equal(v, b[k]) for k,v in a.items())
+
 def test_validation_in_a_fit_is_in_inference_mode_and_outside_gives_ordinary_tensors(dls):
     seen = []
     class Note(Callback):

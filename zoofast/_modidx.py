@@ -637,6 +637,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'zoofast.reading._by_threads': ('reading.html#_by_threads', 'zoofast/reading.py'),
                                  'zoofast.reading._child': ('reading.html#_child', 'zoofast/reading.py'),
                                  'zoofast.reading._cores': ('reading.html#_cores', 'zoofast/reading.py'),
+                                 'zoofast.reading._start': ('reading.html#_start', 'zoofast/reading.py'),
                                  'zoofast.reading.n_readers': ('reading.html#n_readers', 'zoofast/reading.py'),
                                  'zoofast.reading.n_threads': ('reading.html#n_threads', 'zoofast/reading.py'),
                                  'zoofast.reading.read_batches': ('reading.html#read_batches', 'zoofast/reading.py')},

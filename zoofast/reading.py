@@ -12,6 +12,7 @@ __all__ = ['FORK_FROM', 'START', 'n_threads', 'n_readers', 'read_batches']
 import ctypes, math, mmap, multiprocessing, os, pickle, signal, sys, warnings
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 import numpy as np, torch
 from torch.utils.data import DataLoader
 
@@ -73,30 +74,40 @@ class _Pieces:
     def __init__(self, it): self.it = it
     def __iter__(self): return self.it
 
-def _by_processes(one, batches, shape, tick, n):
-    few = max(1, min(16, 2**21//max(1, math.prod(shape))))
-    ring = np.frombuffer(mmap.mmap(-1, max(1, (2*n+1)*few*math.prod(shape))), np.uint8)         # two pieces for each process, and the one in hand
-    ring,begun = ring[:(2*n+1)*few*math.prod(shape)].reshape(2*n+1, few, *shape),deque()
-    def pieces():
-        k = 0
-        for name,jobs in batches:
-            begun.append((name, len(jobs)))
-            for i in range(0, len(jobs), few):
-                yield k%len(ring),jobs[i:i+few]
-                k += 1
+def _start(one, ring, pieces, n):
+    "What `n` processes make of pieces, in their order"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")             # of more processes than cores, and of forks beside threads
-        got = iter(DataLoader(_Shared(one, ring), None, sampler=_Pieces(pieces()), num_workers=n, collate_fn=lambda o: o, worker_init_fn=_child, multiprocessing_context="fork", prefetch_factor=2, generator=torch.Generator()))
+        return iter(DataLoader(_Shared(one, ring), None, sampler=_Pieces(pieces), num_workers=n, collate_fn=lambda o: o, worker_init_fn=_child, multiprocessing_context="fork", prefetch_factor=2, generator=torch.Generator()))
+
+def _by_processes(one, batches, shape, tick, n):
+    few,size = max(1, min(16, 2**21//max(1, math.prod(shape)))),math.prod(shape)
+    ring = np.frombuffer(mmap.mmap(-1, max(1, (2*n+1)*few*size)), np.uint8)[:(2*n+1)*few*size].reshape(2*n+1, few, *shape)         # two pieces for each process, and the one in hand
+    begun = deque()
+    batches = iter(batches)
+    if not (first := next(batches, None)): return
+    here = int(len(first[1])>1)
+    px = np.empty((len(first[1]), *shape), np.uint8)
+    said = [one(j, x) for j,x in zip(first[1][:here], px)]             # so that what is imported for the first image is there for all processes
+    def pieces():
+        k,start = 0,here
+        for name,jobs in chain([first], batches):
+            begun.append((name, len(jobs)))
+            for i in range(start, len(jobs), few):
+                yield k%len(ring),jobs[i:i+few]
+                k += 1
+            start = 0
+    got = _start(one, ring, pieces(), n)
     try:
-        px,said = None,[]
+        tick(len(said))
         for place,answers in got:
             if isinstance(answers, Exception): raise answers
-            name,size = begun[0]
-            if px is None: px = np.empty((size, *shape), np.uint8)
+            name,many = begun[0]
+            if px is None: px = np.empty((many, *shape), np.uint8)
             px[len(said):len(said)+len(answers)] = ring[place,:len(answers)]
             said += answers
             tick(len(answers))
-            if len(said)==size:
+            if len(said)==many:
                 begun.popleft()
                 yield name,px,said
                 px,said = None,[]

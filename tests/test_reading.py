@@ -63,9 +63,19 @@ def test_predictions_are_the_same(how, long, model, tmp_path):
     assert (again==1).to_numpy().all(), 'the same image has the same answers wherever it stands'
 
 def test_the_first_bad_image_is_raised(how, long, model):
-    with pytest.raises(ImageError, match='gone.jpg'): predict_catalog(model, long, on_bad='raise', progress=False)
-    time.sleep(0.2)
-    assert not multiprocessing.active_children(), 'nobody is left'
+    with pytest.raises(ImageError, match='gone.jpg') as kept: predict_catalog(model, long, on_bad='raise', progress=False)
+    assert not multiprocessing.active_children(), 'nobody is left, though the error is kept'
+    def fails(x, *_): raise KeyError('compute')
+    model.samples = fails
+    with pytest.raises(KeyError) as kept: model.predict(long.file_loc.tolist(), progress=False)
+    assert not multiprocessing.active_children()
+
+def test_threads_read_where_there_is_no_room_for_processes(long, monkeypatch):
+    def full(): raise BlockingIOError('Resource temporarily unavailable')
+    monkeypatch.setenv('ZOOFAST_READERS', '2')
+    monkeypatch.setattr(os, 'fork', full)
+    got = list(each_batch(ImageReader(32), long.file_loc.tolist(), 50, progress=False))
+    assert sum(len(why) for _,why in got)==len(long) and [why is not None for _,w in got for why in w].count(True)==2
 
 def test_features_store_and_check_are_the_same(how, long, model, tmp_path):
     reader = ImageReader(32)
@@ -114,3 +124,11 @@ def test_a_reader_that_is_killed_is_said(survey):
     code = LONG.replace('time.sleep(600)', '').replace("print('reading', flush=True)", "import os, signal, subprocess; os.kill(int(subprocess.run(['ps', '-o', 'pid=', '--ppid', str(os.getpid())], capture_output=True, text=True).stdout.split()[0]), signal.SIGKILL)")
     p = subprocess.run([sys.executable, '-c', code, survey[1].file_loc[0]], capture_output=True, text=True, timeout=120, env={**os.environ, 'ZOOFAST_READERS': '3'})
     assert p.returncode==1 and 'ZOOFAST_READERS=0' in p.stderr.splitlines()[-1]
+
+def test_an_error_of_the_catalogue_is_no_lack_of_room(long, monkeypatch):
+    from zoofast.reading import read_batches
+    monkeypatch.setenv('ZOOFAST_READERS', '2')
+    def batches():
+        yield 0,[1, 2, 3]
+        raise OSError('the disk is gone')
+    with pytest.raises(OSError, match='the disk is gone'): list(read_batches(lambda j, px: j, batches(), (2,), 10))

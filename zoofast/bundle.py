@@ -11,6 +11,7 @@ __all__ = ['best_device', 'GalaxyModel', 'read_ahead', 'each_batch', 'check_samp
 
 # %% ../nbs/09_bundle.ipynb #1cf50c96
 import copy, hashlib, json, os, shutil
+from contextlib import closing
 from datetime import datetime, timezone
 from pathlib import Path
 import numpy as np, pandas as pd, torch
@@ -161,10 +162,11 @@ def predict(self:GalaxyModel,
     was,samples,errors = self.engine,np.full((max(1, tta)*max(1, mc_dropout), len(paths), self.task.n_out), np.nan),[]
     try:
         if engine is not None: self.set_engine(engine, len(paths)*max(1, tta))
-        for x,why in each_batch(self.reader, paths, batch_size, progress=progress):
-            rows = len(errors)+np.flatnonzero([w is None for w in why])
-            errors += why
-            if x is not None: samples[:,rows] = self.samples(x, tta, mc_dropout)
+        with closing(each_batch(self.reader, paths, batch_size, progress=progress)) as images:
+            for x,why in images:
+                rows = len(errors)+np.flatnonzero([w is None for w in why])
+                errors += why
+                if x is not None: samples[:,rows] = self.samples(x, tta, mc_dropout)
     finally: self.engine = was
     out = self.task.to_frame(samples, std=bool(tta or mc_dropout)).astype(self.task.dtypes)
     head = pd.DataFrame({"id_str": [Path(p).stem for p in paths], "file_loc": paths}, dtype=str)

@@ -121,7 +121,8 @@ def _look_at(files, opener, progress):
     (why,seen),many = ({},{}),len(files) if hasattr(opener, "wide") else 0         # a function of one's own may remember what it has seen, which processes would not tell
     with warnings.catch_warnings(), tqdm(total=len(files), desc="checking images", unit="image", leave=False, delay=1, disable=not progress) as bar:
         warnings.simplefilter("ignore")
-        for part,_,found in read_batches(lambda f, _: one(f), ((o := files[i:i+2048], o) for i in range(0, len(files), 2048)), (0,), many, bar.update):      # a million images at once would be a million tasks in memory
+        parts = (files[i:i+2048] for i in range(0, len(files), 2048))      # a million images at once would be a million tasks in memory
+        for part,_,found in read_batches(lambda f, _: one(f), ((part, part) for part in parts), (0,), many, bar.update):
             for f,got in zip(part, found):
                 if got is not None: (why if isinstance(got, str) else seen)[f] = got
     return why,seen

@@ -11,7 +11,7 @@ __all__ = ['RETURNED', 'as_model', 'predict_catalog', 'represent']
 
 # %% ../nbs/10_predict.ipynb #c0af30f2
 import copy, hashlib, json, os, re, time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 import numpy as np, pandas as pd, pyarrow as pa, torch
 from tqdm.auto import tqdm
@@ -99,23 +99,25 @@ def _work(stream, job, sink, todo, schema, made, batch_size, on_bad, bar):
             files = rows["file_loc"].to_pylist()
             for i in range(0, len(files), batch_size): yield (k, rows),files[i:i+batch_size]
     n,held,tables,errors = 0,[],[],[]
-    for (k,rows),x,why in read_ahead(job.reader, batches(), sum(min(sink.size, stream.n_rows-k*sink.size) for k in todo)):
-        if on_bad=="raise" and (bad := next((o for o in why if o), None)): raise ImageError(bad)
-        out = np.full((job.shape[0], len(why), job.shape[2]), np.nan)
-        if x is not None:
-            there = np.flatnonzero([o is None for o in why])
-            out[:,there] = job.compute(x)
-            for i in there[~np.isfinite(out[:,there]).all((0,2))]: why[i] = "the model's answer is no finite number"
-        held.append(out)
-        errors += why
-        bar.update(len(why))
-        if (last := len(errors)==len(rows)) or sum(o.size for o in held)>2**22:        # a table of many rows costs as much as one of few
-            tables.append(job.table(np.concatenate(held, 1), made))
-            held = []
-        if last:
-            cols = pa.concat_tables(tables)
-            sink.write(k, pa.table([*rows.columns, *cols.columns, pa.array(errors, pa.large_string())], schema))
-            n,tables,errors = n+1,[],[]
+    images = read_ahead(job.reader, batches(), sum(min(sink.size, stream.n_rows-k*sink.size) for k in todo))
+    with closing(images):                            # also where an error, kept by a notebook, would hold its processes
+        for (k,rows),x,why in images:
+            if on_bad=="raise" and (bad := next((o for o in why if o), None)): raise ImageError(bad)
+            out = np.full((job.shape[0], len(why), job.shape[2]), np.nan)
+            if x is not None:
+                there = np.flatnonzero([o is None for o in why])
+                out[:,there] = job.compute(x)
+                for i in there[~np.isfinite(out[:,there]).all((0,2))]: why[i] = "the model's answer is no finite number"
+            held.append(out)
+            errors += why
+            bar.update(len(why))
+            if (last := len(errors)==len(rows)) or sum(o.size for o in held)>2**22:        # a table of many rows costs as much as one of few
+                tables.append(job.table(np.concatenate(held, 1), made))
+                held = []
+            if last:
+                cols = pa.concat_tables(tables)
+                sink.write(k, pa.table([*rows.columns, *cols.columns, pa.array(errors, pa.large_string())], schema))
+                n,tables,errors = n+1,[],[]
     return n
 
 # %% ../nbs/10_predict.ipynb #45a7a5bc

@@ -22,8 +22,8 @@ FORK_FROM,START = 2000,50      # images from which processes pay; images that ar
 def _cores(): return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 def n_threads()->int:
-    "Threads that read images: two for each core that this process may use, since a disk may be slow, and 32 at most"
-    return min(32, 2*_cores())
+    "Threads that read images: two for each core that this process may use, since a disk may be slow, and 8 at most, since more of them wait for each other"
+    return min(8, 2*_cores())
 
 def n_readers(
     n_images:int # Images to be read; 0 where threads have to do it
@@ -97,7 +97,10 @@ def _by_processes(one, batches, shape, tick, n):
                 yield k%len(ring),jobs[i:i+few]
                 k += 1
             start = 0
-    got = _start(one, ring, pieces(), n)
+    try: got = _start(one, ring, pieces(), n)
+    except OSError:
+        if begun: raise                             # something else: processes start before they are given any
+        return (yield from _by_threads(one, chain([first], batches), shape, tick))        # no room for another process
     try:
         tick(len(said))
         for place,answers in got:

@@ -11,7 +11,7 @@ __all__ = ['cache_dir', 'cache_limit', 'ImageStore', 'list_cache', 'clear_cache'
 # %% ../nbs/03b_store.ipynb #4c3e1e56
 import hashlib, json, math, os, re, shutil, threading, time, warnings, weakref
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 import numpy as np, torch
 from fastcore.basics import patch
@@ -51,9 +51,10 @@ def _decode(files, reader, write=None, progress=True, known=None):
             if known is None or not known(i, px): px[:] = reader.wide(files[i]).numpy()
         except ImageError as e: px[:] = 0; return str(e)
         return look(px)
-    with tqdm(total=len(files), desc="reading images", unit="image", leave=False, delay=1, disable=not progress) as bar:
-        for todo,px,answers in read_batches(one, ((o := range(i, min(i+step, len(files))), o) for i in range(0, len(files), step)), shape, len(files), bar.update):
-            for i,o in zip(todo, answers):
+    todo = ((part, part) for part in (range(i, min(i+step, len(files))) for i in range(0, len(files), step)))
+    with tqdm(total=len(files), desc="reading images", unit="image", leave=False, delay=1, disable=not progress) as bar, closing(read_batches(one, todo, shape, len(files), bar.update)) as blocks:
+        for part,px,answers in blocks:
+            for i,o in zip(part, answers):
                 if isinstance(o, str): bad[i] = o
                 else: digests[i],spans[i] = int(o[0], 16),o[1]
             if write: write(px)

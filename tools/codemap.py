@@ -8,7 +8,7 @@ from pathlib import Path
 # What a galaxy goes through, from top to bottom: the notebooks of each stage by the beginning of their names (the longest that fits counts), and what comes out.
 STAGES = [
     ('Catalogues', '00', 'a catalogue: one row a galaxy, with its image and what is known about it'),
-    ('Images', '00b 00c 01', 'images: bytes of red, green and blue, all of one size'),
+    ('Images', '00b 00c 01 03ab', 'images: bytes of red, green and blue, all of one size'),
     ('Questions', '01b 02b 02c 02d 02e 02f 03 03c', 'a task: what is asked of a galaxy, and how an answer is scored'),
     ('Simulated galaxies', '02', 'galaxies with known truth, for lessons and tests'),
     ('Batches', '03b 03d 04', 'batches: turned, mirrored and shifted galaxies with their targets'),

@@ -1,5 +1,5 @@
 "Images read by several processes: as by threads, and what happens to them when something ends"
-import multiprocessing, os, signal, subprocess, sys, time
+import multiprocessing, os, signal, subprocess, sys, threading, time
 import pandas as pd, pytest, torch
 from zoofast.bundle import GalaxyModel, each_batch
 from zoofast.catalog import check_catalog
@@ -7,6 +7,7 @@ from zoofast.encoders import GalaxyNet, create_encoder
 from zoofast.images import ImageError, ImageReader
 from zoofast.predict import predict_catalog, represent
 from zoofast.reading import FORK_FROM, n_readers
+from zoofast.simulate import simulate_survey
 from zoofast.store import ImageStore
 from zoofast.tasks import Classification
 
@@ -25,6 +26,10 @@ def long(survey, tmp_path):
 def model():
     torch.manual_seed(0)
     return GalaxyModel(GalaxyNet(create_encoder('test_vit', 160, pretrained=False), 3), Classification('label', ['a', 'b', 'c']), ImageReader(160), device='cpu')
+
+@pytest.fixture
+def sky_files(tmp_path):
+    return simulate_survey(tmp_path/'sky', n=9, size=48, progress=False).fits_loc.tolist()
 
 @pytest.fixture(params=['0', '2'])
 def how(request, monkeypatch):
@@ -131,4 +136,48 @@ def test_an_error_of_the_catalogue_is_no_lack_of_room(long, monkeypatch):
     def batches():
         yield 0,[1, 2, 3]
         raise OSError('the disk is gone')
-    with pytest.raises(OSError, match='the disk is gone'): list(read_batches(lambda j, px: j, batches(), (2,), 10))
+    with pytest.raises(OSError, match='the disk is gone') as kept: list(read_batches(lambda j, px: j, batches(), (2,), 10))
+    assert not multiprocessing.active_children(), 'nobody is left'
+
+def test_some_processes_and_then_no_room(long, monkeypatch):
+    "The third cannot be started: threads read, and the two end"
+    monkeypatch.setenv('ZOOFAST_READERS', '3')
+    fork,made = os.fork,[]
+    def two():
+        if len(made)==2: raise BlockingIOError('Resource temporarily unavailable')
+        made.append(1)
+        return fork()
+    monkeypatch.setattr(os, 'fork', two)
+    got = [w for _,why in each_batch(ImageReader(32), long.file_loc.tolist(), 50, progress=False) for w in why]
+    assert len(made)==2 and [o is not None for o in got].count(True)==2 and len(got)==len(long)
+    for _ in range(30):
+        if not multiprocessing.active_children(): return
+        time.sleep(0.1)
+    pytest.fail('a reader goes on')
+
+def test_a_reader_killed_while_the_model_works(long, monkeypatch):
+    monkeypatch.setenv('ZOOFAST_READERS', '2')
+    it = each_batch(ImageReader(32), long.file_loc.tolist()*20, 16, progress=False)
+    next(it)
+    os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+    time.sleep(1)                                  # nothing is raised here
+    with pytest.raises(RuntimeError, match='ZOOFAST_READERS=0'): list(it)
+    assert not multiprocessing.active_children()
+
+def test_reading_goes_on_after_the_thread_that_began_it(long, monkeypatch):
+    monkeypatch.setenv('ZOOFAST_READERS', '2')
+    it,first = each_batch(ImageReader(32), long.file_loc.tolist(), 16, progress=False),[]
+    t = threading.Thread(target=lambda: first.append(next(it)))
+    t.start(); t.join(); time.sleep(0.5)
+    assert sum(len(why) for _,why in [*first, *it])==len(long)
+
+def test_a_stretch_of_ones_own_stays_in_this_process(how, sky_files):
+    seen = []
+    def stretch(flux): seen.append(1); return (flux>0).astype('uint8')
+    assert len([1 for _,why in each_batch(ImageReader(32, stretch=stretch), sky_files, 4, progress=False) for w in why if w is None])==len(sky_files)
+    assert len(seen)==len(sky_files)
+
+def test_pixels_that_are_no_bytes_are_refused(how, long):
+    class Floats(ImageReader):
+        def wide(self, path): return super().wide(path)/255
+    with pytest.raises(TypeError): list(each_batch(Floats(32), long.file_loc[:9].tolist(), 4, progress=False))

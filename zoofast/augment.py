@@ -83,7 +83,7 @@ class AddGaussianNoise:
     )->torch.Tensor:   # `x`
         "The same in place; which views and how strong is drawn on the CPU, so that no device is waited for"
         (low,high),(u,strong) = self.std,torch.rand(2, len(x))
-        if not (high or self.mean): return x
+        if not (self.p and (high or self.mean)): return x
         strong = low+strong*(high-low)
         if x.device.type!="cpu": return self._at_once(x, *(o.to(x.device, non_blocking=True)[:,None,None,None] for o in (u<self.p, strong)))
         for v,chance,s in zip(x, u.tolist(), strong.tolist()):

@@ -91,9 +91,9 @@ def read_ahead(
 ):                      # Yields name, images (bytes, those that can be read; `None` if none can) and reasons (one for each path; `None` where it can be read)
     "Read images ahead of the work on them"
     def one(path, px):
-        try: px[:] = reader(path).numpy()
+        try: np.copyto(px, reader(path).numpy(), "same_kind")
         except ImageError as e: return str(e)
-    for name,px,why in read_batches(one, batches, (reader.channels, reader.size, reader.size), n_images):
+    for name,px,why in read_batches(one, batches, (reader.channels, reader.size, reader.size), 0 if callable(reader.stretch) else n_images):
         there = [o is None for o in why]
         yield name,torch.from_numpy(px if all(there) else px[there]) if any(there) else None,why
 

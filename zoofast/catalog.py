@@ -118,7 +118,7 @@ def _look_at(files, opener, progress):
             return msg if any(p in msg for p in file_parts(f)) else f"{brief(f)} cannot be read: {msg}"
         return got if got is None or isinstance(got, tuple) else look(got)
     from zoofast.reading import read_batches
-    (why,seen),many = ({},{}),len(files) if hasattr(opener, "wide") else 0         # a function of one's own may remember what it has seen, which processes would not tell
+    (why,seen),many = ({},{}),len(files) if hasattr(opener, "wide") and not callable(opener.stretch) else 0         # a function of one's own may remember what it has seen, which processes would not tell
     with warnings.catch_warnings(), tqdm(total=len(files), desc="checking images", unit="image", leave=False, delay=1, disable=not progress) as bar:
         warnings.simplefilter("ignore")
         parts = (files[i:i+2048] for i in range(0, len(files), 2048))      # a million images at once would be a million tasks in memory

@@ -9,12 +9,12 @@ memory that all share, and only a few words about each image travel between them
 __all__ = ['FORK_FROM', 'START', 'n_threads', 'n_readers', 'read_batches']
 
 # %% ../nbs/03ab_reading.ipynb #03ab0004
-import ctypes, math, mmap, multiprocessing, os, pickle, signal, sys, warnings
+import gc, math, mmap, multiprocessing, os, signal, sys, threading, warnings
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from itertools import chain
 import numpy as np, torch
-from torch.utils.data import DataLoader
 
 # %% ../nbs/03ab_reading.ipynb #03ab0008
 FORK_FROM,START = 2000,50      # images from which processes pay; images that are read while one starts and ends
@@ -53,37 +53,38 @@ def _by_threads(one, batches, shape, tick):
         while todo: yield pop()
 
 # %% ../nbs/03ab_reading.ipynb #03ab0013
-class _Shared:
-    "A few images at a time, read into a place in shared memory; what went wrong is told, not raised, to keep its type"
-    def __init__(self, one, ring): self.one,self.ring = one,ring
-    def __getitem__(self, o):
-        place,jobs = o
-        try: return place,[self.one(j, px) for j,px in zip(jobs, self.ring[place])]
-        except Exception as e:
-            try: pickle.loads(pickle.dumps(e))
-            except Exception: e = RuntimeError(f"{type(e).__name__}: {e}")
-            return place,e
-
-def _child(_):
-    "A reader ends with its parent, even if that is killed, and leaves the cores to the model"
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+def _child(one, ring, ends, parent):
+    "A reader has one thread, leaves the cores to the model, and ends when its parent does: then nobody holds the other end of the pipe any more"
+    global _work
+    _work = one,ring
+    os.close(parent)
+    def watch(): os.read(ends, 1); os._exit(0)
+    threading.Thread(target=watch, daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
     os.nice(5)
+    gc.freeze()
 
-class _Pieces:
-    "What an iterator gives, once"
-    def __init__(self, it): self.it = it
-    def __iter__(self): return self.it
+def _read(place, jobs):
+    "Read a few images into their place in shared memory"
+    one,ring = _work
+    return [one(j, px) for j,px in zip(jobs, ring[place])]
 
-def _start(one, ring, pieces, n):
-    "What `n` processes make of pieces, in their order"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")             # of more processes than cores, and of forks beside threads
-        return iter(DataLoader(_Shared(one, ring), None, sampler=_Pieces(pieces), num_workers=n, collate_fn=lambda o: o, worker_init_fn=_child, multiprocessing_context="fork", prefetch_factor=2, generator=torch.Generator()))
+def _in_order(ex, pieces, ahead):
+    "Pieces and their answers, while as many more are under way"
+    todo = deque()
+    def pop():
+        piece,job = todo.popleft()
+        return *piece,job.result()
+    for piece in pieces:
+        todo.append((piece, ex.submit(_read, *piece[:2])))
+        if len(todo)>ahead: yield pop()
+    while todo: yield pop()
 
+# %% ../nbs/03ab_reading.ipynb #03ab0021
 def _by_processes(one, batches, shape, tick, n):
     few,size = max(1, min(16, 2**21//max(1, math.prod(shape)))),math.prod(shape)
     ring = np.frombuffer(mmap.mmap(-1, max(1, (2*n+1)*few*size)), np.uint8)[:(2*n+1)*few*size].reshape(2*n+1, few, *shape)         # two pieces for each process, and the one in hand
-    begun = deque()
     batches = iter(batches)
     if not (first := next(batches, None)): return
     here = int(len(first[1])>1)
@@ -92,39 +93,48 @@ def _by_processes(one, batches, shape, tick, n):
     def pieces():
         k,start = 0,here
         for name,jobs in chain([first], batches):
-            begun.append((name, len(jobs)))
             for i in range(start, len(jobs), few):
-                yield k%len(ring),jobs[i:i+few]
+                yield k%len(ring),jobs[i:i+few],name,len(jobs)
                 k += 1
             start = 0
-    try: got = _start(one, ring, pieces(), n)
-    except OSError:
-        if begun: raise                             # something else: processes start before they are given any
-        return (yield from _by_threads(one, chain([first], batches), shape, tick))        # no room for another process
+    ends,parent = os.pipe()
+    ex = ProcessPoolExecutor(n, multiprocessing.get_context("fork"), _child, (one, ring, ends, parent))
+    done = False
     try:
+        if not _started(ex):                        # no room for another process
+            yield from _by_threads(one, chain([first], batches), shape, tick)
+            return
         tick(len(said))
-        for place,answers in got:
-            if isinstance(answers, Exception): raise answers
-            name,many = begun[0]
+        for place,_,name,many,answers in _in_order(ex, pieces(), 2*n):
             if px is None: px = np.empty((many, *shape), np.uint8)
             px[len(said):len(said)+len(answers)] = ring[place,:len(answers)]
             said += answers
             tick(len(answers))
             if len(said)==many:
-                begun.popleft()
                 yield name,px,said
                 px,said = None,[]
-    except RuntimeError as e:
-        if "DataLoader worker" not in str(e): raise
-        raise RuntimeError("a process that reads images has ended; perhaps the memory was full. ZOOFAST_READERS=0 in the environment has threads read them") from e
-    finally: del got
+        done = True
+    except BrokenProcessPool as e: raise RuntimeError("a process that reads images has ended; perhaps the memory was full. ZOOFAST_READERS=0 in the environment has threads read them") from e
+    finally:
+        if done: ex.shutdown()
+        os.close(parent)                            # whatever they are at, they end
+        ex.shutdown(cancel_futures=True)
+        os.close(ends)
+
+def _started(ex):
+    "Start all processes; says whether there was room for them"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*fork", DeprecationWarning)      # beside threads, which hold nothing that a reader needs
+        try: ex.submit(int)
+        except OSError: return False
+    return True
 
 # %% ../nbs/03ab_reading.ipynb #03ab0014
 def read_batches(
     one,                    # Called with a job (a file, or whatever finds one) and its place, bytes of `shape`, which it fills; what it answers must be picklable
     batches,                # Yields a batch's name and its list of jobs, which is not empty
     shape:tuple,            # Shape of an image
-    n_images:int,           # Images there will be, or so, which decides between threads and processes; 0 for threads
+    n_images:int,           # Images there will be, or so, which decides between threads and processes; 0 for threads, as for a function of the user's own
     tick=lambda n: None     # Called with the number of images whenever some have been read
 ):                          # Yields name, bytes `(n, *shape)` and list of answers, in the order of `batches`
     "Read images ahead of the work on them, by several processes or threads; what `one` raises is raised"

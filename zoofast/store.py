@@ -48,11 +48,11 @@ def _decode(files, reader, write=None, progress=True, known=None):
     digests,spans,bad = np.zeros(len(files), np.uint64),np.zeros(len(files), np.float32),{}
     def one(i, px):
         try:
-            if known is None or not known(i, px): px[:] = reader.wide(files[i]).numpy()
+            if known is None or not known(i, px): np.copyto(px, reader.wide(files[i]).numpy(), "same_kind")
         except ImageError as e: px[:] = 0; return str(e)
         return look(px)
     todo = ((part, part) for part in (range(i, min(i+step, len(files))) for i in range(0, len(files), step)))
-    with tqdm(total=len(files), desc="reading images", unit="image", leave=False, delay=1, disable=not progress) as bar, closing(read_batches(one, todo, shape, len(files), bar.update)) as blocks:
+    with tqdm(total=len(files), desc="reading images", unit="image", leave=False, delay=1, disable=not progress) as bar, closing(read_batches(one, todo, shape, 0 if callable(reader.stretch) else len(files), bar.update)) as blocks:
         for part,px,answers in blocks:
             for i,o in zip(part, answers):
                 if isinstance(o, str): bad[i] = o

@@ -123,6 +123,7 @@ def own_rows(df, fits, label, args, tmp):
     for kind,files in fits.items(): rows[f"reader FITS {kind}, one thread"] = read(files)
     for kind,files in {"jpg": jpg, **{f"FITS {k}": v for k,v in fits.items()}}.items():
         for what,n in (("threads", 0), ("processes", len(os.sched_getaffinity(0)))): rows[f"read_batches {kind}, {what}"] = together(files, n)
+    rows["readers started and ended (each, not images)"] = lambda: 4*together(jpg[:1], 4)()
     rows["cache build jpg"] = build(jpg)
     for kind,files in fits.items(): rows[f"cache build FITS {kind}"] = build(files)
     split = df[["id_str", "file_loc", label]].assign(split=np.where(np.arange(len(df))%10, "train", "valid"))

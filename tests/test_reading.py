@@ -118,7 +118,7 @@ def test_readers_end_with_their_parent(survey, sig):
     def alive(pid):
         try: return open(f'/proc/{pid}/stat').read().rpartition(')')[2].split()[0]!='Z'
         except OSError: return False
-    for _ in range(15):
+    for _ in range(100):
         if not any(map(alive, readers)): break
         time.sleep(0.1)
     else: pytest.fail('a reader goes on')
@@ -150,7 +150,7 @@ def test_some_processes_and_then_no_room(long, monkeypatch):
     monkeypatch.setattr(os, 'fork', two)
     got = [w for _,why in each_batch(ImageReader(32), long.file_loc.tolist(), 50, progress=False) for w in why]
     assert len(made)==2 and [o is not None for o in got].count(True)==2 and len(got)==len(long)
-    for _ in range(30):
+    for _ in range(100):
         if not multiprocessing.active_children(): return
         time.sleep(0.1)
     pytest.fail('a reader goes on')

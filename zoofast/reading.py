@@ -13,6 +13,7 @@ import gc, math, mmap, multiprocessing, os, signal, sys, threading, warnings
 from collections import deque
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from itertools import chain
 import numpy as np, torch
 
@@ -82,9 +83,27 @@ def _in_order(ex, pieces, ahead):
     while todo: yield pop()
 
 # %% ../nbs/03ab_reading.ipynb #03ab0021
+@contextmanager
+def _pool(n, one, ring):
+    "`n` readers, which end with the block, whatever they are at; `None` where there is no room for so many"
+    ends,parent = os.pipe()
+    ex = ProcessPoolExecutor(n, multiprocessing.get_context("fork"), _child, (one, ring, ends, parent))
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*fork", DeprecationWarning)      # beside threads, which hold nothing that a reader needs
+            try: ex.submit(int)                     # starts all of them
+            except OSError: room = False
+            else: room = True
+        yield ex if room else None
+    except BrokenProcessPool as e: raise RuntimeError("a process that reads images has ended; perhaps the memory was full. ZOOFAST_READERS=0 in the environment has threads read them") from e
+    finally:
+        os.close(parent)
+        ex.shutdown(cancel_futures=True)
+        os.close(ends)
+
 def _by_processes(one, batches, shape, tick, n):
-    few,size = max(1, min(16, 2**21//max(1, math.prod(shape)))),math.prod(shape)
-    ring = np.frombuffer(mmap.mmap(-1, max(1, (2*n+1)*few*size)), np.uint8)[:(2*n+1)*few*size].reshape(2*n+1, few, *shape)         # two pieces for each process, and the one in hand
+    few = max(1, min(16, 2**21//max(1, math.prod(shape))))
+    ring = np.frombuffer(mmap.mmap(-1, (2*n+1)*few*max(1, math.prod(shape))), np.uint8, (2*n+1)*few*math.prod(shape)).reshape(2*n+1, few, *shape)         # two pieces for each process, and the one in hand
     batches = iter(batches)
     if not (first := next(batches, None)): return
     here = int(len(first[1])>1)
@@ -97,15 +116,9 @@ def _by_processes(one, batches, shape, tick, n):
                 yield k%len(ring),jobs[i:i+few],name,len(jobs)
                 k += 1
             start = 0
-    ends,parent = os.pipe()
-    ex = ProcessPoolExecutor(n, multiprocessing.get_context("fork"), _child, (one, ring, ends, parent))
-    done = False
-    try:
-        if not _started(ex):                        # no room for another process
-            yield from _by_threads(one, chain([first], batches), shape, tick)
-            return
-        tick(len(said))
-        for place,_,name,many,answers in _in_order(ex, pieces(), 2*n):
+    with _pool(n, one, ring) as ex:
+        tick(len(said) if ex else 0)
+        for place,_,name,many,answers in _in_order(ex, pieces(), 2*n) if ex else ():
             if px is None: px = np.empty((many, *shape), np.uint8)
             px[len(said):len(said)+len(answers)] = ring[place,:len(answers)]
             said += answers
@@ -113,21 +126,7 @@ def _by_processes(one, batches, shape, tick, n):
             if len(said)==many:
                 yield name,px,said
                 px,said = None,[]
-        done = True
-    except BrokenProcessPool as e: raise RuntimeError("a process that reads images has ended; perhaps the memory was full. ZOOFAST_READERS=0 in the environment has threads read them") from e
-    finally:
-        if done: ex.shutdown()
-        os.close(parent)                            # whatever they are at, they end
-        ex.shutdown(cancel_futures=True)
-        os.close(ends)
-
-def _started(ex):
-    "Start all processes; says whether there was room for them"
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", ".*fork", DeprecationWarning)      # beside threads, which hold nothing that a reader needs
-        try: ex.submit(int)
-        except OSError: return False
-    return True
+    if not ex: yield from _by_threads(one, chain([first], batches), shape, tick)
 
 # %% ../nbs/03ab_reading.ipynb #03ab0014
 def read_batches(

@@ -18,7 +18,7 @@ from itertools import chain
 import numpy as np, torch
 
 # %% ../nbs/03ab_reading.ipynb #03ab0008
-FORK_FROM,START = 2000,50      # images from which processes pay; images that are read while one starts and ends
+FORK_FROM,START = 2000,80      # images from which processes pay; images that are read while one starts and ends
 
 def _cores(): return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -35,7 +35,7 @@ def n_readers(
     if not n_images or sys.platform!="linux" or multiprocessing.current_process().daemon: return 0          # a daemon may have no processes
     if asked: return int(asked)
     n = min(32, _cores()//int(os.environ.get("LOCAL_WORLD_SIZE") or 1), math.isqrt(n_images//START))
-    return n if n>1 and n_images>=FORK_FROM else 0
+    return n if n>2 and n_images>=FORK_FROM else 0        # two read no sooner than threads
 
 # %% ../nbs/03ab_reading.ipynb #03ab0012
 def _by_threads(one, batches, shape, tick):
@@ -55,7 +55,7 @@ def _by_threads(one, batches, shape, tick):
 
 # %% ../nbs/03ab_reading.ipynb #03ab0013
 def _child(one, ring, ends, parent):
-    "A reader has one thread, leaves the cores to the model, and ends when its parent does: then nobody holds the other end of the pipe any more"
+    "A reader has one thread, and ends when its parent does: then nobody holds the other end of the pipe any more"
     global _work
     _work = one,ring
     os.close(parent)
@@ -63,7 +63,6 @@ def _child(one, ring, ends, parent):
     threading.Thread(target=watch, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
-    os.nice(5)
     gc.freeze()
 
 def _read(place, jobs):

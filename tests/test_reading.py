@@ -97,7 +97,8 @@ def test_a_function_of_ones_own_sees_each_image(how, long):
     assert len(set(seen))==long.file_loc.nunique()-1, 'but for the one that is not there'
 
 LONG = '''
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)          # whoever starts the tests in the background has it ignored
 from zoofast.bundle import each_batch
 from zoofast.images import ImageReader
 for i,(x,_) in enumerate(each_batch(ImageReader(64), [sys.argv[1]]*10**6, 16, progress=False)):

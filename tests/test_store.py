@@ -169,7 +169,7 @@ def test_what_could_not_be_read_is_tried_again(files, tmp_path):
 def test_a_folder_that_cannot_be_used(files, tmp_path, monkeypatch):
     (tmp_path/'file').touch()
     monkeypatch.setenv('ZOOFAST_CACHE', str(tmp_path/'file'))
-    store,_ = opened(files, 'auto')
+    with pytest.warns(UserWarning, match='kept in memory.*ZOOFAST_CACHE'): store,_ = opened(files, 'auto')
     assert isinstance(store.pixels, torch.Tensor), 'in memory'
     check(store)
     with pytest.raises(ValueError, match='cannot be used'): opened(files, 'disk')
@@ -226,6 +226,9 @@ def test_room_on_a_disk_that_is_nearly_full(files, tmp_path, monkeypatch, total,
     if kept: assert not isinstance(ImageStore(files, READER, tmp_path/"c", progress=False).pixels, torch.Tensor)
     else:
         with pytest.raises(ValueError, match="no room for .* of the disk are free"): ImageStore(files, READER, tmp_path/"c", progress=False)
+        monkeypatch.setenv("ZOOFAST_CACHE", str(tmp_path))
+        with pytest.warns(UserWarning, match="kept in memory, and decoded again in the next run: no room"): store = ImageStore(files, READER, progress=False)
+        check(store)
 
 def test_reading_a_map_takes_no_memory(survey, tmp_path):
     many(survey[1], tmp_path/'many', 1500)

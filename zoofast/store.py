@@ -260,7 +260,9 @@ def _place(self:ImageStore, cache, progress):
         return self._index(index["digests"], index["spans"], index["bad"])
     except OSError as e:
         if cache!="auto" and not callable(self.reader.stretch): raise ValueError(f"cache={str(cache)!r}: the folder cannot be used: {e}") from e
-        if not isinstance(e, _OverLimit) and (cache!="auto" or math.prod(self.shape)<_free_memory()/2): return "memory"
+        if not isinstance(e, _OverLimit) and (cache!="auto" or math.prod(self.shape)<_free_memory()/2):
+            if not callable(self.reader.stretch): warnings.warn(f"the images are kept in memory, and decoded again in the next run: {e} ($ZOOFAST_CACHE names another folder)")
+            return "memory"
         warnings.warn(f"the images are not kept but decoded at each use, which is slow: {e}")
 
 @patch

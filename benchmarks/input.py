@@ -87,6 +87,7 @@ def own_rows(df, fits, label, args, tmp):
     from zoofast.encoders import GalaxyNet, create_encoder
     from zoofast.images import ImageReader
     from zoofast.store import ImageStore
+    from unittest.mock import patch
     jpg,reader,wide = df.file_loc.tolist(),ImageReader(args.size),ImageReader(args.size, margin=1.2)
     def read(files):
         def rate():
@@ -95,11 +96,10 @@ def own_rows(df, fits, label, args, tmp):
             try: return until(lambda: [reader(f) for f in files[:200]], min(200, len(files)))
             finally: torch.set_num_threads(was)
         return rate
-    def together(files, n):
+    def together(files, processes=0, threads=1):
         def rate():
-            os.environ["ZOOFAST_READERS"] = str(n)
-            try: return until(lambda: sum(len(x) for x,_ in each_batch(reader, files, args.batch_size, progress=False)), len(files))
-            finally: del os.environ["ZOOFAST_READERS"]
+            with patch.dict(os.environ, ZOOFAST_READERS=str(processes)), patch("zoofast.reading.n_threads", lambda: threads):
+                return until(lambda: sum(len(x) for x,_ in each_batch(reader, files, args.batch_size, progress=False)), len(files))
         return rate
     def build(files):
         def rate():
@@ -122,7 +122,9 @@ def own_rows(df, fits, label, args, tmp):
     rows = {"Pillow + fastai, one thread": pillow, "reader jpg, one thread": read(jpg)}
     for kind,files in fits.items(): rows[f"reader FITS {kind}, one thread"] = read(files)
     for kind,files in {"jpg": jpg, **{f"FITS {k}": v for k,v in fits.items()}}.items():
-        for what,n in (("threads", 0), ("processes", len(os.sched_getaffinity(0)))): rows[f"read_batches {kind}, {what}"] = together(files, n)
+        n = len(os.sched_getaffinity(0))
+        rows |= {f"read_batches {kind}, {k} threads": together(files, threads=k) for k in (n, 2*n)}
+        rows[f"read_batches {kind}, {n} processes"] = together(files, n)
     rows["readers started and ended (each, not images)"] = lambda: 4*together(jpg[:1], 4)()
     rows["cache build jpg"] = build(jpg)
     for kind,files in fits.items(): rows[f"cache build FITS {kind}"] = build(files)

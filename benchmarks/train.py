@@ -1,11 +1,11 @@
 """Images a second in training: zoofast, zoobot 2.9.0, fastai's vision_learner and timm's own loop, beside the bare forward, backward and step.
 
-    python benchmarks/train.py [--encoders tf_efficientnet_lite0 convnext_nano] [--data rings fits] [--batches 3] [--batch-size 32] [--size 224] [--rounds 5] [--peers zoobot fastai timm] [--overhead]
+    python benchmarks/train.py [--encoders tf_efficientnet_lite0 convnext_nano] [--data rings fits] [--batches 3] [--batch-size 32] [--size 224] [--rounds 5] [--peers zoobot fastai timm] [--compile] [--overhead]
 
 All take turns in one run, zoofast, zoobot and the others in a process each: the same encoder (random weights, so that batch normalisations are trained by all), images, batch size and size, each with its own
 augmentation and optimizer and without worker processes, since the encoder keeps all cores busy. What is timed is the training part of the second epoch of `--batches` batches, files in the system's page cache and zoofast's
 images in its own. "bare" is forward, backward and a fused AdamW step on one batch in memory, in zoofast's precision and memory format, and with freed memory kept as zoofast does: nothing can be faster. "bare, memory
-given back" leaves the C library's allocator alone, as all others do, and "bare, contiguous" also has torch's usual format. `--overhead` measures what 41 groups, schedule, recorder and log cost in a step, and what the run's folder and Weights & Biases (offline) add, on an encoder that costs nothing itself; it puts
+given back" leaves the C library's allocator alone, as all others do, and "bare, contiguous" also has torch's usual format. `--compile` adds the bare step and zoofast with `compile=True`, their kernels made before the clock starts. `--overhead` measures what 41 groups, schedule, recorder and log cost in a step, and what the run's folder and Weights & Biases (offline) add, on an encoder that costs nothing itself; it puts
 that beside the bare steps that earlier runs have found. Results also go to benchmarks/results/train.json.
 """
 import argparse, json, os, sys, tempfile, time, warnings
@@ -14,7 +14,7 @@ from pathlib import Path
 warnings.filterwarnings("ignore")
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
 from torch import nn
-from zoofast.all import Callback, GalaxyDataLoaders, GalaxyNet, create_encoder, galaxy_learner, memory_kept, set_layout
+from zoofast.all import Callback, GalaxyDataLoaders, GalaxyNet, compile_encoder, create_encoder, galaxy_learner, memory_kept, set_layout
 from rounds import DATA, Peer, about, answer, cpu_seconds, galaxies, keep, rates, ratios, show, take_turns, timed, zoobot_python
 
 def clocks():
@@ -39,9 +39,10 @@ def zoofast_row(df, encoder, args, **kwargs):
     dls = GalaxyDataLoaders.from_catalog(df, "label", size=args.size, batch_size=args.batch_size, device="cpu", progress=False)
     return fit(galaxy_learner(dls, encoder, pretrained=False, keep_best=False, **kwargs))
 
-def bare(encoder, args, classes, channels_last=True, memory=memory_kept):
+def bare(encoder, args, classes, channels_last=True, memory=memory_kept, compile=False):
     torch.manual_seed(0)
     net = set_layout(GalaxyNet(create_encoder(encoder, args.size, pretrained=False), classes), channels_last).train()
+    if compile: compile_encoder(net, torch.device("cpu"))
     x,y = torch.rand(args.batch_size, 3, args.size, args.size),torch.randint(classes, (args.batch_size,))
     opt = torch.optim.AdamW(net.parameters(), 1e-4, fused=True)
     def epoch():
@@ -103,6 +104,7 @@ def compare(encoder, kind, args, tmp):
     df = galaxies(kind, args.data_dir, n+8, tmp).assign(split=["train"]*n+["valid"]*8)
     df["id_str"],classes = [str(i) for i in range(len(df))],int(df.label.max())+1
     rows = {"bare": bare(encoder, args, classes), "zoofast": zoofast_row(df, encoder, args)}
+    if args.compile: rows |= {"bare, compiled": bare(encoder, args, classes, compile=True), "zoofast, compiled": zoofast_row(df, encoder, args, compile=True)}
     shared = dict(encoder=encoder, threads=torch.get_num_threads())
     with ExitStack() as peers:
         rows |= peers.enter_context(Peer(sys.executable, Path(__file__), dict(shared, kind=kind, classes=classes, args={k: getattr(args, k) for k in ("batches", "batch_size", "size", "peers")}, df=df.to_dict("list")))).rows
@@ -157,6 +159,7 @@ def main():
     p.add_argument("--size", type=int, default=224)
     p.add_argument("--rounds", type=int, default=5)
     p.add_argument("--peers", nargs="*", default=["zoobot", "fastai", "timm"])
+    p.add_argument("--compile", action="store_true", help="also with compiled kernels")
     p.add_argument("--overhead", action="store_true", help="only what a step costs beside its arithmetic")
     args = p.parse_args()
     info = about("fastai", batch_size=args.batch_size, size=args.size, rounds=args.rounds, batches=args.batches)

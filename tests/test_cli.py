@@ -149,16 +149,19 @@ def test_fits_options(run_zoofast, survey, tmp_path):
 ODD = {'--epochs -1': 'epochs=-1', '--epochs 0 --freeze-epochs 0': 'nothing would be trained', '--seed -1': 'seed=-1', '--size 1': 'size=1', '--batch-size 1': 'batch_size=1', '--learning-rate -1': 'learning_rate=-1.0',
        '--learning-rate inf': 'learning_rate=inf', '--head-lr 0': 'head_lr=0.0', '--layer-decay 2': 'layer_decay=2.0', '--weight-decay -1': 'weight_decay=-1.0', '--head-dropout-prob 1': 'head_dropout_prob=1.0', '--n-blocks 99': 'n_blocks=99',
        '--training-mode half': "training_mode='half'", '--opt adamv': "opt='adamv'", '--precision fp8': "precision='fp8'", '--blocks huge': "blocks='huge'", '--valid 1.5': 'valid=1.5', '--cache disc': "cache='disc'",
-       '--on-bad hope': "on_bad='hope'", '--augment cats': "augment='cats'", '--bn-stats some': "bn_stats='some'", '--label has_bar --label host': "'host'", '--task guess': '--task guess', '--schema decals_dr5_ortho': 'leave out --label', '--unit-interval': 'for numbers', '--group-col host': "'host'"}
+       '--on-bad hope': "on_bad='hope'", '--augment cats': "augment='cats'", '--bn-stats some': "bn_stats='some'", '--encoder convnext_nanno': 'convnext_nano', '--fit cosin': "fit='cosin'", '--wandb always': "wandb='always'", '--loss-func hope': "loss_func='hope'", '--class-weights even': "class_weights='even'", '--monitor luck': "monitor='luck'",
+       '--label has_bar --label host': "'host'", '--task guess': '--task guess', '--schema decals_dr5_ortho': 'leave out --label', '--unit-interval': 'for numbers', '--group-col host': "'host'"}
 
 @pytest.mark.parametrize('given', list(ODD))
-def test_an_odd_parameter_is_named(survey, tmp_path, given):
+def test_an_odd_parameter_is_named_before_images_are_read(survey, tmp_path, monkeypatch, given):
     from typer.testing import CliRunner
     from zoofast.cli import app
+    monkeypatch.setenv('ZOOFAST_CACHE', str(tmp_path/'cache'))
     label = [] if '--label' in given else ['--label', 'morphology']
-    res = CliRunner().invoke(app, ['finetune', str(survey[0]/'catalog.csv'), *label, '--encoder', 'tf_efficientnet_lite0', '--epochs', '1', *([] if '--size' in given else ['--size', '64']), '--save-dir', str(tmp_path), *given.split()])
+    res = CliRunner().invoke(app, ['finetune', str(survey[0]/'catalog.csv'), *label, *([] if '--encoder' in given else ['--encoder', 'tf_efficientnet_lite0']), '--epochs', '1', *([] if '--size' in given else ['--size', '64']), '--save-dir', str(tmp_path), *given.split()])
     said = [o for o in res.stderr.replace('\r', '\n').split('\n') if o.startswith('zoofast:')]
     assert res.exit_code==2 and len(said)==1 and ODD[given] in said[0], res.output
+    assert not (tmp_path/'cache').exists(), 'images were read first'
 
 @pytest.mark.parametrize('given', ['--batch-size -1', '--batch-size 0', '--device nonsense', '--tta 9', '--mc-dropout -1', '--on-bad hope'])
 def test_an_odd_parameter_of_predict_is_named(survey, run_dir, tmp_path, given):

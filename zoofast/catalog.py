@@ -10,7 +10,7 @@ test with `split_catalog`."""
 
 # %% auto #0
 __all__ = ['CatalogError', 'brief', 'file_parts', 'need_columns', 'read_catalog', 'CatalogCheck', 'look', 'check_catalog',
-           'is_categorical', 'split_catalog']
+           'is_categorical', 'check_split', 'split_catalog']
 
 # %% ../nbs/00_catalog.ipynb #87ff0ae5
 import difflib, hashlib, os, warnings
@@ -266,6 +266,15 @@ def _strata(df, labels):
     return pd.Series(strata, index=df.index)
 
 # %% ../nbs/00_catalog.ipynb #5efac4ac
+def check_split(
+    df:pd.DataFrame, # Catalogue; the rest as for `split_catalog`
+    label_cols, valid:float, test:float, seed:int, group_col
+):
+    "Raise a `ValueError` for a part or a seed that will not do, and a `CatalogError` for a column that is missing, as `split_catalog` does"
+    if not (isinstance(seed, (int, np.integer)) and 0<=seed<2**32): raise ValueError(f"seed={seed!r} must be a whole number from 0 to 4294967295")
+    need_columns(df, *_label_list(label_cols), *([group_col] if group_col else []))
+    if "split" not in df and not (0<=valid<1 and 0<=test<1 and valid+test<1): raise ValueError(f"valid={valid} and test={test}: each must be a fraction from 0, and together less than 1")
+
 def split_catalog(
     df:pd.DataFrame,                 # Catalogue from `read_catalog`
     label_cols:"str|list|None"=None, # Column(s) to stratify by: classes are dealt out separately, numbers by tenths of their range
@@ -275,12 +284,10 @@ def split_catalog(
     group_col:"str|None"=None,       # Rows with the same value here stay together
 )->pd.DataFrame:                     # The catalogue with a column `split`: `train`, `valid` or `test`
     "Mark each galaxy for training, validation or test; a catalogue that already has `split` keeps it"
-    if not (isinstance(seed, (int, np.integer)) and 0<=seed<2**32): raise ValueError(f"seed={seed!r} must be a whole number from 0 to 4294967295")
-    labels = _label_list(label_cols)
-    need_columns(df, *labels, *([group_col] if group_col else []))
+    check_split(df, label_cols, valid, test, seed, group_col)
     if "split" in df.columns: return _checked_split(df)
-    if not (0<=valid<1 and 0<=test<1 and valid+test<1): raise ValueError(f"valid={valid} and test={test}: each must be a fraction from 0, and together less than 1")
     need_columns(df, "file_loc")
+    labels = _label_list(label_cols)
     unit,stratum = _units(df, group_col),_strata(df, labels).to_numpy()
     key = pa.array((df.id_str if "id_str" in df else df.file_loc).astype(str), pa.large_string(), from_pandas=True)
     rank = pc.rank(key, "ascending", tiebreaker="dense").to_numpy()                  # units are in the order of their first name, whatever that of the rows

@@ -9,6 +9,7 @@ stderr and results to stdout. A mistake ends with one sentence and exit code 2."
 __all__ = ['demo', 'check', 'finetune', 'predict', 'represent', 'main']
 
 # %% ../nbs/15_cli.ipynb #8516b39c
+import copy
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
@@ -203,7 +204,7 @@ def finetune(
     if processes<1: raise ValueError(f"--processes {processes}: give 1 or more")
     if profile and processes>1: raise ValueError("--profile looks at one process; leave out --processes")
     save_dir = folder(save_dir)
-    from zoofast.catalog import read_catalog
+    from zoofast.catalog import check_catalog, read_catalog
     from zoofast.tasks import score_predictions
     df = read_catalog(catalog, image_dir, id_col, file_col)
     task,given["loss_func"] = pick_task(df, label, task, schema, loss_func, unit_interval)       # a wrong column is said before fastai is loaded
@@ -213,17 +214,22 @@ def finetune(
     from zoofast.data import GalaxyDataLoaders
     from zoofast.distributed import join_processes, n_processes
     from zoofast.images import fit_reader
+    from zoofast.learner import check_training
     from zoofast.plots_numbers import save_pictures
     from zoofast.predict import predict_catalog
     device = join_processes() if n_processes()>1 else None
     reader = image_reader(size, channels, stretch, bands, hdu, crop)
-    if fit_stretch: say(f"stretch: {(reader := fit_reader(reader, df.file_loc, seed=seed)).stretch}")
-    dls = GalaxyDataLoaders.from_catalog(df, task=task, reader=reader, augment=dicts.pop("augment"), flip=flip, batch_size=batch_size, valid=valid, test=test, seed=seed if split_seed is None else split_seed,
-                                         group_col=group_col, cache=None if cache=="none" else cache, on_bad=on_bad, device=device, progress=bars())
-    say(f"{len(dls.train_ds)} galaxies to train on, {len(dls.valid_ds)} to validate; {about(dls.task)}")
+    augment = dicts.pop("augment")
     plain = ("training_mode n_blocks learning_rate layer_decay weight_decay head_dropout_prob opt loss_func label_smoothing l1 clip_grad accumulate ema mixup cutmix "
              "precision channels_last compile cache_features bn_stats blocks views monitor patience keep_best seed resume weights wandb")
-    learn = train(dls, encoder, save_dir, epochs, freeze_epochs, head_lr, fit, calibrate, profile, pretrained=not random_weights, **{k: given[k] for k in plain.split()}, **dicts)
+    params = dict(epochs=epochs, freeze_epochs=freeze_epochs, head_lr=head_lr, fit=fit, pretrained=not random_weights, **{k: given[k] for k in plain.split()}, **dicts)
+    ok = check_catalog(df, task=task, open_images=False).ok
+    if len(ok): check_training(copy.deepcopy(task).fit(task.clean(ok)), encoder, reader, **params)       # before images are read; what else is wrong with the rows is said with them
+    if fit_stretch: say(f"stretch: {(reader := fit_reader(reader, df.file_loc, seed=seed)).stretch}")
+    dls = GalaxyDataLoaders.from_catalog(df, task=task, reader=reader, augment=augment, flip=flip, batch_size=batch_size, valid=valid, test=test, seed=seed if split_seed is None else split_seed,
+                                         group_col=group_col, cache=None if cache=="none" else cache, on_bad=on_bad, device=device, progress=bars())
+    say(f"{len(dls.train_ds)} galaxies to train on, {len(dls.valid_ds)} to validate; {about(dls.task)}")
+    learn = train(dls, encoder, save_dir, calibrate=calibrate, profile=profile, **params)
     if not is_first(): return
     rows = dls.catalog[dls.catalog.split!="train"].reset_index(drop=True)
     preds = predict_catalog(learn, rows, progress=bars())

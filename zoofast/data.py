@@ -20,7 +20,7 @@ with warnings.catch_warnings():
     from fastai.data.core import DataLoaders
     from fastai.data.load import DataLoader
     from fastai.torch_core import apply, default_device
-from .catalog import CatalogError, check_catalog, need_columns, read_catalog, split_catalog
+from .catalog import CatalogError, check_catalog, check_split, need_columns, read_catalog, split_catalog
 from .paths import absent_files
 from .images import ImageError, ImageReader, middle
 from .store import ImageStore
@@ -156,7 +156,6 @@ MARGIN = 1.2   # training and prediction see 1/1.2 of the image's side
 def _usable(df, task, reader, cache, device, on_bad, progress):
     "The rows that can be used, the bad ones, the doubtful ones, and the images' store; raises `CatalogError` where there are bad ones and `on_bad` is not 'skip'"
     if on_bad not in ("raise", "skip"): raise ValueError(f"on_bad={on_bad!r}: use 'raise' or 'skip'")
-    need_columns(df, *task.label_cols)               # said before a million images are decoded
     absent = absent_files(df.file_loc.unique())
     store = ImageStore([f for f in df.file_loc if f not in absent], reader, cache, device, progress)
     looks = store.looks
@@ -228,6 +227,8 @@ class GalaxyDataLoaders(DataLoaders):
         except (RuntimeError, AssertionError) as e: raise ValueError(f"device={device!r} cannot be used: {str(e).splitlines()[0]}") from None
         reader = reader or ImageReader(size)
         augment = make_augment(augment, reader.size, flip)
+        need_columns(df, *task.label_cols)               # this and the next are said before a million images are decoded
+        check_split(df, task.stratify, valid, test, seed, group_col)
         if augments_galaxies(augment) and reader.margin==1: reader = replace(reader, margin=MARGIN)
         df,bad,suspect,store = _usable(df, task, reader, cache, device, on_bad, progress)
         df = _split_pictures(task.clean(df), store.looks, labels=task.stratify, valid=valid, test=test, seed=seed, group_col=group_col)

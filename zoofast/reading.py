@@ -23,8 +23,8 @@ FORK_FROM,START = 2000,80      # images from which processes pay; images that ar
 def _cores(): return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 def n_threads()->int:
-    "Threads that read images: two for each core that this process may use, since a disk may be slow, and 8 at most, since more of them wait for each other"
-    return min(8, 2*_cores())
+    "Threads that read images: one for each core that this process may use, 8 at most, since more of them wait for each other"
+    return min(8, _cores())
 
 def n_readers(
     n_images:int # Images to be read; 0 where threads have to do it

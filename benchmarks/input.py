@@ -21,7 +21,8 @@ def peers_python():
     "The Python of an environment with the peers, made where there is none; packages of this one are seen from it, so torch is not downloaded again"
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home()/".cache")/"zoofast-benchmarks"/f"peers-{sys.version_info[0]}.{sys.version_info[1]}"
     python = folder/"bin"/"python"
-    if not (folder/"done").exists():
+    shared = next((folder/"lib").glob("python*/site-packages/shared.pth"), None)
+    if not ((folder/"done").exists() and shared and all(Path(o).is_dir() for o in shared.read_text().splitlines())):
         venv.create(folder, with_pip=True, clear=True)
         site = next((folder/"lib").glob("python*/site-packages"))
         (site/"shared.pth").write_text("\n".join(o for o in sys.path if o.endswith("site-packages"))+"\n")

@@ -27,7 +27,9 @@ def zoobot_python(folder=None, make=True):
     "The Python of an environment with zoobot; `None` where there is none and none is to be made"
     folder = Path(folder or place())
     python = folder/"bin"/"python"
-    if (folder/"done").exists() or not make: return python if (folder/"done").exists() else None
+    shared = next((folder/"lib").glob("python*/site-packages/shared.pth"), None)
+    ready = (folder/"done").exists() and shared and all(Path(o).is_dir() for o in shared.read_text().splitlines())         # the environment whose packages it sees may have gone
+    if ready or not make: return python if ready else None
     venv.create(folder, with_pip=True, clear=True)
     site = next((folder/"lib").glob("python*/site-packages"))
     (site/"shared.pth").write_text("\n".join(o for o in sys.path if o.endswith("site-packages"))+"\n")

@@ -34,7 +34,7 @@ demo: env
 
 test: env
 	@$(RUN) $(PY) tools/insync.py
-	@$(RUN) $(ONE) t=$$(mktemp -d) && trap 'rm -rf "$$t"' EXIT && TMPDIR="$$t" nbdev-test --n-workers 2
+	@$(RUN) $(ONE) t=$$(mktemp -d) && trap 'rm -rf "$$t"' EXIT && CUDA_VISIBLE_DEVICES= TMPDIR="$$t" nbdev-test --n-workers 2
 	@$(RUN) $(ONE) $(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 
 docs: env

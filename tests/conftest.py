@@ -1,11 +1,17 @@
-"What the tests share: --slow, real data where there is some, and the command line as a user runs it"
+"What the tests share: --slow, --gpu, real data where there is some, and the command line as a user runs it"
 import os, shutil, subprocess, sys
 from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-def pytest_addoption(parser): parser.addoption('--slow', action='store_true', help='also run the tests marked slow')
+def pytest_addoption(parser):
+    parser.addoption('--slow', action='store_true', help='also run the tests marked slow')
+    parser.addoption('--gpu', action='store_true', help='let the tests see the GPUs of this machine')
+
+def pytest_configure(config):
+    "Tests that compare numbers to the last digits do so on the CPU, whatever the machine has"
+    if not config.getoption('--gpu'): os.environ['CUDA_VISIBLE_DEVICES'] = ''
 
 def pytest_collection_modifyitems(config, items):
     if config.getoption('--slow'): return

@@ -231,7 +231,7 @@ def test_bytes_and_numbers_are_the_same(wide):
     torch.manual_seed(2); b = GalaxyAugment(SIZE)(wide/255)
     assert torch.allclose(a, b, atol=1e-6)
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU (--gpu)')
 @pytest.mark.parametrize('name', ['galaxy', 'zoobot', dict(band_dropout=0.3)], ids=str)
 def test_on_a_gpu(wide, name):
     "The same geometry as on the CPU, and no waiting for the device"

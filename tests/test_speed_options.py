@@ -109,7 +109,7 @@ def test_the_recorder_waits_for_nothing(dls):
     with Waits() as w: learn.loss.item()
     assert w.n==1
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU')
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU (--gpu)')
 def test_no_step_waits_for_the_gpu(survey):
     learn = galaxy_learner(GalaxyDataLoaders.from_catalog(survey[1], 'morphology', size=64, batch_size=4, device='cuda', progress=False), 'tf_efficientnet_lite0')
     class Watch(Callback):
@@ -119,7 +119,7 @@ def test_no_step_waits_for_the_gpu(survey):
     try: quiet(learn, lambda l: l.fit(2, cbs=Watch()))
     finally: torch.cuda.set_sync_debug_mode('default')
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='no GPU')
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU (--gpu)')
 @pytest.mark.parametrize('encoder', ['convnext_atto', 'tf_efficientnet_lite0', 'test_vit'])
 def test_a_seed_repeats_on_a_gpu(survey, encoder):
     def trained():

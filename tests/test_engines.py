@@ -166,6 +166,20 @@ def test_auto_leaves_short_jobs_alone(monkeypatch):
         e = make_engine(enc, 'auto', n_images=n)
         assert close(e(x), plain(enc, x)) and e.name=='torch' and e.why
 
+def test_auto_takes_an_export_that_is_there_in_shorter_jobs(monkeypatch):
+    monkeypatch.setattr(engines, 'AUTO_FROM', 1e9)
+    enc,x = encoder(),images(20)
+    def rates(n):
+        e = make_engine(enc, 'auto', n_images=n)
+        assert close(e(x), plain(enc, x))
+        return set(e.rates)
+    monkeypatch.setattr(engines, 'KEPT_FROM', 0.)
+    assert rates(10**4)=={'torch'} and not kept()
+    make_engine(enc, 'onnx')(x)
+    assert rates(10**4)>{'torch'} and len(kept())==1
+    monkeypatch.setattr(engines, 'KEPT_FROM', 1e9)
+    assert rates(10**4)=={'torch'}
+
 @pytest.mark.parametrize('enough,tried', [(1e9, {'torch','onnx','openvino'}), (0., {'torch','openvino'})])
 def test_auto_takes_the_fastest(long_jobs, monkeypatch, enough, tried):
     monkeypatch.setattr(engines, 'ENOUGH', enough)

@@ -322,6 +322,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                  'zoofast.engines._digest': ('engines.html#_digest', 'zoofast/engines.py'),
                                  'zoofast.engines._exported': ('engines.html#_exported', 'zoofast/engines.py'),
                                  'zoofast.engines._first_line': ('engines.html#_first_line', 'zoofast/engines.py'),
+                                 'zoofast.engines._is_kept': ('engines.html#_is_kept', 'zoofast/engines.py'),
+                                 'zoofast.engines._kept_at': ('engines.html#_kept_at', 'zoofast/engines.py'),
                                  'zoofast.engines._make_room': ('engines.html#_make_room', 'zoofast/engines.py'),
                                  'zoofast.engines._missing': ('engines.html#_missing', 'zoofast/engines.py'),
                                  'zoofast.engines._onnx_runner': ('engines.html#_onnx_runner', 'zoofast/engines.py'),

@@ -267,8 +267,12 @@ def _strata(df, labels):
 
 # %% ../nbs/00_catalog.ipynb #5efac4ac
 def check_split(
-    df:pd.DataFrame, # Catalogue; the rest as for `split_catalog`
-    label_cols, valid:float, test:float, seed:int, group_col
+    df:pd.DataFrame, # Catalogue
+    label_cols,      # This and the rest as for `split_catalog`
+    valid:float,     # Fraction of rows for validation
+    test:float,      # Fraction of rows for test
+    seed:int,        # Seed of the split
+    group_col        # Column whose equal values stay together, or `None`
 ):
     "Raise a `ValueError` for a part or a seed that will not do, and a `CatalogError` for a column that is missing, as `split_catalog` does"
     if not (isinstance(seed, (int, np.integer)) and 0<=seed<2**32): raise ValueError(f"seed={seed!r} must be a whole number from 0 to 4294967295")

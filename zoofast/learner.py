@@ -222,10 +222,10 @@ def check_training(
     task,                  # A task that has seen its catalogue
     encoder,               # As for `galaxy_learner`
     reader,                # The `ImageReader` of the images
-    epochs:int=1,          # This and the next three as for `fine_tune`
-    freeze_epochs:int=1,
-    head_lr:"float|None"=None,
-    fit:"str|None"=None,
+    epochs:int=1,          # As for `fine_tune`
+    freeze_epochs:int=1,   # As for `fine_tune`
+    head_lr:"float|None"=None, # As for `fine_tune`
+    fit:"str|None"=None,   # As for `fine_tune`
     **params               # Passed to `galaxy_learner`
 ):
     "Raise the `ValueError` that training would raise for an encoder or a parameter, before images are read, which may take hours"

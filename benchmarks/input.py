@@ -122,8 +122,8 @@ def own_rows(df, fits, label, args, tmp):
         finally: torch.set_num_threads(was)
     rows = {"Pillow + fastai, one thread": pillow, "reader jpg, one thread": read(jpg)}
     for kind,files in fits.items(): rows[f"reader FITS {kind}, one thread"] = read(files)
+    n = len(os.sched_getaffinity(0))
     for kind,files in {"jpg": jpg, **{f"FITS {k}": v for k,v in fits.items()}}.items():
-        n = len(os.sched_getaffinity(0))
         rows |= {f"read_batches {kind}, {k} threads": together(files, threads=k) for k in (n, 2*n)}
         rows[f"read_batches {kind}, {n} processes"] = together(files, n)
     rows["readers started and ended (each, not images)"] = lambda: 4*together(jpg[:1], 4)()

@@ -106,6 +106,7 @@ def _make_room(folder, keep, limit=5*10**9):
     for i,(_,_,o) in enumerate(files):
         if o!=keep and sum(size for _,size,_ in files[:i+1])>limit: o.unlink(missing_ok=True)
 
+# %% ../nbs/08b_engines.ipynb #08b00031
 def _kept_at(encoder, exporter): return cache_dir().parent/"engines"/f"{_digest(encoder)[:32]}-{exporter}.onnx"
 def _is_kept(encoder): return any(_kept_at(encoder, o).is_file() for o in EXPORTERS)
 
@@ -143,6 +144,7 @@ def same_numbers(
     "Are they equal to 1e-4, relative to their size for those above 1?"
     return a.shape==b.shape and bool(((a-b).abs()<=1e-4*a.abs().clamp(min=1)).all())
 
+# %% ../nbs/08b_engines.ipynb #08b00032
 class Engine:
     "Runs an encoder: images as bytes to features. `.name` says which program does (after the first batch), `.why` how it was chosen, `.rates` holds measured images a second"
     def __init__(self,

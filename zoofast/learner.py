@@ -65,6 +65,7 @@ def _check(p):
     check_scheduler_kwargs(p["scheduler_kwargs"])
     check_wandb(p["wandb"], p["wandb_kwargs"])
 
+# %% ../nbs/07_learner.ipynb #07c00004
 def _plain(o):
     "A parameter as it is kept with the model: functions by their names"
     return o.item() if isinstance(o, np.generic) else o if o is None or isinstance(o, (bool, int, float, str, dict, list)) else getattr(o, "__name__", type(o).__name__)
@@ -226,14 +227,14 @@ def check_training(
     freeze_epochs:int=1,   # As for `fine_tune`
     head_lr:"float|None"=None, # As for `fine_tune`
     fit:"str|None"=None,   # As for `fine_tune`
-    **params               # Passed to `galaxy_learner`
+    **params               # As for `galaxy_learner`
 ):
     "Raise the `ValueError` that training would raise for an encoder or a parameter, before images are read, which may take hours"
-    p = {k: o.default for k,o in inspect.signature(galaxy_learner).parameters.items() if o.kind is o.KEYWORD_ONLY} | params
+    p = {k: params.pop(k, o.default) for k,o in inspect.signature(galaxy_learner).parameters.items() if o.kind is o.KEYWORD_ONLY}
     _check(p)
     _check_stages(epochs, freeze_epochs, fit or ("scheduler_kwargs" if p["scheduler_kwargs"] else "one_cycle"), p["scheduler_kwargs"], head_lr=head_lr)
     _mixing(make_loss(task, p["loss_func"], p["class_weights"], p["label_smoothing"], counts=[1]*task.n_out), p["mixup"], p["cutmix"])
     _metrics(task, p)
-    with seeded(p["seed"]): net = GalaxyNet(create_encoder(encoder, reader.size, reader.channels, p["pretrained"], p["weights"]), task.n_out)
+    with seeded(p["seed"]): net = GalaxyNet(create_encoder(encoder, reader.size, reader.channels, p["pretrained"], p["weights"], **params), task.n_out)        # what is left is for timm
     pick_precision(p["precision"], torch.device("cpu"), net)
     _optimizer(net, p)(net, p["learning_rate"])

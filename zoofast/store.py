@@ -175,6 +175,7 @@ def _build(path, files, reader, config, ids, shape, progress):
     finally: part.unlink(missing_ok=True)
     return _open_map(path, shape)
 
+# %% ../nbs/03b_store.ipynb #03b00041
 @contextmanager
 def _alone(path):
     "Only one process builds a map; the others wait, and say so"

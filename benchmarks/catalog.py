@@ -36,8 +36,10 @@ def make(folder, n):
 
 def measure(path):
     "Seconds of each stage for the table at `path`, as a dict"
-    import zoofast.paths, zoofast.tables
-    from zoofast.catalog import check_catalog, read_catalog, split_catalog
+    import zoofast.catalog.paths, zoofast.catalog.tables
+    from zoofast.data.check import check_catalog
+    from zoofast.catalog.read import read_catalog
+    from zoofast.catalog.split import split_catalog
     res = {}
     def timed(stage, f):
         start = time.perf_counter(),time.process_time()

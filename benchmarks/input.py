@@ -83,11 +83,12 @@ def own_rows(df, fits, label, args, tmp):
     "Name -> what gives images a second"
     import numpy as np, torch
     from fastai.vision.all import CategoryBlock, ColReader, ColSplitter, DataBlock, ImageBlock, PILImage, Resize, ToTensor
-    from zoofast.bundle import each_batch
-    from zoofast.data import GalaxyDataLoaders
-    from zoofast.encoders import GalaxyNet, create_encoder
-    from zoofast.images import ImageReader
-    from zoofast.store import ImageStore
+    from zoofast.bundles.model import each_batch
+    from zoofast.data.loaders import GalaxyDataLoaders
+    from zoofast.encoders.encoder import GalaxyNet
+    from zoofast.encoders.sources import create_encoder
+    from zoofast.images.reader import ImageReader
+    from zoofast.data.store import ImageStore
     from unittest.mock import patch
     jpg,reader,wide = df.file_loc.tolist(),ImageReader(args.size),ImageReader(args.size, margin=1.2)
     def read(files):
@@ -99,7 +100,7 @@ def own_rows(df, fits, label, args, tmp):
         return rate
     def together(files, processes=0, threads=1):
         def rate():
-            with patch.dict(os.environ, ZOOFAST_READERS=str(processes)), patch("zoofast.reading.n_threads", lambda: threads):
+            with patch.dict(os.environ, ZOOFAST_READERS=str(processes)), patch("zoofast.images.parallel.n_threads", lambda: threads):
                 return until(lambda: sum(len(x) for x,_ in each_batch(reader, files, args.batch_size, progress=False)), len(files))
         return rate
     def build(files):
@@ -150,7 +151,7 @@ def make_data(args, tmp):
     "A catalogue, its FITS files of each kind, and its label"
     import pandas as pd
     from astropy.io import fits
-    from zoofast.catalog import read_catalog
+    from zoofast.catalog.read import read_catalog
     from zoofast.simulate import simulate_survey
     if args.catalog:
         df = read_catalog(args.catalog).dropna(subset=[args.label]).head(args.n)

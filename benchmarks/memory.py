@@ -18,11 +18,12 @@ def one(args, folder):
     "Train on a catalogue of `args.rows[0]` files; prints what it took as json"
     warnings.filterwarnings("ignore")
     import numpy as np, pandas as pd, torch
-    from zoofast.catalog import read_catalog
-    from zoofast.data import GalaxyDataLoaders
+    from zoofast.catalog.read import read_catalog
+    from zoofast.data.loaders import GalaxyDataLoaders
     from torch import nn
-    from zoofast.encoders import GalaxyNet, create_encoder
-    from zoofast.learner import galaxy_learner
+    from zoofast.encoders.encoder import GalaxyNet
+    from zoofast.encoders.sources import create_encoder
+    from zoofast.training.finetune import galaxy_learner
     n,df = args.rows[0],read_catalog(folder/"survey"/"catalog.csv")
     body = lambda: nn.Sequential(nn.Conv2d(3, 16, 8, stride=8), nn.ReLU(), nn.Conv2d(16, 32, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     net = GalaxyNet(create_encoder(body(), args.size, pretrained=False), df.morphology.nunique())

@@ -9,9 +9,9 @@ warnings.filterwarnings("ignore")
 from datetime import date
 from pathlib import Path
 import numpy as np, pandas as pd, timm, torch
-from zoofast.data import GalaxyDataLoaders
-from zoofast.images import ImageReader
-from zoofast.learner import galaxy_learner
+from zoofast.data.loaders import GalaxyDataLoaders
+from zoofast.images.reader import ImageReader
+from zoofast.training.finetune import galaxy_learner
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -8,7 +8,8 @@ Below 1, mixed precision is faster. `precision="auto"` follows what this prints.
 import argparse, time, warnings
 warnings.filterwarnings("ignore")
 import numpy as np, torch
-from zoofast.encoders import GalaxyNet, create_encoder
+from zoofast.encoders.encoder import GalaxyNet
+from zoofast.encoders.sources import create_encoder
 
 def step(net, x, y):
     net.zero_grad()

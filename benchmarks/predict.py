@@ -16,12 +16,13 @@ from pathlib import Path
 warnings.filterwarnings("ignore")
 from rounds import DATA, Peer, galaxies, rates, ratios, show, take_turns, timed, zoobot_python
 import numpy as np, torch
-from zoofast.bundle import GalaxyModel, each_batch
-from zoofast.catalog import read_catalog
-from zoofast.classes import Classification
-from zoofast.encoders import GalaxyNet, create_encoder
-from zoofast.engines import make_engine
-from zoofast.images import ImageReader
+from zoofast.bundles.model import GalaxyModel, each_batch
+from zoofast.catalog.read import read_catalog
+from zoofast.tasks.classes import Classification
+from zoofast.encoders.encoder import GalaxyNet
+from zoofast.encoders.sources import create_encoder
+from zoofast.encoders.engines import make_engine
+from zoofast.images.reader import ImageReader
 
 ENGINES = ["torch", "onnx", "openvino"]
 
@@ -80,8 +81,8 @@ def classes(data, folder, label, size):
 
 def whole(name, args, tmp):
     "A catalogue from files to predictions"
-    from zoofast.predict import predict_catalog
-    from zoofast.zoobot import zoobot_reader
+    from zoofast.predict.table import predict_catalog
+    from zoofast.bundles.zoobot import zoobot_reader
     df,weights = galaxies("rings", args.data, args.n, tmp),f"{tmp}/encoder.pt"
     df["id_str"],classes = df.index.astype(str),int(df.label.max())+1
     torch.manual_seed(0)

@@ -14,7 +14,7 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent/"tests")]
 import test_hostile_images as hostile, test_images as corpus
-from zoofast.images import ImageReader
+from zoofast.images.reader import ImageReader
 
 PLACE = Path(os.environ.get("ZOOFAST_BENCHMARKS") or Path.home()/".cache"/"zoofast-benchmarks")/"fitsbolt"
 

@@ -109,7 +109,7 @@ def zoobot_python():
 def galaxies(name, data=DATA, n=None, tmp=None, size=256):
     "A catalogue with a column `label`, of numbers: \"rings\" or \"gz1\" (real jpgs, where they are), \"simulated\" or \"fits\" (simulated, one band, float32)"
     import pandas as pd
-    from zoofast.catalog import read_catalog
+    from zoofast.catalog.read import read_catalog
     if name in ("rings", "gz1") and (data/name).is_dir():
         df = read_catalog(data/name/"labels.csv")
         if name=="gz1": df = df[df.class_name!="dont_know"]

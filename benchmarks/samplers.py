@@ -9,8 +9,8 @@ import argparse, json, math, warnings
 from pathlib import Path
 warnings.filterwarnings("ignore")
 import numpy as np
-from zoofast.search import open_study, search
-from zoofast.settings import read_settings
+from zoofast.sweep.search import open_study, search
+from zoofast.sweep.settings import read_settings
 
 PARAMETERS = dict(learning_rate=dict(distribution="log_uniform_values", min=1e-6, max=1e-1), layer_decay=dict(min=0., max=1.), model_name=dict(values=["a", "b", "c", "d"]), batch_size=dict(values=[16, 32, 64]))
 

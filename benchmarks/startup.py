@@ -10,7 +10,7 @@ from statistics import median
 from rounds import HERE, about, keep, table
 
 ROWS = {"python": "pass", "import zoofast": "import zoofast", "import torch": "import torch", "zoofast --help": ["-m", "zoofast.cli", "--help"], "zoofast finetune --help": ["-m", "zoofast.cli", "finetune", "--help"],
-        "from zoofast.predict import predict_catalog": "from zoofast.predict import predict_catalog", "from fastai.vision.all import *": "from fastai.vision.all import *", "from zoofast.all import *": "from zoofast.all import *",
+        "from zoofast.predict.table import predict_catalog": "from zoofast.predict.table import predict_catalog", "from fastai.vision.all import *": "from fastai.vision.all import *", "from zoofast.all import *": "from zoofast.all import *",
         "first batch, zoofast": "from zoofast.all import *; GalaxyDataLoaders.from_catalog(CATALOG, 'morphology', size=64, device='cpu', progress=False).train.one_batch()",
         "first batch, fastai": "import pandas as pd; from fastai.vision.all import *; df = pd.read_csv(CATALOG); ImageDataLoaders.from_df(df, path=Path(CATALOG).parent, fn_col='file_loc', label_col='morphology', item_tfms=Resize(64), batch_tfms=aug_transforms(), bs=32, num_workers=0, device=torch.device('cpu')).train.one_batch()"}
 COMMANDS = [["--help"], ["encoders", "convnext_nano"], ["cache"], ["check", "CATALOG", "--label", "morphology"], ["represent", "test_vit", "CATALOG", "--random-weights", "--size", "160", "--out", "OUT"], ["similar", "OUT", "sim-000000"]]

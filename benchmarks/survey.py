@@ -71,13 +71,15 @@ def main():
     p.add_argument("--size", type=int, default=32)
     p.add_argument("--folder", type=Path, help="Where to work; a temporary folder unless given")
     args = p.parse_args()
-    from zoofast.bundle import GalaxyModel, write_bundle
-    from zoofast.catalog import read_catalog
-    from zoofast.encoders import GalaxyNet, create_encoder
-    from zoofast.images import ImageReader
-    from zoofast.predict import predict_catalog
+    from zoofast.bundles.model import GalaxyModel
+    from zoofast.bundles.bundle import write_bundle
+    from zoofast.catalog.read import read_catalog
+    from zoofast.encoders.encoder import GalaxyNet
+    from zoofast.encoders.sources import create_encoder
+    from zoofast.images.reader import ImageReader
+    from zoofast.predict.table import predict_catalog
     from zoofast.simulate import simulate_survey
-    from zoofast.tasks import Classification
+    from zoofast.tasks.infer import Classification
     with tempfile.TemporaryDirectory(dir=args.folder) as tmp:
         tmp = Path(tmp)
         df = read_catalog(simulate_survey(tmp/"survey", n=100, size=args.size, fits=False, progress=False))

@@ -3,7 +3,7 @@ import json
 import numpy as np, pytest, torch
 from scipy import ndimage
 from zoofast.all import *
-from zoofast.augment import PRESETS, augments_galaxies, sky_level
+from zoofast.data.augment import PRESETS, augments_galaxies, sky_level
 
 OFF = dict(rotate=0, flip=False, zoom=1, shift=0, shear=0, erase=0, noise=0)
 SIZE,WIDE = 96,116
@@ -259,7 +259,7 @@ def test_presets():
 
 def test_zoobot_shows_what_the_peer_shows():
     "With the loaders' margin: 1/1.2 to 1/1.4 of the whole image along each side, whatever the shear"
-    from zoofast.data import MARGIN
+    from zoofast.data.loaders import MARGIN
     m = make_augment('zoobot', 240).matrices(5000, 240*MARGIN)
     side = torch.linalg.det(m[:,:,:2]).abs().sqrt()
     assert 1/1.4-1e-4<=side.min()<1/1.39 and 1/1.21<side.max()<=1/1.2+1e-4

@@ -1,14 +1,14 @@
 "Calibration and sets: each learner's own, saved and loaded, on the command line, and what cannot be calibrated"
 import json
 import numpy as np, pandas as pd, pytest, torch
-from zoofast.bundle import load_bundle
-from zoofast.calibration import WithSets, fit_calibration
-from zoofast.catalog import CatalogError
-from zoofast.data import GalaxyDataLoaders
-from zoofast.learner import galaxy_learner
-from zoofast.predict import predict_catalog
-from zoofast.tasks import Classification, MultiLabel, Regression, VoteCounts
-import zoofast.save
+from zoofast.bundles.bundle import load_bundle
+from zoofast.tasks.calibration import WithSets, fit_calibration
+from zoofast.core.errors import CatalogError
+from zoofast.data.loaders import GalaxyDataLoaders
+from zoofast.training.finetune import galaxy_learner
+from zoofast.predict.table import predict_catalog
+from zoofast.tasks.infer import Classification, MultiLabel, Regression, VoteCounts
+import zoofast.bundles.save
 
 def loaders(df, *args, **kwargs): return GalaxyDataLoaders.from_catalog(df, *args, size=32, augment="none", progress=False, **kwargs)
 
@@ -114,7 +114,7 @@ def test_votes_of_many_samples_take_little_memory():
     for c in task.label_cols: assert (table[f'{c}_fraction_lower']<=table[f'{c}_fraction']).all() and (table[f'{c}_fraction']<=table[f'{c}_fraction_upper']).all()
 
 def test_numbers_in_the_card_count_labels_with_gaps(df):
-    from zoofast.summary import summarise_data
+    from zoofast.tasks.summary import summarise_data
     d = df.assign(bar=df.bar.astype(float).where(np.arange(len(df))%4>0), n=df.n_arms.astype(float), split=['train']*40+['valid']*20)
     t = MultiLabel(['ring', 'bar']).fit(d)
     got = summarise_data(d, t)['labels']['bar']

@@ -1,7 +1,10 @@
 "Catalogues as surveys hand them out"
 import numpy as np, pandas as pd, pytest
-from zoofast.catalog import CatalogError, check_catalog, read_catalog, split_catalog
-from zoofast.tasks import Classification, infer_task
+from zoofast.core.errors import CatalogError
+from zoofast.data.check import check_catalog
+from zoofast.catalog.read import read_catalog
+from zoofast.catalog.split import split_catalog
+from zoofast.tasks.infer import Classification, infer_task
 
 def write(folder, text, name='c.csv', encoding='utf-8'):
     (folder/name).write_text(text, encoding=encoding)
@@ -36,7 +39,7 @@ def test_a_file_in_two_splits_is_refused():
     with pytest.raises(CatalogError, match='more than one of'): split_catalog(df)
 
 def test_a_class_without_training_galaxies_is_refused(survey):
-    from zoofast.data import GalaxyDataLoaders
+    from zoofast.data.loaders import GalaxyDataLoaders
     df = survey[1].assign(split=np.where(survey[1].morphology=='ring', 'valid', 'train'))
     with pytest.raises(CatalogError, match="no galaxy of the class 'ring'"): GalaxyDataLoaders.from_catalog(df, 'morphology', size=64, progress=False)
 
@@ -46,7 +49,7 @@ def test_columns_that_would_clash_are_refused(labels):
     with pytest.raises(CatalogError, match='rename'): Classification(list(labels)[0]).fit(df)
 
 def test_skipped_rows_leave_no_class_behind(survey):
-    from zoofast.data import GalaxyDataLoaders
+    from zoofast.data.loaders import GalaxyDataLoaders
     df = survey[1].copy()
     df.loc[0, 'morphology'] = 'sprial'
     with pytest.warns(UserWarning, match='sprial'): dls = GalaxyDataLoaders.from_catalog(df, 'morphology', size=64, on_bad='skip', progress=False)
@@ -55,8 +58,8 @@ def test_skipped_rows_leave_no_class_behind(survey):
 def test_warnings_after_reading_fits_in_threads(survey):
     "Reading with several threads leaves the program's warnings alone"
     import warnings
-    from zoofast.images import ImageReader
-    from zoofast.store import ImageStore
+    from zoofast.images.reader import ImageReader
+    from zoofast.data.store import ImageStore
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter('always')
         ImageStore(survey[1].fits_loc, ImageReader(64), 'memory', progress=False)

@@ -3,12 +3,12 @@ import shutil
 import numpy as np, pandas as pd, pytest, timm, torch
 from astropy.io import fits
 from PIL import Image
-from zoofast.data import GalaxyDataLoaders
-from zoofast.encoders import create_encoder
-from zoofast.images import ImageReader
-from zoofast.learner import galaxy_learner
-import zoofast.save
-from zoofast.predict import predict_catalog
+from zoofast.data.loaders import GalaxyDataLoaders
+from zoofast.encoders.sources import create_encoder
+from zoofast.images.reader import ImageReader
+from zoofast.training.finetune import galaxy_learner
+import zoofast.bundles.save
+from zoofast.predict.table import predict_catalog
 
 @pytest.fixture(scope='module')
 def grey_encoder(tmp_path_factory):

@@ -2,8 +2,11 @@
 import shutil, threading, time
 import numpy as np, pandas as pd, pytest
 from PIL import Image
-from zoofast.catalog import CatalogError, check_catalog, read_catalog, split_catalog
-from zoofast.images import ImageReader
+from zoofast.core.errors import CatalogError
+from zoofast.data.check import check_catalog
+from zoofast.catalog.read import read_catalog
+from zoofast.catalog.split import split_catalog
+from zoofast.images.reader import ImageReader
 
 @pytest.fixture
 def clean(survey, tmp_path):
@@ -46,7 +49,7 @@ def test_each_image_is_read_once_and_in_parallel(clean):
 @pytest.mark.parametrize('gives', ['pixels', 'tensor', 'digest'])
 def test_a_callable_may_give_pixels_or_what_is_known_of_them(clean, gives):
     import torch
-    from zoofast.catalog import look
+    from zoofast.core.files import look
     def opener(f):
         i = int(f.split('/')[-1][:-4])
         px = np.full((3,8,8), i//2, dtype=np.uint8)                      # two by two the same, and constant
@@ -208,7 +211,7 @@ def test_check_takes_several_file_columns_and_the_readers_options(run_zoofast, t
 
 def test_a_split_without_valid_is_dealt_out_of_train(survey):
     "As many published data sets have it: train and test only"
-    from zoofast.data import GalaxyDataLoaders
+    from zoofast.data.loaders import GalaxyDataLoaders
     df = survey[1].assign(split=np.where(np.arange(60)<45, 'train', 'test'))
     dls = GalaxyDataLoaders.from_catalog(df, 'morphology', size=32, cache='memory', progress=False)
     out = dls.catalog.split

@@ -5,17 +5,19 @@ from torch import nn
 onnx = pytest.importorskip('onnx')
 ort = pytest.importorskip('onnxruntime')
 pytest.importorskip('openvino')
-from zoofast import engines
-from zoofast.bundle import GalaxyModel, load_bundle, write_bundle
-from zoofast.classes import Classification, MultiLabel
-from zoofast.encoders import GalaxyNet, create_encoder
-from zoofast.engines import fold_norms, make_engine
-from zoofast.export import *
-from zoofast.images import ImageReader
-from zoofast.regression import Regression
-from zoofast.schema import Schema
-from zoofast.store import cache_dir
-from zoofast.vote_counts import VoteCounts
+from zoofast.encoders import engines
+from zoofast.bundles.model import GalaxyModel
+from zoofast.bundles.bundle import load_bundle, write_bundle
+from zoofast.tasks.classes import Classification, MultiLabel
+from zoofast.encoders.encoder import GalaxyNet
+from zoofast.encoders.sources import create_encoder
+from zoofast.encoders.engines import fold_norms, make_engine
+from zoofast.bundles.onnx import *
+from zoofast.images.reader import ImageReader
+from zoofast.tasks.regression import Regression
+from zoofast.tasks.schema import Schema
+from zoofast.core.files import cache_dir
+from zoofast.tasks.votes import VoteCounts
 
 # name, size, channels: of each kind of encoder
 ENCODERS = [('test_efficientnet',64,3), ('resnet10t',64,3), ('test_convnext',64,5), ('test_vit',160,1), ('tf_efficientnet_lite0',64,1), ('repvgg_a0',64,3),
@@ -215,7 +217,7 @@ import sys
 for o in sys.argv[2:]: sys.modules[o] = None
 import torch
 from zoofast import engines
-from zoofast.encoders import create_encoder
+from zoofast.encoders.sources import create_encoder
 engines.AUTO_FROM = 0
 enc = create_encoder('test_efficientnet', 64, pretrained=False).eval()
 e = engines.make_engine(enc, 'auto', 10**9)
@@ -308,7 +310,7 @@ def test_every_task_exports_its_answers(i, tmp_path):
     onnx.checker.check_model(str(tmp_path/'m.onnx'))
 
 def test_a_failed_export_leaves_what_was_there(tmp_path, monkeypatch):
-    import zoofast.export as export
+    import zoofast.bundles.onnx as export
     task = Classification('a', ['x','y'])
     model = GalaxyModel(GalaxyNet(encoder(), 2), task, ImageReader(64), device='cpu')
     (tmp_path/'m.onnx').write_text('mine')

@@ -5,7 +5,8 @@ from pathlib import Path
 from types import SimpleNamespace
 import pytest
 from torch import nn
-from zoofast.groups import find_blocks, make_groups
+from zoofast.encoders.blocks import find_blocks
+from zoofast.training.optimizer import make_groups
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent/'tools'))
 from families import build, families, forward_order

@@ -3,10 +3,12 @@ import hashlib, json, os, pickle, resource, shutil, socket, stat, struct, subpro
 from pathlib import Path
 import numpy as np, pytest, torch
 from safetensors.torch import load_file, save_file
-from zoofast.bundle import BundleError, GalaxyModel, is_bundle, load_bundle, write_bundle
-from zoofast.encoders import GalaxyNet, create_encoder
-from zoofast.images import ImageReader
-from zoofast.tasks import Classification
+from zoofast.bundles.bundle import BundleError, is_bundle, load_bundle, write_bundle
+from zoofast.bundles.model import GalaxyModel
+from zoofast.encoders.encoder import GalaxyNet
+from zoofast.encoders.sources import create_encoder
+from zoofast.images.reader import ImageReader
+from zoofast.tasks.infer import Classification
 
 SIZE,CLASSES = 64,['ring', 'spiral', 'other']
 
@@ -303,7 +305,7 @@ def test_no_permission(good):
     with tempfile.TemporaryDirectory(dir='/tmp') as home:
         os.chmod(home, 0o755)
         for i,o in enumerate(closed): (Path(shutil.copytree(good, f'{home}/b{i}'))/o).chmod(0)
-        code = f"""import os; from zoofast.bundle import load_bundle\nif os.getuid()==0: os.setuid(65534)
+        code = f"""import os; from zoofast.bundles.bundle import load_bundle\nif os.getuid()==0: os.setuid(65534)
 for i in range({len(closed)}):
     try: load_bundle(f'{home}/b{{i}}')
     except Exception as e: print(type(e).__name__, e)"""
@@ -340,7 +342,7 @@ def test_memory_is_that_of_the_model(tmp_path):
     d = write_bundle(tmp_path/'b', model_of('resnet50'))
     code = f"""
 import sys, resource
-import timm, zoofast.bundle as b
+import timm, zoofast.bundles.bundle as b
 small = b.load_bundle({str(write_bundle(tmp_path/'small', model_of()))!r}, 'cpu')
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 m = b.load_bundle({str(d)!r}, 'cpu')

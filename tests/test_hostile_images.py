@@ -3,7 +3,8 @@ import bz2, gzip, io, os, signal, struct, zlib
 import numpy as np, pytest
 from astropy.io import fits
 from PIL import Image
-from zoofast.images import ImageError, ImageReader
+from zoofast.core.errors import ImageError
+from zoofast.images.reader import ImageReader
 
 SIZE = 48
 y,x = np.mgrid[:SIZE,:SIZE]

@@ -4,10 +4,12 @@ from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch
 from huggingface_hub import ModelCard
 from stub_hub import Hub
-from zoofast.bundle import GalaxyModel, load_bundle, write_bundle
-from zoofast.classes import Classification
-from zoofast.encoders import GalaxyNet, create_encoder
-from zoofast.images import ImageReader
+from zoofast.bundles.model import GalaxyModel
+from zoofast.bundles.bundle import load_bundle, write_bundle
+from zoofast.tasks.classes import Classification
+from zoofast.encoders.encoder import GalaxyNet
+from zoofast.encoders.sources import create_encoder
+from zoofast.images.reader import ImageReader
 
 @pytest.fixture(scope='module')
 def good(tmp_path_factory):
@@ -38,7 +40,7 @@ def attempt(*calls):
     one = lambda c: f"""
     try: print({c})
     except Exception as e: print(type(e).__name__, e)"""
-    return "    from zoofast.hub import *; from zoofast.bundle import *; from zoofast.encoders import *"+''.join(map(one, calls))
+    return "    from zoofast.bundles.save import *; from zoofast.bundles.bundle import *; from zoofast.encoders.sources import *"+''.join(map(one, calls))
 
 def test_push_then_load_predicts_the_same(hub, run, good, survey, tmp_path):
     (good/'pytorch_model.bin').write_bytes(b'mine')
@@ -50,7 +52,7 @@ def test_push_then_load_predicts_the_same(hub, run, good, survey, tmp_path):
     hub.add('me/rings', {'large.bin': b'0'*1000, 'model.onnx': b'1'})
     hub.asked.clear()
     paths = survey[1].file_loc[:4].tolist()
-    code = "from zoofast.bundle import load_bundle; load_bundle('hf_hub:me/rings', 'cpu').predict({!r}, progress=False).to_parquet({!r})"
+    code = "from zoofast.bundles.bundle import load_bundle; load_bundle('hf_hub:me/rings', 'cpu').predict({!r}, progress=False).to_parquet({!r})"
     run(code.format(paths, str(tmp_path/'a.parquet')))
     there = pd.read_parquet(tmp_path/'a.parquet')
     here = load_bundle(good, 'cpu').predict(paths, progress=False)
@@ -59,7 +61,7 @@ def test_push_then_load_predicts_the_same(hub, run, good, survey, tmp_path):
     hub.shutdown()                                   # the second time from the cache, and without a hub
     run(code.format(paths, str(tmp_path/'b.parquet')), HF_HUB_OFFLINE='1')
     assert pd.read_parquet(tmp_path/'b.parquet').equals(there)
-    assert 'test_efficientnet' in run("from zoofast.encoders import create_encoder; print(create_encoder('hf_hub:me/rings', 64).config['arch'])", HF_HUB_OFFLINE='1')
+    assert 'test_efficientnet' in run("from zoofast.encoders.sources import create_encoder; print(create_encoder('hf_hub:me/rings', 64).config['arch'])", HF_HUB_OFFLINE='1')
 
 def test_branches(hub, run, good):
     url = run(attempt(f"[push_to_hub({str(good)!r}, 'me/rings'), push_to_hub({str(good)!r}, 'me/rings', revision='small')][1]"))

@@ -5,8 +5,9 @@ import numpy as np, pytest, torch
 from astropy.io import fits
 from astropy.visualization import AsinhStretch, LinearStretch, LogStretch, ManualInterval, ZScaleInterval, make_lupton_rgb
 from PIL import Image
-from zoofast.fits import is_fits, read_fits
-from zoofast.images import ImageError, ImageReader, fit_reader, middle, reader_config, reader_from_config
+from zoofast.images.fits import is_fits, read_fits
+from zoofast.core.errors import ImageError
+from zoofast.images.reader import ImageReader, fit_reader, middle, reader_config, reader_from_config
 
 # What is in each file of the corpus, written down by hand after looking at it: shape of the flux, or why there is no image
 CORPUS = {

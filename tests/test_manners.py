@@ -3,7 +3,7 @@ import matplotlib
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt, numpy as np, pytest, warnings
 from test_report import EVIL, EVIL2, tasks
-import zoofast.show
+import zoofast.plots.notebook
 from zoofast.all import GalaxyDataLoaders, Schema, galaxy_learner
 
 @pytest.mark.parametrize('kind', ['classification', 'multilabel', 'regression', 'votes'])

@@ -3,12 +3,16 @@ import bz2, gzip, lzma, os, shutil, struct
 import numpy as np, pandas as pd, pytest
 from astropy.io import fits
 from PIL import Image
-from zoofast.augment import make_augment
-from zoofast.catalog import CatalogError, check_catalog, read_catalog, split_catalog
-from zoofast.fits import read_fits
-from zoofast.images import ImageError, ImageReader, fit_reader
-from zoofast.saved import check_out
-from zoofast.store import ImageStore
+from zoofast.data.augment import make_augment
+from zoofast.core.errors import CatalogError
+from zoofast.data.check import check_catalog
+from zoofast.catalog.read import read_catalog
+from zoofast.catalog.split import split_catalog
+from zoofast.images.fits import read_fits
+from zoofast.core.errors import ImageError
+from zoofast.images.reader import ImageReader, fit_reader
+from zoofast.catalog.saved import check_out
+from zoofast.data.store import ImageStore
 
 y,x = np.mgrid[:32,:32]
 FLUX = (10+200*np.exp(-((x-12)**2+(y-20)**2)/30)).astype(np.float32)

@@ -3,15 +3,16 @@ import matplotlib
 matplotlib.use('Agg')
 import matplotlib.pyplot as plt, numpy as np, pandas as pd, pytest
 from matplotlib.colors import to_rgb, to_rgba
-from zoofast.answers import Answers
-from zoofast.classes import Classification, MultiLabel
-from zoofast.regression import Regression
-from zoofast.schema import Schema
-from zoofast.vote_counts import VoteCounts
-from zoofast.plots import COLORS, mosaic, plot_mosaic
-from zoofast.plots_classes import plot_confusion, plot_precision_recall, plot_reliability, plot_roc
-from zoofast.plots_numbers import plot_label_curve, plot_numbers, plot_votes, save_pictures
-from zoofast.plots_training import plot_groups, plot_history, plot_rates
+from zoofast.predict.answers import Answers
+from zoofast.tasks.classes import Classification, MultiLabel
+from zoofast.tasks.regression import Regression
+from zoofast.tasks.schema import Schema
+from zoofast.tasks.votes import VoteCounts
+from zoofast.plots.style import COLORS
+from zoofast.plots.galaxies import mosaic, plot_mosaic
+from zoofast.plots.classes import plot_confusion, plot_precision_recall, plot_reliability, plot_roc
+from zoofast.plots.numbers import plot_label_curve, plot_numbers, plot_votes, save_pictures
+from zoofast.plots.training import plot_groups, plot_history, plot_rates
 
 ODD = ['$10^{11}$ $', '_hidden', '<script>alert(1)</script>', 'Sérsic n=4 ' + 'x'*80, 'in\ntwo lines']
 KINDS = ['classification', 'binary', 'many', 'multilabel', 'regression', 'numbers', 'votes']
@@ -181,7 +182,7 @@ def test_what_a_learner_shows(learn):
 def test_where_any_encoder_looks(name, kw, files):
     import torch
     from zoofast.all import GalaxyModel, GalaxyNet, ImageReader, create_encoder
-    from zoofast.plots_features import look_maps, plot_looks
+    from zoofast.plots.looks import look_maps, plot_looks
     torch.manual_seed(0)
     task,size = task_of('classification'),128 if 'swin' not in name else 64
     try: enc = create_encoder(name, size, 3, pretrained=False, **kw)
@@ -198,7 +199,7 @@ def test_it_looks_where_the_light_is(files):
     import torch
     from torch import nn
     from zoofast.all import Encoder, GalaxyModel, GalaxyNet, ImageReader
-    from zoofast.plots_features import look_maps
+    from zoofast.plots.looks import look_maps
     from PIL import Image
     class Bright(nn.Module):
         feature_info = [dict(module='pool')]

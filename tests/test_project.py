@@ -43,8 +43,8 @@ def test_readme_links_once(): assert '[[' not in (ROOT/'README.md').read_text(en
 def test_settings():
     "settings.yaml says what it should, zoofast reads it without a complaint, and the command for W&B is one that there is"
     import inspect, warnings
-    from zoofast.cli import finetune
-    from zoofast.settings import read_settings
+    from zoofast.cli.main import finetune
+    from zoofast.sweep.settings import read_settings
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         s = read_settings(ROOT/'settings.yaml')

@@ -1,7 +1,8 @@
 "Learning rates, weight decay and groups are exactly what the documentation says, on encoders of every kind"
 import pytest, timm, torch
-from zoofast.encoders import Encoder, GalaxyNet
-from zoofast.groups import LayerDecayOptimizer, find_blocks, group_table, make_groups
+from zoofast.encoders.encoder import Encoder, GalaxyNet
+from zoofast.training.optimizer import LayerDecayOptimizer, group_table, make_groups
+from zoofast.encoders.blocks import find_blocks
 
 ENCODERS = {     # number of blocks: the stem and the stages (a vision transformer's stages are its blocks)
     'tf_efficientnet_lite0': 8, 'resnet18': 5, 'convnext_nano': 5, 'vit_tiny_patch16_224': 13, 'swin_tiny_patch4_window7_224': 5, 'maxvit_rmlp_nano_rw_256': 5,

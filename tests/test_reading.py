@@ -1,15 +1,17 @@
 "Images read by several processes: as by threads, and what happens to them when something ends"
 import multiprocessing, os, signal, subprocess, sys, threading, time
 import pandas as pd, pytest, torch
-from zoofast.bundle import GalaxyModel, each_batch
-from zoofast.catalog import check_catalog
-from zoofast.encoders import GalaxyNet, create_encoder
-from zoofast.images import ImageError, ImageReader
-from zoofast.predict import predict_catalog, represent
-from zoofast.reading import FORK_FROM, n_readers
+from zoofast.bundles.model import GalaxyModel, each_batch
+from zoofast.data.check import check_catalog
+from zoofast.encoders.encoder import GalaxyNet
+from zoofast.encoders.sources import create_encoder
+from zoofast.core.errors import ImageError
+from zoofast.images.reader import ImageReader
+from zoofast.predict.table import predict_catalog, represent
+from zoofast.images.parallel import FORK_FROM, n_readers
 from zoofast.simulate import simulate_survey
-from zoofast.store import ImageStore
-from zoofast.tasks import Classification
+from zoofast.data.store import ImageStore
+from zoofast.tasks.infer import Classification
 
 pytestmark = pytest.mark.skipif(sys.platform!='linux', reason='processes read on Linux alone')
 
@@ -99,8 +101,8 @@ def test_a_function_of_ones_own_sees_each_image(how, long):
 LONG = '''
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)          # whoever starts the tests in the background has it ignored
-from zoofast.bundle import each_batch
-from zoofast.images import ImageReader
+from zoofast.bundles.bundle import each_batch
+from zoofast.images.reader import ImageReader
 for i,(x,_) in enumerate(each_batch(ImageReader(64), [sys.argv[1]]*10**6, 16, progress=False)):
     if i==3:
         print('reading', flush=True)
@@ -132,7 +134,7 @@ def test_a_reader_that_is_killed_is_said(survey):
     assert p.returncode==1 and 'ZOOFAST_READERS=0' in p.stderr.splitlines()[-1]
 
 def test_an_error_of_the_catalogue_is_no_lack_of_room(long, monkeypatch):
-    from zoofast.reading import read_batches
+    from zoofast.images.parallel import read_batches
     monkeypatch.setenv('ZOOFAST_READERS', '2')
     def batches():
         yield 0,[1, 2, 3]

@@ -1,8 +1,8 @@
 "The report, opened in a browser: nothing is fetched, nothing in a catalogue runs, filters and orders work, at 375 and 1400 pixels, for every task"
 import json, os, re, shutil
 import numpy as np, pandas as pd, pytest
-from zoofast.answers import Answers
-from zoofast.report import make_report
+from zoofast.predict.answers import Answers
+from zoofast.reports.report import make_report
 
 EVIL = '<script>alert(1)</script>'
 EVIL2 = '"><img src=x onerror=alert(2)>'

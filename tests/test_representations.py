@@ -3,11 +3,11 @@ import json, subprocess, sys
 from importlib.util import find_spec
 import numpy as np, pandas as pd, pytest
 from sklearn.decomposition import PCA
-from zoofast import maps, representations, similar
-from zoofast.catalog import CatalogError
-from zoofast.maps import map_features, plot_map
-from zoofast.representations import FeatureTable, compress_features, read_pca
-from zoofast.similar import SimilarIndex, build_index, find_similar
+from zoofast.predict import maps; from zoofast.predict import features as representations; from zoofast.predict import similar
+from zoofast.core.errors import CatalogError
+from zoofast.predict.maps import map_features, plot_map
+from zoofast.predict.features import FeatureTable, compress_features, read_pca
+from zoofast.predict.similar import SimilarIndex, build_index, find_similar
 
 faiss = pytest.mark.skipif(not find_spec('faiss'), reason='needs faiss')
 
@@ -226,7 +226,7 @@ def test_a_survey_from_end_to_end(survey, tmp_path, run_zoofast):
     "represent, compress, search, map and draw, with an image that is gone"
     import matplotlib
     matplotlib.use('Agg')
-    from zoofast.predict import represent
+    from zoofast.predict.table import represent
     df = survey[1].copy()
     df.loc[5, 'file_loc'] = str(tmp_path/'gone.jpg')
     represent('tf_efficientnet_lite0', df, out=tmp_path/'f.parquet', size=64, progress=False)

@@ -2,8 +2,8 @@
 import math, os, signal, subprocess, sys, time
 import numpy as np, pytest
 optuna = pytest.importorskip('optuna')
-from zoofast.search import is_behind, open_study, places, search, trials_table
-from zoofast.settings import read_settings
+from zoofast.sweep.search import is_behind, open_study, places, search, trials_table
+from zoofast.sweep.settings import read_settings
 
 PARAMETERS = dict(learning_rate=dict(distribution='log_uniform_values', min=1e-6, max=1e-1), layer_decay=dict(min=0., max=1.),
                   model_name=dict(values=['a', 'b', 'c', 'd']), batch_size=dict(values=[16, 32, 64]))
@@ -49,7 +49,7 @@ def test_the_same_seed_gives_the_same_search_also_when_it_was_interrupted(tmp_pa
 
 def test_values_belong_to_the_place_that_is_taken_not_to_the_one_that_was_free():
     "Two processes that begin together both see the first place free; the second gets the next, and other values"
-    from zoofast.search import _fill, _sampler
+    from zoofast.sweep.search import _fill, _sampler
     s = settings('bayes')
     study = open_study(s)
     _fill(study, s, 2, 1)
@@ -135,8 +135,8 @@ def test_another_search_is_not_mixed_in(tmp_path):
 WORKER = """
 import os, sys, time
 from filelock import FileLock
-from zoofast.search import open_study, search
-from zoofast.settings import read_settings
+from zoofast.sweep.search import open_study, search
+from zoofast.sweep.settings import read_settings
 sys.path.insert(0, sys.argv[3])
 from test_search import settings, loss
 folder,n = sys.argv[1],int(sys.argv[2])

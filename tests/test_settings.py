@@ -2,8 +2,8 @@
 import inspect, json, warnings
 import numpy as np, pytest, yaml
 from scipy import stats
-from zoofast.settings import DISTRIBUTIONS, PARAMETERS, REPEATS, Parameter, known, read_settings, run_parameters
-from zoofast.settings import _given as GIVEN
+from zoofast.sweep.settings import DISTRIBUTIONS, PARAMETERS, REPEATS, Parameter, known, read_settings, run_parameters
+from zoofast.sweep.settings import _given as GIVEN
 
 rates = dict(learning_rate=dict(min=1e-5, max=1e-2))
 def one(p, method='random', name='learning_rate', **kw): return read_settings(dict(method=method, parameters={name: p}, **kw))
@@ -11,15 +11,15 @@ def one(p, method='random', name='learning_rate', **kw): return read_settings(di
 # --- the parameters are those of the training ---------------------------------------------------------------------
 
 def test_every_parameter_of_the_training_can_be_tried_or_is_the_same_for_all():
-    from zoofast.cli import finetune
+    from zoofast.cli.main import finetune
     command = set(inspect.signature(finetune).parameters)
     reading = {'channels', 'bands', 'hdu', 'fit_stretch', 'unit_interval'}         # how the catalogue is read
     assert command-set(GIVEN)-reading-{'settings'}==set(PARAMETERS)
 
 def test_limits_are_those_of_the_learner(survey):
     "What is let through here is not refused there for its limits, and what is refused here is refused there"
-    from zoofast.learner import _check, galaxy_learner
-    from zoofast.data import GalaxyDataLoaders
+    from zoofast.training.finetune import _check, galaxy_learner
+    from zoofast.data.loaders import GalaxyDataLoaders
     dls = GalaxyDataLoaders.from_catalog(survey[1], 'morphology', size=32, progress=False)
     base = {k: p.default for k,p in inspect.signature(galaxy_learner).parameters.items() if k!='timm_kwargs'} | dict(dls=dls)
     for name,(kind,*limits) in PARAMETERS.items():
@@ -183,7 +183,7 @@ def test_log_uniform_says_that_it_takes_exponents():
 
 def test_settings_load_neither_torch_nor_fastai():
     import subprocess, sys
-    code = "import sys, zoofast.settings as s; s.read_settings(dict(method='random', parameters=dict(learning_rate=dict(distribution='normal')))).random(1); assert not {'torch', 'fastai', 'pandas', 'timm'} & set(sys.modules)"
+    code = "import sys, zoofast.sweep.settings as s; s.read_settings(dict(method='random', parameters=dict(learning_rate=dict(distribution='normal')))).random(1); assert not {'torch', 'fastai', 'pandas', 'timm'} & set(sys.modules)"
     subprocess.run([sys.executable, '-c', code], check=True)
 
 # --- one run ------------------------------------------------------------------------------------------------------

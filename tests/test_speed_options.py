@@ -73,7 +73,7 @@ def test_without_cached_features_the_encoder_stays_as_it_was(dls):
 
 def test_folded_features_are_the_encoders(dls, monkeypatch):
     "Whether batch norms are folded or not, the cached features are the same to 1e-5 of the largest"
-    import zoofast.freezing as f
+    import zoofast.training.freezing as f
     learn = galaxy_learner(dls, 'tf_efficientnet_lite0')
     feats = {}
     for n in (1, 10**9):

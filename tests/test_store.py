@@ -3,10 +3,13 @@ import os, shutil, signal, subprocess, sys, tempfile, time
 from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch
 from filelock import FileLock
-from zoofast.catalog import CatalogError, look
-from zoofast.data import GalaxyDataLoaders
-from zoofast.images import ImageError, ImageReader
-from zoofast.store import ImageStore, clear_cache, list_cache
+from zoofast.core.errors import CatalogError
+from zoofast.core.files import look
+from zoofast.data.loaders import GalaxyDataLoaders
+from zoofast.core.errors import ImageError
+from zoofast.images.reader import ImageReader
+from zoofast.data.store import ImageStore
+from zoofast.data.cache import clear_cache, list_cache
 
 READER = ImageReader(48, margin=1.2)
 
@@ -56,8 +59,8 @@ def maps(folder, ext='npy'): return sorted(Path(folder).glob(f'*.{ext}'))
 BUILD = '''
 import sys, tempfile
 from pathlib import Path
-from zoofast.images import ImageReader
-from zoofast.store import ImageStore
+from zoofast.images.reader import ImageReader
+from zoofast.data.store import ImageStore
 files = sorted(map(str, Path(sys.argv[1]).iterdir()))
 while len(sys.argv)>3 and not Path(sys.argv[3]).exists(): pass
 class Counts(ImageReader):
@@ -104,7 +107,7 @@ def test_a_process_that_waits_says_so(files, tmp_path, monkeypatch):
     path.unlink()
     lock,said = FileLock(path.with_suffix('.lock')),[]
     lock.acquire()
-    monkeypatch.setattr('zoofast.store.warnings.warn', lambda text: (said.append(text), lock.release()))
+    monkeypatch.setattr('zoofast.data.store.warnings.warn', lambda text: (said.append(text), lock.release()))
     store,seen = opened(files, tmp_path/'c')
     monkeypatch.undo()
     assert len(said)==1 and 'another process' in said[0] and seen==set(files)
@@ -235,8 +238,8 @@ def test_reading_a_map_takes_no_memory(survey, tmp_path):
     code = '''
 import os, sys, psutil, torch
 from pathlib import Path
-from zoofast.images import ImageReader
-from zoofast.store import ImageStore
+from zoofast.images.reader import ImageReader
+from zoofast.data.store import ImageStore
 store = ImageStore(sorted(map(str, Path(sys.argv[1]).iterdir())), ImageReader(256), sys.argv[2], progress=False)
 store[range(32)]; rss = psutil.Process().memory_info().rss
 for i in range(0, 1500, 30): store[range(i, i+30)]
@@ -295,7 +298,7 @@ def test_a_file_that_breaks_is_replaced_with_its_target(moved):
 @pytest.mark.parametrize('on_bad', ['skip', 'raise'])
 def test_training_on_files_that_break(moved, on_bad):
     from fastai.callback.core import Callback
-    from zoofast.learner import galaxy_learner
+    from zoofast.training.finetune import galaxy_learner
     class Break(Callback):
         def after_batch(self):
             if self.training and self.epoch==0 and self.iter==1: broken.append(dls.store.files[dls.train_ds.numbers[0]]); Path(broken[0]).unlink()

@@ -2,15 +2,19 @@
 import json, os, signal, subprocess, sys, time
 from pathlib import Path
 import numpy as np, pandas as pd, pyarrow.parquet as pq, pytest, torch
-from zoofast.bundle import GalaxyModel, load_bundle, write_bundle
-from zoofast.catalog import CatalogError, read_catalog
-from zoofast.encoders import GalaxyNet, create_encoder
-from zoofast.images import ImageError, ImageReader
-from zoofast.predict import predict_catalog, represent
-from zoofast.saved import SavedTable
+from zoofast.bundles.model import GalaxyModel
+from zoofast.bundles.bundle import load_bundle, write_bundle
+from zoofast.core.errors import CatalogError
+from zoofast.catalog.read import read_catalog
+from zoofast.encoders.encoder import GalaxyNet
+from zoofast.encoders.sources import create_encoder
+from zoofast.core.errors import ImageError
+from zoofast.images.reader import ImageReader
+from zoofast.predict.table import predict_catalog, represent
+from zoofast.catalog.saved import SavedTable
 from zoofast.simulate import simulate_survey
-from zoofast.stream import CatalogStream
-from zoofast.tasks import Classification
+from zoofast.catalog.stream import CatalogStream
+from zoofast.tasks.infer import Classification
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS,SHARD,BAD = 3001,100,[7, 1500, 2999]
@@ -176,8 +180,8 @@ CRASH = '''
 import os, shutil, signal, sys
 from pathlib import Path
 import pandas as pd, torch
-from zoofast.bundle import load_bundle
-from zoofast.predict import predict_catalog
+from zoofast.bundles.bundle import load_bundle
+from zoofast.predict.table import predict_catalog
 torch.set_num_threads(1)
 bundle,rows,home,kind,step = sys.argv[1],pd.read_parquet(sys.argv[2]),Path(sys.argv[3]),sys.argv[4],int(sys.argv[5])
 model = load_bundle(bundle, device="cpu")
@@ -273,7 +277,7 @@ def test_a_stream_reads_what_read_catalog_reads(tmp_path):
 
 MEMORY = '''
 import resource, sys
-from zoofast.predict import predict_catalog
+from zoofast.predict.table import predict_catalog
 predict_catalog(*sys.argv[1:4], progress=False)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024)
 '''

@@ -71,9 +71,9 @@ EVIL = '<script>alert(1)</script>'
 @pytest.fixture(scope='module')
 def page_file(tmp_path_factory):
     "The page of a search whose trials take no time; some fail, some are stopped"
-    from zoofast.search import open_study, search, trials_table
-    from zoofast.settings import read_settings
-    from zoofast.sweep_page import write_page
+    from zoofast.sweep.search import open_study, search, trials_table
+    from zoofast.sweep.settings import read_settings
+    from zoofast.sweep.page import write_page
     encoders = ['tf_efficientnet_lite0', 'convnext_nano.in12k_ft_in1k', 'hf_hub:mwalmsley/zoobot-encoder-convnext_nano', 'local-dir:/home/a b/models/$ours_v2']
     s = read_settings(dict(name=EVIL, description='a & b <img src=x onerror=alert(2)>', method='random', metric=dict(name='valid_loss', goal='minimize'), early_terminate=dict(type='hyperband', min_iter=1, eta=2),
         parameters=dict(model_name=dict(values=encoders), batch_size=dict(values=[16, 32]), learning_rate=dict(distribution='log_uniform_values', min=1e-5, max=1e-2), layer_decay=dict(min=0.4, max=1.), num_experiments=dict(values=[1, 2, 3]))))
@@ -114,9 +114,9 @@ def test_the_table_is_sorted_by_what_is_clicked(opened, page_file):
     assert '<i>no</i>: training has diverged' in page.locator('#trials').inner_text()
 
 def test_a_page_of_nothing_and_of_failures_only(tmp_path):
-    from zoofast.search import open_study, search, trials_table
-    from zoofast.settings import read_settings
-    from zoofast.sweep_page import write_page
+    from zoofast.sweep.search import open_study, search, trials_table
+    from zoofast.sweep.settings import read_settings
+    from zoofast.sweep.page import write_page
     s = read_settings(dict(method='random', parameters=dict(learning_rate=dict(min=1e-4, max=1e-3))))
     study = open_study(s)
     write_page(study, s, trials_table(study, s), tmp_path/'none.html')
@@ -128,7 +128,7 @@ def test_a_page_of_nothing_and_of_failures_only(tmp_path):
 @pytest.fixture
 def here(monkeypatch, capfd, tmp_path):
     "`here('sweep', ...)`: the command in this process, whose libraries are loaded already: exit code, stdout, stderr"
-    from zoofast.cli import app
+    from zoofast.cli.main import app
     def _run(*args):
         monkeypatch.setattr(warnings, 'showwarning', warnings.showwarning)        # the command sets its own
         capfd.readouterr()
@@ -259,8 +259,8 @@ def test_finetune_names_what_is_wrong_in_its_settings(here, survey, tmp_path):
 def test_settings_yaml_is_a_sweep_of_wandb_too():
     "W&B's own client reads the file; the arguments that its agent would make of one run are what `finetune --settings` takes"
     w = pytest.importorskip('wandb.sdk.launch.sweeps.utils')
-    from zoofast.settings import read_settings
-    from zoofast.terminal import run_settings
+    from zoofast.sweep.settings import read_settings
+    from zoofast.cli.app import run_settings
     config = w.load_sweep_config(str(ROOT/'settings.yaml'))
     values = {p.name: p.at(0.3) for p in read_settings(config).parameters}
     args = w.create_sweep_command_args({'args': {k: {'value': v} for k,v in values.items()}})

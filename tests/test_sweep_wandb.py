@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd, pytest, yaml
 pytest.importorskip('wandb')
 from stub_wandb import StubWandb
-from zoofast.runs import list_runs, read_run_config, read_state
+from zoofast.training.runs import list_runs, read_run_config, read_state
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS = dict(method='bayes', project='rings', metric=dict(name='valid_loss', goal='minimize'), early_terminate=dict(type='hyperband', min_iter=1), parameters=dict(

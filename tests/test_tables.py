@@ -6,7 +6,10 @@ import numpy as np, pandas as pd, pytest
 from astropy.io import fits
 from astropy.table import Table
 from PIL import Image
-from zoofast.catalog import CatalogError, check_catalog, file_parts, read_catalog
+from zoofast.core.errors import CatalogError
+from zoofast.data.check import check_catalog
+from zoofast.catalog.paths import file_parts
+from zoofast.catalog.read import read_catalog
 
 IDS = ['5877229527674394001', '5877229527674394002', '0000000000000000012', '1237648720693755918', '9223372036854775807']
 NUMBERS = [i for i in IDS if not i.startswith('0')]       # those that can be whole numbers of 64 bits
@@ -204,8 +207,8 @@ def test_images_given_as_paths_stay_where_they_are(tmp_path):
     datasets = pytest.importorskip('datasets')
     (tmp_path/'a.png').write_bytes(picture(0))
     ds = datasets.Dataset.from_dict({'image': [str(tmp_path/'a.png'), None]}).cast_column('image', datasets.Image())
-    import zoofast.tables
-    path = zoofast.tables._write_images(ds, 'image', tmp_path/'out', '').to_pylist()
+    import zoofast.catalog.tables
+    path = zoofast.catalog.tables._write_images(ds, 'image', tmp_path/'out', '').to_pylist()
     assert path==[str(tmp_path/'a.png'), ''] and not list((tmp_path/'out').iterdir())
 
 def test_two_columns_of_images(tmp_path):

@@ -2,15 +2,17 @@
 import subprocess, sys
 import numpy as np, pandas as pd, pytest, torch
 from scipy.stats import dirichlet_multinomial
-from zoofast.catalog import CatalogError, check_catalog, split_catalog
-from zoofast.data import GalaxyDataLoaders
-from zoofast.images import ImageReader
-from zoofast.learner import galaxy_learner
-from zoofast.predict import predict_catalog
-from zoofast.schema import Schema
-from zoofast.tasks import Classification, MultiLabel, Regression, VoteCounts, infer_task, score_predictions, task_from_config
-from zoofast.votes import DirichletMultinomialLoss, dirichlet_multinomial_log_prob
-import zoofast.save
+from zoofast.core.errors import CatalogError
+from zoofast.data.check import check_catalog
+from zoofast.catalog.split import split_catalog
+from zoofast.data.loaders import GalaxyDataLoaders
+from zoofast.images.reader import ImageReader
+from zoofast.training.finetune import galaxy_learner
+from zoofast.predict.table import predict_catalog
+from zoofast.tasks.schema import Schema
+from zoofast.tasks.infer import Classification, MultiLabel, Regression, VoteCounts, infer_task, score_predictions, task_from_config
+from zoofast.tasks.votes import DirichletMultinomialLoss, dirichlet_multinomial_log_prob
+import zoofast.bundles.save
 
 READER = ImageReader(32)
 
@@ -62,7 +64,7 @@ def trained(df, tmp_path_factory):
         before[name] = predict_catalog(learn, rows, batch_size=16, progress=False)
     code = f'''
 import sys
-from zoofast.predict import predict_catalog
+from zoofast.predict.table import predict_catalog
 for name in {list(TASKS)!r}: predict_catalog({str(folder)!r}+"/"+name, {str(folder/"rows.csv")!r}, out={str(folder)!r}+"/"+name+".parquet", batch_size=49, progress=False)
 assert "fastai" not in sys.modules
 '''

@@ -203,7 +203,7 @@ def test_a_trial_that_is_behind_was_stopped_not_failed(survey, tmp_path):
     assert list_runs(tmp_path/'trials').set_index('run').state.to_dict()=={'0001': 'finished', '0002': 'finished', '0003': 'stopped'}
 
 def test_runs_without_torch(tmp_path):
-    code = "import sys; import zoofast.runs; print(*sorted({'torch', 'fastai', 'timm', 'matplotlib'} & set(sys.modules)))"
+    code = "import sys; import zoofast.training.runs; print(*sorted({'torch', 'fastai', 'timm', 'matplotlib'} & set(sys.modules)))"
     res = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True, cwd=Path(zoofast.__file__).parent.parent)
     assert not res.stdout.strip()
 

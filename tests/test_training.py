@@ -69,7 +69,7 @@ loaded = []
 sys.addaudithook(lambda event, args: loaded.append((event, args)) if event=="pickle.find_class" else None)
 import torch
 torch.load = None
-from zoofast.predict import predict_catalog
+from zoofast.predict.table import predict_catalog
 del loaded[:]                       # what libraries do while they are imported is not loading
 predict_catalog({str(tmp_path/'b')!r}, {str(survey[0]/'catalog.csv')!r}, {str(tmp_path/'p.parquet')!r}, progress=False)
 assert not loaded, loaded

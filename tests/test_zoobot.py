@@ -2,11 +2,11 @@
 import importlib.util, json, os, pickle, subprocess, sys, zipfile
 from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch, yaml
-from zoofast.bundle import BundleError, load_bundle
-from zoofast.card import model_card
-from zoofast.images import ImageReader
-from zoofast.schema import Schema
-from zoofast.zoobot import from_zoobot_checkpoint, read_checkpoint, zoobot_reader
+from zoofast.bundles.bundle import BundleError, load_bundle
+from zoofast.bundles.card import model_card
+from zoofast.images.reader import ImageReader
+from zoofast.tasks.schema import Schema
+from zoofast.bundles.zoobot import from_zoobot_checkpoint, read_checkpoint, zoobot_reader
 
 HERE = Path(__file__).resolve().parent
 FIX = HERE/"fixtures"/"zoobot"
@@ -63,7 +63,7 @@ def test_files_through_bundles(tmp_path):
             "from pathlib import Path\n"
             "def no(*a, **k): raise OSError('no network')\n"
             "socket.getaddrinfo = socket.create_connection = no\n"
-            "from zoofast.predict import predict_catalog\n"
+            "from zoofast.predict.table import predict_catalog\n"
             "for b in sys.argv[2:]: predict_catalog(b, sys.argv[1], out=b+'.csv', device='cpu', progress=False)\n"
             "assert not {'zoobot', 'lightning', 'galaxy_datasets'} & set(sys.modules)\n")
     pd.DataFrame(dict(id_str=[f.stem for f in FILES], file_loc=[str(f) for f in FILES])).to_csv(tmp_path/"catalog.csv", index=False)
@@ -105,7 +105,7 @@ def test_one_galaxy():
 
 def test_more_training_starts_from_the_head(tmp_path):
     pytest.importorskip("fastai")
-    from zoofast.data import GalaxyDataLoaders
+    from zoofast.data.loaders import GalaxyDataLoaders
     model = load("classifier2")
     df = pd.DataFrame(dict(id_str=[str(i) for i in range(12)], file_loc=[str(f) for f in FILES], ring=["ring", "other"]*6))
     dls = GalaxyDataLoaders.from_catalog(df, task=model.task, reader=model.reader, augment=None, batch_size=4, valid=0.34, progress=False, device="cpu")
@@ -133,7 +133,7 @@ def test_without_hyperparameters(tmp_path):
     close(model.predict(FILES, progress=False)[["ring_0", "ring_1"]], zoobots("classifier2", "minimal"))
 
 def test_number_without_hyperparameters_needs_a_task(tmp_path):
-    from zoofast.tasks import Regression
+    from zoofast.tasks.infer import Regression
     path = changed(tmp_path, "regressor", hyper_parameters={})
     kw = dict(encoder="resnet18", timm_kwargs=ABOUT["models"]["regressor"]["timm_kwargs"], **KW)
     with pytest.raises(BundleError, match="give task="): from_zoobot_checkpoint(path, **kw)
@@ -148,7 +148,7 @@ def test_tree_without_a_schema_needs_one(tmp_path):
 
 def test_own_tree_task():
     "A tree's concentrations start at 1 in zoobot, lower in zoofast"
-    from zoofast.tasks import VoteCounts
+    from zoofast.tasks.infer import VoteCounts
     with pytest.raises(BundleError, match="min_concentration=1"): load("tree", task=VoteCounts("decals_dr5_ortho"))
     model = load("tree", task=VoteCounts("decals_dr5_ortho", n_votes=40, min_concentration=1))
     preds = model.predict(FILES, progress=False)
@@ -215,7 +215,7 @@ MISFITS = {"no head": (dict(weights=_no_head), {}, "lacks the head"),
 
 @pytest.mark.parametrize("what", MISFITS)
 def test_misfits_are_named(what, tmp_path):
-    from zoofast.tasks import VoteCounts
+    from zoofast.tasks.infer import VoteCounts
     change,kw,why = MISFITS[what]
     if kw.get("task")=="votes": kw = dict(task=VoteCounts("decals_dr5_ortho"))
     path = changed(tmp_path, **change)

@@ -64,7 +64,7 @@ def forward_order(body):
 
 def blocks(body):
     "Number of coarse and of fine blocks, or `None` where timm cannot group the model"
-    from zoofast.groups import find_blocks
+    from zoofast.encoders.blocks import find_blocks
     try: return tuple(max(find_blocks(body, o).values())+1 for o in ('coarse', 'fine'))
     except ValueError: return None
 

@@ -2,65 +2,62 @@
 
 Modules:
 
-- `zoofast.answers`: Predictions beside what the catalogue says, galaxy by galaxy
-- `zoofast.arguments`: The options that several commands have
-- `zoofast.augment`: Random views of galaxies, a whole batch at a time
-- `zoofast.bundle`: Save and load a finetuned model as a folder without pickle
-- `zoofast.calibration`: Probabilities that mean what they say, and sets of answers that hold the truth as often as asked
-- `zoofast.card`: What a model is, for people: its model card
-- `zoofast.catalog`: A table of galaxies: read, check, split
-- `zoofast.checkpoints`: The best model in hand, the whole run on disk
-- `zoofast.classes`: What tasks share; one of several classes, several labels at once
-- `zoofast.cli`: The `zoofast` command
-- `zoofast.data`: Catalogue and task to fastai `DataLoaders`, with augmentation
-- `zoofast.distributed`: Training on several devices, with fastai's `distrib_ctx` and accelerate
-- `zoofast.encoders`: A timm encoder and a head; where its weights come from
-- `zoofast.engines`: What runs an encoder for prediction: torch, ONNX Runtime or OpenVINO, checked before it is used
-- `zoofast.export`: A finetuned model as one ONNX file, for those who have no torch
-- `zoofast.fits`: The flux in a FITS file, wherever it is
-- `zoofast.freezing`: What is frozen stays as it is, and costs as little as that allows
-- `zoofast.groups`: Parameter groups: layer decay, weight decay, freezing, the optimizer
-- `zoofast.hub`: Give a model to others: push a bundle to the Hugging Face hub
-- `zoofast.images`: One image file (jpg, png, tiff, FITS) to one tensor: bands, stretch, size
-- `zoofast.learner`: `galaxy_learner`, `fine_tune`
-- `zoofast.loop`: A fastai `Learner` whose runs repeat, resume, and end with their best model
-- `zoofast.losses`: What training makes small: class weights, label smoothing, focal loss, or a loss of your own
-- `zoofast.maps`: A survey in two dimensions, with like beside like
-- `zoofast.measures`: Losses and metrics in which missing answers do not count
-- `zoofast.optimizers`: Any optimizer of torch or timm, by its name
-- `zoofast.paths`: Where the images of a million galaxies are
-- `zoofast.plots`: Pictures for each question a user asks of a run; every function returns matplotlib Axes
-- `zoofast.plots_features`: Where an encoder looks
-- `zoofast.precision`: Mixed precision where it is faster and safe
-- `zoofast.predict`: Catalogue in, table of predictions or representations out
-- `zoofast.profile`: Where an epoch's time goes, and how near it is to the device's limit
-- `zoofast.reading`: Many images read at once, by several processes where that pays
-- `zoofast.report`: One HTML file that tells a run's whole story
-- `zoofast.representations`: Tables of features read piece by piece, and compressed with a PCA that is kept
-- `zoofast.runs`: The folders of trained models: listed, sorted, compared
-- `zoofast.save`: A learner writes its bundle, its model card and its encoder
-- `zoofast.schedules`: Learning-rate schedules: timm's and fastai's, followed by every group
-- `zoofast.schema`: The decision tree that volunteers walk through
-- `zoofast.search`: Trials that several processes share: each done once, none too many, killed ones done again
-- `zoofast.settings`: A file of settings to try, in the form of a Weights & Biases sweep: read, checked, and turned into parameters
-- `zoofast.shards`: A long table in pieces, each written whole or not at all, by any number of processes
-- `zoofast.share`: The commands that pass a model on
-- `zoofast.similar`: The galaxies most like one of them, in a table or in an index of millions
+- `zoofast.bundles.bundle`: Save and load a finetuned model as a folder without pickle
+- `zoofast.bundles.card`: What a model is, for people: its model card
+- `zoofast.bundles.onnx`: A finetuned model as one ONNX file, for those who have no torch
+- `zoofast.bundles.save`: A learner writes its bundle, its model card and its encoder
+- `zoofast.bundles.zoobot`: A model that zoobot finetuned, as one of zoofast's
+- `zoofast.catalog.paths`: Where the images of a million galaxies are
+- `zoofast.catalog.read`: A table of galaxies: read, check, split
+- `zoofast.catalog.stream`: A catalogue of any size, piece by piece
+- `zoofast.catalog.tables`: Whatever holds a table of galaxies, as a DataFrame
+- `zoofast.cli.app`: How the commands behave: options, messages, progress, several processes
+- `zoofast.cli.main`: The `zoofast` command
+- `zoofast.cli.options`: The options that several commands have
+- `zoofast.cli.share`: The commands that pass a model on
+- `zoofast.cli.sweep`: A search for the best settings, from a shell
+- `zoofast.data.augment`: Random views of galaxies, a whole batch at a time
+- `zoofast.data.loaders`: Catalogue and task to fastai `DataLoaders`, with augmentation
+- `zoofast.data.store`: Images decoded once, kept as bytes
+- `zoofast.encoders.compute`: Ways to run the same encoder faster: memory layout, memory that is kept, folded normalisations, compiled kernels
+- `zoofast.encoders.engines`: What runs an encoder for prediction: torch, ONNX Runtime or OpenVINO, checked before it is used
+- `zoofast.encoders.safe_files`: Files from strangers: found, checked, and read once
+- `zoofast.encoders.sources`: A timm encoder and a head; where its weights come from
+- `zoofast.images.fits`: The flux in a FITS file, wherever it is
+- `zoofast.images.parallel`: Many images read at once, by several processes where that pays
+- `zoofast.images.reader`: One image file (jpg, png, tiff, FITS) to one tensor: bands, stretch, size
+- `zoofast.images.stretch`: Flux to bytes: which stretch, and on what scale
+- `zoofast.plots.looks`: Where an encoder looks
+- `zoofast.plots.style`: Pictures for each question a user asks of a run; every function returns matplotlib Axes
+- `zoofast.predict.answers`: Predictions beside what the catalogue says, galaxy by galaxy
+- `zoofast.predict.features`: Tables of features read piece by piece, and compressed with a PCA that is kept
+- `zoofast.predict.maps`: A survey in two dimensions, with like beside like
+- `zoofast.predict.shards`: A long table in pieces, each written whole or not at all, by any number of processes
+- `zoofast.predict.similar`: The galaxies most like one of them, in a table or in an index of millions
+- `zoofast.predict.table`: Catalogue in, table of predictions or representations out
+- `zoofast.reports.report`: One HTML file that tells a run's whole story
 - `zoofast.simulate`: A simulated survey with known truth: images, FITS cubes, a catalogue and volunteer votes
-- `zoofast.store`: Images decoded once, kept as bytes
-- `zoofast.stream`: A catalogue of any size, piece by piece
-- `zoofast.stretch`: Flux to bytes: which stretch, and on what scale
-- `zoofast.sweep`: Which settings finetune best on your galaxies?
-- `zoofast.sweep_command`: A search for the best settings, from a shell
-- `zoofast.sweep_page`: What a sweep tells: pictures, a table, one page
-- `zoofast.tables`: Whatever holds a table of galaxies, as a DataFrame
-- `zoofast.tasks`: Which task a catalogue asks for, and how good its predictions are
-- `zoofast.terminal`: How the commands behave: options, messages, progress, several processes
-- `zoofast.tracking`: The folder of a run: what was asked for, how it went, how it ended
-- `zoofast.tuning`: Ways to run the same encoder faster: memory layout, memory that is kept, folded normalisations, compiled kernels
-- `zoofast.untrusted`: Files from strangers: found, checked, and read once
-- `zoofast.votes`: The likelihood of volunteers' votes, and what it says about fractions
-- `zoofast.wandb_log`: A run's story on Weights & Biases
-- `zoofast.zoobot`: A model that zoobot finetuned, as one of zoofast's"""
+- `zoofast.sweep.page`: What a sweep tells: pictures, a table, one page
+- `zoofast.sweep.search`: Trials that several processes share: each done once, none too many, killed ones done again
+- `zoofast.sweep.settings`: A file of settings to try, in the form of a Weights & Biases sweep: read, checked, and turned into parameters
+- `zoofast.sweep.trials`: Which settings finetune best on your galaxies?
+- `zoofast.tasks.calibration`: Probabilities that mean what they say, and sets of answers that hold the truth as often as asked
+- `zoofast.tasks.classes`: What tasks share; one of several classes, several labels at once
+- `zoofast.tasks.infer`: Which task a catalogue asks for, and how good its predictions are
+- `zoofast.tasks.losses`: What training makes small: class weights, label smoothing, focal loss, or a loss of your own
+- `zoofast.tasks.metrics`: Losses and metrics in which missing answers do not count
+- `zoofast.tasks.schema`: The decision tree that volunteers walk through
+- `zoofast.tasks.votes`: The likelihood of volunteers' votes, and what it says about fractions
+- `zoofast.training.checkpoints`: The best model in hand, the whole run on disk
+- `zoofast.training.distributed`: Training on several devices, with fastai's `distrib_ctx` and accelerate
+- `zoofast.training.finetune`: `galaxy_learner`, `fine_tune`
+- `zoofast.training.freezing`: What is frozen stays as it is, and costs as little as that allows
+- `zoofast.training.learner`: A fastai `Learner` whose runs repeat, resume, and end with their best model
+- `zoofast.training.optimizer`: Any optimizer of torch or timm, by its name
+- `zoofast.training.profile`: Where an epoch's time goes, and how near it is to the device's limit
+- `zoofast.training.run_folder`: The folder of a run: what was asked for, how it went, how it ended
+- `zoofast.training.runs`: The folders of trained models: listed, sorted, compared
+- `zoofast.training.schedules`: Learning-rate schedules: timm's and fastai's, followed by every group
+- `zoofast.training.wandb`: A run's story on Weights & Biases"""
 
 __version__ = "0.1.0"

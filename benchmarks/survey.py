@@ -79,7 +79,7 @@ def main():
     from zoofast.images.reader import ImageReader
     from zoofast.predict.table import predict_catalog
     from zoofast.simulate import simulate_survey
-    from zoofast.tasks.infer import Classification
+    from zoofast.tasks.classes import Classification
     with tempfile.TemporaryDirectory(dir=args.folder) as tmp:
         tmp = Path(tmp)
         df = read_catalog(simulate_survey(tmp/"survey", n=100, size=args.size, fits=False, progress=False))

@@ -7,7 +7,9 @@ from zoofast.core.errors import CatalogError
 from zoofast.data.loaders import GalaxyDataLoaders
 from zoofast.training.finetune import galaxy_learner
 from zoofast.predict.table import predict_catalog
-from zoofast.tasks.infer import Classification, MultiLabel, Regression, VoteCounts
+from zoofast.tasks.classes import Classification, MultiLabel
+from zoofast.tasks.regression import Regression
+from zoofast.tasks.votes import VoteCounts
 import zoofast.bundles.save
 
 def loaders(df, *args, **kwargs): return GalaxyDataLoaders.from_catalog(df, *args, size=32, augment="none", progress=False, **kwargs)

@@ -4,7 +4,8 @@ from zoofast.core.errors import CatalogError
 from zoofast.data.check import check_catalog
 from zoofast.catalog.read import read_catalog
 from zoofast.catalog.split import split_catalog
-from zoofast.tasks.infer import Classification, infer_task
+from zoofast.tasks.classes import Classification
+from zoofast.tasks.infer import infer_task
 
 def write(folder, text, name='c.csv', encoding='utf-8'):
     (folder/name).write_text(text, encoding=encoding)

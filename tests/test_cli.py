@@ -155,7 +155,7 @@ ODD = {'--epochs -1': 'epochs=-1', '--epochs 0 --freeze-epochs 0': 'nothing woul
 @pytest.mark.parametrize('given', list(ODD))
 def test_an_odd_parameter_is_named_before_images_are_read(survey, tmp_path, monkeypatch, given):
     from typer.testing import CliRunner
-    from zoofast.cli.main import app
+    from zoofast.cli.app import app
     monkeypatch.setenv('ZOOFAST_CACHE', str(tmp_path/'cache'))
     label = [] if '--label' in given else ['--label', 'morphology']
     res = CliRunner().invoke(app, ['finetune', str(survey[0]/'catalog.csv'), *label, *([] if '--encoder' in given else ['--encoder', 'tf_efficientnet_lite0']), '--epochs', '1', *([] if '--size' in given else ['--size', '64']), '--save-dir', str(tmp_path), *given.split()])
@@ -166,6 +166,6 @@ def test_an_odd_parameter_is_named_before_images_are_read(survey, tmp_path, monk
 @pytest.mark.parametrize('given', ['--batch-size -1', '--batch-size 0', '--device nonsense', '--tta 9', '--mc-dropout -1', '--on-bad hope'])
 def test_an_odd_parameter_of_predict_is_named(survey, run_dir, tmp_path, given):
     from typer.testing import CliRunner
-    from zoofast.cli.main import app
+    from zoofast.cli.app import app
     res = CliRunner().invoke(app, ['predict', str(run_dir[0]), str(survey[0]/'catalog.csv'), '--out', str(tmp_path/'p.csv'), *given.split()])
     assert res.exit_code==2 and 'zoofast:' in res.stderr and not (tmp_path/'p.csv').exists(), res.output

@@ -11,7 +11,8 @@ from zoofast.bundles.bundle import load_bundle, write_bundle
 from zoofast.tasks.classes import Classification, MultiLabel
 from zoofast.encoders.encoder import GalaxyNet
 from zoofast.encoders.sources import create_encoder
-from zoofast.encoders.engines import fold_norms, make_engine
+from zoofast.encoders.compute import fold_norms
+from zoofast.encoders.engines import make_engine
 from zoofast.bundles.onnx import *
 from zoofast.images.reader import ImageReader
 from zoofast.tasks.regression import Regression

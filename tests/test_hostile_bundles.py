@@ -3,12 +3,13 @@ import hashlib, json, os, pickle, resource, shutil, socket, stat, struct, subpro
 from pathlib import Path
 import numpy as np, pytest, torch
 from safetensors.torch import load_file, save_file
-from zoofast.bundles.bundle import BundleError, is_bundle, load_bundle, write_bundle
+from zoofast.core.errors import BundleError
+from zoofast.bundles.bundle import is_bundle, load_bundle, write_bundle
 from zoofast.bundles.model import GalaxyModel
 from zoofast.encoders.encoder import GalaxyNet
 from zoofast.encoders.sources import create_encoder
 from zoofast.images.reader import ImageReader
-from zoofast.tasks.infer import Classification
+from zoofast.tasks.classes import Classification
 
 SIZE,CLASSES = 64,['ring', 'spiral', 'other']
 

@@ -11,7 +11,7 @@ from zoofast.predict.table import predict_catalog, represent
 from zoofast.images.parallel import FORK_FROM, n_readers
 from zoofast.simulate import simulate_survey
 from zoofast.data.store import ImageStore
-from zoofast.tasks.infer import Classification
+from zoofast.tasks.classes import Classification
 
 pytestmark = pytest.mark.skipif(sys.platform!='linux', reason='processes read on Linux alone')
 

@@ -14,7 +14,7 @@ from zoofast.predict.table import predict_catalog, represent
 from zoofast.catalog.saved import SavedTable
 from zoofast.simulate import simulate_survey
 from zoofast.catalog.stream import CatalogStream
-from zoofast.tasks.infer import Classification
+from zoofast.tasks.classes import Classification
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS,SHARD,BAD = 3001,100,[7, 1500, 2999]

@@ -128,7 +128,7 @@ def test_a_page_of_nothing_and_of_failures_only(tmp_path):
 @pytest.fixture
 def here(monkeypatch, capfd, tmp_path):
     "`here('sweep', ...)`: the command in this process, whose libraries are loaded already: exit code, stdout, stderr"
-    from zoofast.cli.main import app
+    from zoofast.cli.app import app
     def _run(*args):
         monkeypatch.setattr(warnings, 'showwarning', warnings.showwarning)        # the command sets its own
         capfd.readouterr()

@@ -10,7 +10,10 @@ from zoofast.images.reader import ImageReader
 from zoofast.training.finetune import galaxy_learner
 from zoofast.predict.table import predict_catalog
 from zoofast.tasks.schema import Schema
-from zoofast.tasks.infer import Classification, MultiLabel, Regression, VoteCounts, infer_task, score_predictions, task_from_config
+from zoofast.tasks.classes import Classification, MultiLabel
+from zoofast.tasks.regression import Regression
+from zoofast.tasks.votes import VoteCounts
+from zoofast.tasks.infer import infer_task, score_predictions, task_from_config
 from zoofast.tasks.votes import DirichletMultinomialLoss, dirichlet_multinomial_log_prob
 import zoofast.bundles.save
 

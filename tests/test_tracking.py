@@ -195,7 +195,7 @@ def test_a_trial_that_is_behind_was_stopped_not_failed(survey, tmp_path):
     settings = dict(method='grid', metric=dict(name='valid_loss', goal='minimize'), early_terminate=dict(type='hyperband', min_iter=1, eta=2),
                     parameters=dict(head_lr=dict(values=[1e-2, 3e-3, 1e-8]), training_mode=dict(value='head_only'), model_name=dict(value='tf_efficientnet_lite0')))
     data = SweepData(survey[1], 'morphology', reader=ImageReader(48), progress=False)
-    _,table = sweep(settings, data, tmp_path, fixed=dict(epochs=3, freeze_epochs=0))
+    _,table = run_sweep(settings, data, tmp_path, fixed=dict(epochs=3, freeze_epochs=0))
     assert table.state.tolist()==['finished', 'finished', 'stopped'] and table.trained[2]<3
     run = tmp_path/'trials'/'0003'
     said = read_state(run)

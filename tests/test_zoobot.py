@@ -2,7 +2,8 @@
 import importlib.util, json, os, pickle, subprocess, sys, zipfile
 from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch, yaml
-from zoofast.bundles.bundle import BundleError, load_bundle
+from zoofast.core.errors import BundleError
+from zoofast.bundles.bundle import load_bundle
 from zoofast.bundles.card import model_card
 from zoofast.images.reader import ImageReader
 from zoofast.tasks.schema import Schema
@@ -133,7 +134,7 @@ def test_without_hyperparameters(tmp_path):
     close(model.predict(FILES, progress=False)[["ring_0", "ring_1"]], zoobots("classifier2", "minimal"))
 
 def test_number_without_hyperparameters_needs_a_task(tmp_path):
-    from zoofast.tasks.infer import Regression
+    from zoofast.tasks.regression import Regression
     path = changed(tmp_path, "regressor", hyper_parameters={})
     kw = dict(encoder="resnet18", timm_kwargs=ABOUT["models"]["regressor"]["timm_kwargs"], **KW)
     with pytest.raises(BundleError, match="give task="): from_zoobot_checkpoint(path, **kw)
@@ -148,7 +149,7 @@ def test_tree_without_a_schema_needs_one(tmp_path):
 
 def test_own_tree_task():
     "A tree's concentrations start at 1 in zoobot, lower in zoofast"
-    from zoofast.tasks.infer import VoteCounts
+    from zoofast.tasks.votes import VoteCounts
     with pytest.raises(BundleError, match="min_concentration=1"): load("tree", task=VoteCounts("decals_dr5_ortho"))
     model = load("tree", task=VoteCounts("decals_dr5_ortho", n_votes=40, min_concentration=1))
     preds = model.predict(FILES, progress=False)
@@ -215,7 +216,7 @@ MISFITS = {"no head": (dict(weights=_no_head), {}, "lacks the head"),
 
 @pytest.mark.parametrize("what", MISFITS)
 def test_misfits_are_named(what, tmp_path):
-    from zoofast.tasks.infer import VoteCounts
+    from zoofast.tasks.votes import VoteCounts
     change,kw,why = MISFITS[what]
     if kw.get("task")=="votes": kw = dict(task=VoteCounts("decals_dr5_ortho"))
     path = changed(tmp_path, **change)

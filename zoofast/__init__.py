@@ -61,3 +61,7 @@ Modules:
 - `zoofast.training.wandb`: A run's story on Weights & Biases"""
 
 __version__ = "0.1.0"
+
+from zoofast._names import offer
+
+__getattr__,__dir__,__all__ = offer(__name__)

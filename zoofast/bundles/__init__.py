@@ -1,0 +1,4 @@
+"A finetuned model, to keep and to give away"
+from zoofast._names import offer
+
+__getattr__,__dir__,__all__ = offer(__name__)

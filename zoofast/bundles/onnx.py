@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from ..images.reader import reader_config
 from ..encoders.engines import EXPORTERS, _first_line, _missing, same_numbers, to_onnx
 from .model import GalaxyModel
-from .bundle import package_versions
+from ..training.runs import package_versions
 
 # %% ../../nbs/bundles/05_onnx.ipynb #646b8098
 class _Answers(nn.Module):

@@ -17,7 +17,8 @@ from ..tasks.losses import loss_config
 from ..training.learner import GalaxyLearner
 from ..tasks.calibration import fit_calibration
 from ..tasks.summary import summarise_data
-from .bundle import BundleError, write_bundle
+from ..core.errors import BundleError
+from .bundle import write_bundle
 from .model import GalaxyModel
 
 # %% ../../nbs/bundles/04_save.ipynb #3fea4412
@@ -83,7 +84,7 @@ def push_to_hub(self:GalaxyLearner,
 )->str:                      # Address of the commit
     "Upload the bundle to the Hugging Face hub; raises `BundleError` where that cannot be done"
     own = None if self.model.encoder.config.get("arch") else self.model.encoder.body
-    with tempfile.TemporaryDirectory() as d: return push_folder(_save(self, Path(d)/str(repo).rpartition("/")[2], license), repo, private, revision, token, message, own)
+    with tempfile.TemporaryDirectory() as d: return push_to_hub(_save(self, Path(d)/str(repo).rpartition("/")[2], license), repo, private, revision, token, message, own)
 
 # %% ../../nbs/bundles/04_save.ipynb #6456de94
 @patch

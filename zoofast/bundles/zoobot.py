@@ -15,10 +15,13 @@ from pathlib import Path
 import numpy as np, timm, torch
 from ..images.reader import ImageReader
 from ..tasks.schema import Schema, schema_names
-from ..tasks.infer import Classification, Regression, VoteCounts
+from ..tasks.classes import Classification
+from ..tasks.regression import Regression
+from ..tasks.votes import VoteCounts
 from ..encoders.encoder import Encoder, GalaxyNet
 from ..encoders.sources import check_timm, create_encoder, load_weights
-from .bundle import BundleError, write_bundle
+from ..core.errors import BundleError
+from .bundle import write_bundle
 from .model import GalaxyModel
 
 # %% ../../nbs/bundles/06_zoobot.ipynb #5d28185b

@@ -64,8 +64,8 @@ def command(
 
 def _version(wanted:bool):
     if not wanted: return
-    from zoofast import __version__
-    typer.echo(__version__)
+    import zoofast
+    typer.echo(zoofast.__version__)
     raise typer.Exit
 
 @app.callback()
@@ -124,7 +124,11 @@ def pick_task(
     unit_interval=False    # Are numbers fractions?
 )->tuple:                  # The task, and the loss for `galaxy_learner`
     "The task that the options ask for; raises `ValueError`"
-    from zoofast.tasks.infer import Classification, MultiLabel, Regression, Schema, VoteCounts, infer_task
+    from zoofast.tasks.classes import Classification, MultiLabel
+    from zoofast.tasks.regression import Regression
+    from zoofast.tasks.schema import Schema
+    from zoofast.tasks.votes import VoteCounts
+    from zoofast.tasks.infer import infer_task
     if schema:
         if label or task not in (None, "votes"): raise ValueError(f"--schema {schema} asks for votes; leave out {'--label' if label else '--task'}")
         if not str(schema).endswith(".json"): return VoteCounts(schema),loss_func

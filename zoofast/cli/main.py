@@ -104,7 +104,7 @@ def check(
     from zoofast.catalog.split import is_categorical, split_catalog
     from zoofast.catalog.read import read_catalog
     from zoofast.catalog.saved import check_out, write_table
-    from zoofast.tasks.infer import Classification
+    from zoofast.tasks.classes import Classification
     import pandas as pd
     if write: check_out(write, catalog)
     df = read_catalog(catalog, image_dir, id_col, file_col)

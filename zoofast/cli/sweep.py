@@ -196,7 +196,7 @@ def sweep(
     online = wandb and _reachable(given)
     worker = os.environ.get("ZOOFAST_WORKER")
     if not worker: say("loading fastai and timm ...")
-    from zoofast.sweep.trials import SweepData, check_sweep, open_sweep, sweep as run
+    from zoofast.sweep.trials import SweepData, check_sweep, open_sweep, run_sweep as run
     data = SweepData(df, task=what, reader=image_reader(size or 224, channels, stretch, bands, hdu, crop), valid=valid, test=test, seed=seed, group_col=group_col, cache=None if cache=="none" else cache, on_bad=on_bad, device=device, progress=not worker)
     check_sweep(s, data, fixed)
     if not worker: say(f"{len(data.loaders({}).train_ds)} galaxies to train on, {len(data.loaders({}).valid_ds)} to validate; {about(data.task)}; method {s.method}, {n} trials")

@@ -8,12 +8,47 @@ Decoded images are kept in a folder of a limited size; what was not used for lon
 __all__ = ['cache_limit', 'list_cache', 'clear_cache']
 
 # %% ../../nbs/data/02_cache.ipynb #4c3e1e56
-import json, os, re, shutil, time
+import json, math, os, re, shutil, threading, time, weakref
 from pathlib import Path
-import numpy as np
+import numpy as np, torch
 from filelock import FileLock, Timeout
 from ..core.files import cache_dir
-from .store import _open_map
+
+
+# %% ../../nbs/data/02_cache.ipynb #2173f61e
+class _Rows:
+    "The images in a map: `rows[numbers]` reads them; raises `OSError` where the map is damaged"
+    def __init__(self, path, shape):
+        self.path,self.shape,self.lock,self.file = path,shape,threading.Lock(),open(path, "rb", buffering=0)
+        weakref.finalize(self, self.file.close)
+        try: found = (np.lib.format.read_magic(self.file), *np.lib.format.read_array_header_1_0(self.file))
+        except ValueError as e: raise OSError(f"{path}: {e}") from None
+        self.start,self.row = self.file.tell(),math.prod(shape[1:])
+        if found!=((1,0), shape, False, np.dtype(np.uint8)) or os.fstat(self.file.fileno()).st_size!=self.start+math.prod(shape): raise OSError(f"{path}: is not complete")
+
+    def __reduce__(self): return _Rows,(self.path, self.shape)
+    def __getitem__(self, idxs):
+        out = torch.empty(len(idxs), *self.shape[1:], dtype=torch.uint8)
+        for px,i in zip(out.numpy(), idxs):
+            if self.read(px, self.start+i*self.row)!=self.row: raise OSError(f"{self.path}: the file was cut off")
+        return out
+
+    def read(self, px, at):
+        "Fill `px` from a place in the file; returns the number of bytes"
+        if hasattr(os, "preadv"): return os.preadv(self.file.fileno(), [px], at)
+        with self.lock:                               # Windows
+            self.file.seek(at)
+            return self.file.readinto(px)
+
+def _open_map(path, shape):
+    "A map's rows and its index, or `None` where one of them is missing, damaged, or not of the other"
+    try:
+        with np.load(path.with_suffix(".npz")) as z: index = {k: z[k] for k in z.files}
+        rows,s = _Rows(path, shape or tuple(index["shape"].tolist())),path.stat()
+        if index["stamp"].tolist()!=[s.st_size, s.st_mtime_ns] or {len(index[k]) for k in ("ids", "digests", "spans")}!={rows.shape[0]}: return None
+        index["bad"] = {int(k): v for k,v in json.loads(str(index["bad"])).items()}
+        return rows,index
+    except Exception: return None                    # numpy raises many kinds of errors on a damaged file; a cache that cannot be read is no loss
 
 # %% ../../nbs/data/02_cache.ipynb #8a682e5d
 class _OverLimit(OSError): pass

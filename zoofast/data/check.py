@@ -13,7 +13,7 @@ import numpy as np, pandas as pd
 from tqdm.auto import tqdm
 from ..catalog.paths import file_parts
 from ..catalog.read import need_columns
-from ..catalog.split import is_categorical
+from ..catalog.split import is_categorical, label_list
 from ..core.errors import CatalogError, brief
 from ..core.files import look
 
@@ -98,7 +98,7 @@ def check_catalog(
 )->CatalogCheck:                      # `.ok`, `.bad`, `.suspect`, `.raise_if_bad()`
     "Find the rows that cannot be used and those that are doubtful, and why; raises `CatalogError` where a column is missing or there are no rows"
     from zoofast.catalog.paths import absent_files
-    labels = _label_list(label_cols, task)
+    labels = label_list(label_cols, task)
     need_columns(df, "id_str", "file_loc", *labels)
     if not len(df): raise CatalogError("the catalogue has no rows")
     bad,text,files = {},df.id_str.fillna("").astype(str),df.file_loc.fillna("").astype(str)
@@ -130,11 +130,6 @@ def check_catalog(
     return CatalogCheck(df[ok].reset_index(drop=True), table(bad), table(suspect))
 
 # %% ../../nbs/data/01_check.ipynb #b033074e
-def _label_list(label_cols, task=None):
-    "`label_cols`, or else the task's, as a list"
-    if label_cols is None: label_cols = getattr(task, "label_cols", [])
-    return [label_cols] if isinstance(label_cols, str) else list(label_cols)
-
 def _check_labels(df, labels, file, bad, named, classes=True):
     "Mark rows without labels, files with contradicting labels, and, where labels are classes, those with a single galaxy; returns a number for each row's labels, -1 without"
     res = np.zeros(len(df), dtype=int)

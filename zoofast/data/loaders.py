@@ -29,7 +29,8 @@ from ..core.errors import ImageError
 from ..images.reader import ImageReader, middle
 from .store import ImageStore
 from .augment import BatchViews, as_float, augments_galaxies, make_augment
-from ..tasks.infer import Task, infer_task
+from ..tasks.task import Task
+from ..tasks.infer import infer_task
 
 # %% ../../nbs/data/05_loaders.ipynb #0d2cf6ea
 class GalaxyDataset:

@@ -17,14 +17,14 @@ import numpy as np, torch
 from fastcore.basics import patch
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
-from . import __version__
+import zoofast
 from ..catalog.paths import file_parts
 from ..core.files import look
 from ..core.errors import ImageError
 from ..images.reader import ImageReader, reader_config
 from ..images.parallel import n_threads, read_batches
 from ..core.files import cache_dir
-from .cache import _OverLimit, _make_room
+from .cache import _OverLimit, _make_room, _open_map
 
 # %% ../../nbs/data/03_store.ipynb #1374ca3b
 def _identity(file):
@@ -37,7 +37,7 @@ def _identity(file):
 
 def _config(reader):
     "What the pixels depend on besides the files, as text; another version may read the same file differently"
-    return json.dumps({**reader_config(reader), "zoofast": __version__}, sort_keys=True)
+    return json.dumps({**reader_config(reader), "zoofast": zoofast.__version__}, sort_keys=True)
 
 # %% ../../nbs/data/03_store.ipynb #b0e4db7d
 def _decode(files, reader, write=None, progress=True, known=None):
@@ -58,41 +58,6 @@ def _decode(files, reader, write=None, progress=True, known=None):
                 else: digests[i],spans[i] = int(o[0], 16),o[1]
             if write: write(px)
     return digests,spans,bad
-
-# %% ../../nbs/data/03_store.ipynb #2173f61e
-class _Rows:
-    "The images in a map: `rows[numbers]` reads them; raises `OSError` where the map is damaged"
-    def __init__(self, path, shape):
-        self.path,self.shape,self.lock,self.file = path,shape,threading.Lock(),open(path, "rb", buffering=0)
-        weakref.finalize(self, self.file.close)
-        try: found = (np.lib.format.read_magic(self.file), *np.lib.format.read_array_header_1_0(self.file))
-        except ValueError as e: raise OSError(f"{path}: {e}") from None
-        self.start,self.row = self.file.tell(),math.prod(shape[1:])
-        if found!=((1,0), shape, False, np.dtype(np.uint8)) or os.fstat(self.file.fileno()).st_size!=self.start+math.prod(shape): raise OSError(f"{path}: is not complete")
-
-    def __reduce__(self): return _Rows,(self.path, self.shape)
-    def __getitem__(self, idxs):
-        out = torch.empty(len(idxs), *self.shape[1:], dtype=torch.uint8)
-        for px,i in zip(out.numpy(), idxs):
-            if self.read(px, self.start+i*self.row)!=self.row: raise OSError(f"{self.path}: the file was cut off")
-        return out
-
-    def read(self, px, at):
-        "Fill `px` from a place in the file; returns the number of bytes"
-        if hasattr(os, "preadv"): return os.preadv(self.file.fileno(), [px], at)
-        with self.lock:                               # Windows
-            self.file.seek(at)
-            return self.file.readinto(px)
-
-def _open_map(path, shape):
-    "A map's rows and its index, or `None` where one of them is missing, damaged, or not of the other"
-    try:
-        with np.load(path.with_suffix(".npz")) as z: index = {k: z[k] for k in z.files}
-        rows,s = _Rows(path, shape or tuple(index["shape"].tolist())),path.stat()
-        if index["stamp"].tolist()!=[s.st_size, s.st_mtime_ns] or {len(index[k]) for k in ("ids", "digests", "spans")}!={rows.shape[0]}: return None
-        index["bad"] = {int(k): v for k,v in json.loads(str(index["bad"])).items()}
-        return rows,index
-    except Exception: return None                    # numpy raises many kinds of errors on a damaged file; a cache that cannot be read is no loss
 
 # %% ../../nbs/data/03_store.ipynb #09e6a188
 def _known_rows(path, config, ids):

@@ -13,7 +13,7 @@ __all__ = ['MOST_JSON', 'MOST_NESTED', 'FORMAT', 'FORMAT_VERSION', 'open_file', 
 import hashlib, json, math, os, re, stat
 from pathlib import Path
 import torch
-from . import __version__
+import zoofast
 from ..core.errors import BundleError
 
 # %% ../../nbs/encoders/01_safe_files.ipynb #945664ab
@@ -182,7 +182,7 @@ def read_config(
     if c.get("format")!=FORMAT: raise BundleError(f"{path} is not a zoofast bundle's" + (f": it describes the timm model {_short(c['architecture'], 60)!r}, which can be used as encoder='local-dir:{folder}'" if "architecture" in c else ""))
     if type(c.get("format_version")) is not int or c["format_version"]!=FORMAT_VERSION:
         newer = type(c.get("format_version")) is int and c["format_version"]>FORMAT_VERSION
-        raise BundleError(f"{path}: the bundle has version {_short(repr(c.get('format_version')), 60)}; this zoofast ({__version__}) reads version {FORMAT_VERSION}" + ("; a newer one is needed" if newer else ""))
+        raise BundleError(f"{path}: the bundle has version {_short(repr(c.get('format_version')), 60)}; this zoofast ({zoofast.__version__}) reads version {FORMAT_VERSION}" + ("; a newer one is needed" if newer else ""))
     for k in ("task", "reader", "encoder", "head", "sha256"):
         if not isinstance(c.get(k), dict): raise BundleError(f"{path}: {k!r} is missing")
     for k,(fits,what) in _needed.items():

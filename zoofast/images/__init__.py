@@ -1,0 +1,4 @@
+"A file as pixels"
+from zoofast._names import offer
+
+__getattr__,__dir__,__all__ = offer(__name__)

@@ -1,0 +1,4 @@
+"A catalogue in, a table out"
+from zoofast._names import offer
+
+__getattr__,__dir__,__all__ = offer(__name__)

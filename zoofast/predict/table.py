@@ -24,7 +24,8 @@ from ..encoders.sources import create_encoder
 from ..encoders.compute import memory_kept
 from ..encoders.engines import make_engine
 from ..tasks.calibration import WithSets, with_sets
-from ..bundles.bundle import BundleError, is_bundle, load_bundle
+from ..core.errors import BundleError
+from ..bundles.bundle import is_bundle, load_bundle
 from ..bundles.model import GalaxyModel, best_device, check_samples, read_ahead
 from ..catalog.saved import SavedTable, _suffix, check_out
 from .shards import Shards

@@ -1,0 +1,4 @@
+"One page about a run"
+from zoofast._names import offer
+
+__getattr__,__dir__,__all__ = offer(__name__)

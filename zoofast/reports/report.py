@@ -16,7 +16,7 @@ from dataclasses import replace
 from importlib.resources import files as resources
 from pathlib import Path
 import numpy as np, pandas as pd
-from . import __version__
+import zoofast
 from ..core.errors import ImageError
 from ..images.reader import reader_from_config
 from ..encoders.hub import find_bundle
@@ -244,7 +244,7 @@ def _render(**values):
     script = (folder/"report.js").read_text(encoding="utf-8")
     digest = "sha256-"+base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     env = Environment(autoescape=True, trim_blocks=True)
-    return env.from_string((folder/"report.html").read_text(encoding="utf-8")).render(script=Markup(script), script_hash=Markup(digest), version=__version__, **values)
+    return env.from_string((folder/"report.html").read_text(encoding="utf-8")).render(script=Markup(script), script_hash=Markup(digest), version=zoofast.__version__, **values)
 
 def make_report(
     run,             # A run's folder, a bundle, or a learner that has trained

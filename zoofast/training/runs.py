@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 import numpy as np, pandas as pd, yaml
 from filelock import FileLock, Timeout
-from . import __version__
+import zoofast
 
 # %% ../../nbs/training/04_runs.ipynb #a405a3be
 _format = 1                                      # of config.yaml
@@ -37,7 +37,7 @@ def package_versions()->dict:
     def one(p):
         try: return version(p)
         except PackageNotFoundError: return None
-    return {"python": sys.version.split()[0], "zoofast": __version__, **{p: v for p in ("torch", "timm", "fastai", "torchvision", "numpy") if (v := one(p))}}
+    return {"python": sys.version.split()[0], "zoofast": zoofast.__version__, **{p: v for p in ("torch", "timm", "fastai", "torchvision", "numpy") if (v := one(p))}}
 
 def to_yaml(
     config:dict # A run's configuration

@@ -49,11 +49,11 @@ def test_each_image_is_read_once_and_in_parallel(clean):
 @pytest.mark.parametrize('gives', ['pixels', 'tensor', 'digest'])
 def test_a_callable_may_give_pixels_or_what_is_known_of_them(clean, gives):
     import torch
-    from zoofast.core.files import look
+    from zoofast.core.files import fingerprint
     def opener(f):
         i = int(f.split('/')[-1][:-4])
         px = np.full((3,8,8), i//2, dtype=np.uint8)                      # two by two the same, and constant
-        return {'pixels': px, 'tensor': torch.from_numpy(px), 'digest': look(px)}[gives]
+        return {'pixels': px, 'tensor': torch.from_numpy(px), 'digest': fingerprint(px)}[gives]
     said = reasons(check_catalog(clean, open_images=opener).suspect)
     assert len(said)==20 and sum('the same picture' in o for o in said.values())==10 and all('nothing to see' in o for o in said.values())
     assert check_catalog(clean, open_images=lambda f: None).suspect.empty

@@ -7,7 +7,7 @@ from astropy.visualization import AsinhStretch, LinearStretch, LogStretch, Manua
 from PIL import Image
 from zoofast.images.fits import is_fits, read_fits
 from zoofast.core.errors import ImageError
-from zoofast.images.reader import ImageReader, fit_reader, middle, reader_config, reader_from_config
+from zoofast.images.reader import ImageReader, fit_reader, crop_center, reader_config, reader_from_config
 
 # What is in each file of the corpus, written down by hand after looking at it: shape of the flux, or why there is no image
 CORPUS = {
@@ -191,4 +191,4 @@ def test_a_reader_with_a_fixed_scale_is_saved(survey, tmp_path):
 def test_the_margin_is_around_the_middle(survey):
     r = ImageReader(48, margin=1.25)
     f = survey[1].file_loc[0]
-    assert torch.equal(middle(r.wide(f), 48), r(f)) and r.wide(f).shape[1]==60
+    assert torch.equal(crop_center(r.wide(f), 48), r(f)) and r.wide(f).shape[1]==60

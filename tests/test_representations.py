@@ -98,7 +98,7 @@ def brute(x, i, k, skip):
     top = np.argsort(-s, kind='stable')[:k]
     return top,s[top]
 
-def places(feats, tmp_path):
+def trials_by_place(feats, tmp_path):
     "The same galaxies in memory, on the disk and in an index"
     yield feats
     yield shards(feats, tmp_path/'shards')
@@ -106,7 +106,7 @@ def places(feats, tmp_path):
 
 def test_find_similar_is_brute_force(feats, tmp_path):
     x = feats.filter(like='feat_').to_numpy(dtype=np.float64)
-    for where in places(feats, tmp_path):
+    for where in trials_by_place(feats, tmp_path):
         for i in (0, 17, 999):
             got = find_similar(where, f'g{i:06d}', 12)
             rows,sims = brute(x, i, 12, [i])
@@ -122,12 +122,12 @@ def test_find_similar_is_brute_force(feats, tmp_path):
 
 def test_twins_come_first(x, tmp_path):
     y = np.vstack([x, x[17], x[17]])
-    for where in places(table_of(y), tmp_path):
+    for where in trials_by_place(table_of(y), tmp_path):
         got = find_similar(where, 'g000017', 4)
         assert got.id_str[:2].tolist()==['g001000', 'g001001'] and got.similarity[:2].tolist()==pytest.approx([1, 1], abs=1e-5) and got.similarity[2]<1
 
 def test_errors_of_find_similar(feats, tmp_path):
-    for where in places(feats, tmp_path):
+    for where in trials_by_place(feats, tmp_path):
         with pytest.raises(CatalogError, match='did you mean g0000'): find_similar(where, 'g00001', 3)
         with pytest.raises(CatalogError, match='g000003.*truncated'): find_similar(where, ['g000001', 'g000003'])
         for k in (0, True, 2.5):

@@ -2,7 +2,7 @@
 import math, os, signal, subprocess, sys, time
 import numpy as np, pytest
 optuna = pytest.importorskip('optuna')
-from zoofast.sweep.search import is_behind, open_study, places, search, trials_table
+from zoofast.sweep.search import is_behind, open_study, trials_by_place, search, trials_table
 from zoofast.sweep.settings import read_settings
 
 PARAMETERS = dict(learning_rate=dict(distribution='log_uniform_values', min=1e-6, max=1e-1), layer_decay=dict(min=0., max=1.),
@@ -71,7 +71,7 @@ def test_a_trial_that_fails_has_a_reason_and_the_search_goes_on():
         return loss(values)
     study = open_study(s := settings())
     search(study, s, some, 6)
-    own,dead = places(study)
+    own,dead = trials_by_place(study)
     assert [own[i].user_attrs.get('reason') for i in range(6)]==[None, 'training has diverged: the loss is nan', None, 'training has diverged: the loss is nan', 'valid_loss is nan', None]
     assert len(study.trials)==6 and not dead
 
@@ -173,7 +173,7 @@ def test_a_killed_process_leaves_no_trial_undone_and_none_is_done_twice(tmp_path
     done = [int(o[0]) for o in log(tmp_path) if o[2]=='done']
     assert sorted(done)==list(range(n))
     study = open_study(settings(method), f'sqlite:///{tmp_path}/s.db')
-    own,dead = places(study)
+    own,dead = trials_by_place(study)
     assert sorted(own)==list(range(n)) and all(t.state.name=='COMPLETE' for t in own.values())
     assert len({str(t.user_attrs['settings']) for t in own.values()})==n                          # no two processes draw the same values
     assert len(dead)==1 and sum(t.state.name=='COMPLETE' for t in study.trials)==n
@@ -193,5 +193,5 @@ def test_a_trial_that_kills_its_process_is_given_up(tmp_path):
     for _ in range(4):
         with pytest.raises(KeyboardInterrupt): search(study, s, lambda v, t: (_ for _ in ()).throw(KeyboardInterrupt) if t.user_attrs['place']==0 else loss(v), 3)
     search(study, s, loss, 3)
-    own,dead = places(study)
+    own,dead = trials_by_place(study)
     assert len(dead[0])==4 and 'killed 4 times' in own[0].user_attrs['reason'] and [own[i].state.name for i in range(3)]==['FAIL', 'COMPLETE', 'COMPLETE']

@@ -2,7 +2,7 @@
 import inspect, json, warnings
 import numpy as np, pytest, yaml
 from scipy import stats
-from zoofast.sweep.settings import DISTRIBUTIONS, PARAMETERS, REPEATS, Parameter, known, read_settings, run_parameters
+from zoofast.sweep.settings import DISTRIBUTIONS, PARAMETERS, REPEATS, Parameter, parameter_name, read_settings, run_parameters
 from zoofast.sweep.settings import _given as GIVEN
 
 rates = dict(learning_rate=dict(min=1e-5, max=1e-2))
@@ -195,4 +195,4 @@ def test_a_run_from_text_file_and_dict(tmp_path):
     for o in (values, json.dumps(values), tmp_path/'run.yaml', str(tmp_path/'run.json')): assert run_parameters(o)==dict(encoder='resnet18', learning_rate=1e-4, scheduler_kwargs=dict(sched='cosine', warmup_epochs=1))
     with pytest.raises(ValueError, match='cannot be read'): run_parameters(tmp_path/'none.yaml')
 
-def test_names(): assert all(known(k)==k for k in (*PARAMETERS, *REPEATS))
+def test_names(): assert all(parameter_name(k)==k for k in (*PARAMETERS, *REPEATS))

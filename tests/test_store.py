@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch
 from filelock import FileLock
 from zoofast.core.errors import CatalogError
-from zoofast.core.files import look
+from zoofast.core.files import fingerprint
 from zoofast.data.loaders import GalaxyDataLoaders
 from zoofast.core.errors import ImageError
 from zoofast.images.reader import ImageReader
@@ -126,7 +126,7 @@ def test_a_larger_catalogue_copies_what_is_there(files, tmp_path):
     store,seen = opened(files[::-1], tmp_path/'c')
     assert seen==set(files[8:])
     check(store)
-    assert store.looks=={f: look(READER.wide(f)) for f in files}
+    assert store.looks=={f: fingerprint(READER.wide(f)) for f in files}
 
 def test_rows_of_another_reader_are_not_copied(files, tmp_path):
     ImageStore(files, ImageReader(48, margin=1.2, crop=0.5), tmp_path/'c', progress=False)

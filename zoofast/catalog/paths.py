@@ -15,7 +15,7 @@ import numpy as np, pyarrow as pa, pyarrow.compute as pc
 # %% ../../nbs/catalog/02_paths.ipynb #61f22f2d
 import re, unicodedata
 from urllib.parse import unquote
-from ..core.errors import brief
+from ..core.errors import first_line
 
 # %% ../../nbs/catalog/02_paths.ipynb #98260262
 _text = pa.large_string()
@@ -100,9 +100,9 @@ def _no_file(file):
     said,parts = [],file.split("|")
     for i,p in enumerate(parts):
         if not p: said.append(f"no file is given for band {i+1} of {len(parts)}")
-        elif "://" in p: said.append(f"{brief(p)} is a web address; download the image and give the path of its file")
-        elif os.path.isdir(p): said.append(f"{brief(p)} is a folder; give the path of an image in it")
-        elif not os.path.isfile(p): said.append(f"there is no file {brief(p)}" + (" (here a slash separates folders, not a backslash)" if "\\" in p else " (with white space before or after a name)" if re.search(r"/\s|\s(/|$)", p) else ""))
+        elif "://" in p: said.append(f"{first_line(p)} is a web address; download the image and give the path of its file")
+        elif os.path.isdir(p): said.append(f"{first_line(p)} is a folder; give the path of an image in it")
+        elif not os.path.isfile(p): said.append(f"there is no file {first_line(p)}" + (" (here a slash separates folders, not a backslash)" if "\\" in p else " (with white space before or after a name)" if re.search(r"/\s|\s(/|$)", p) else ""))
     return "; ".join(said) or None
 
 def absent_files(

@@ -13,7 +13,7 @@ import bz2, gzip, hashlib, io, lzma, os, zipfile
 from contextlib import contextmanager
 from pathlib import Path
 import numpy as np, pandas as pd, pyarrow as pa, pyarrow.compute as pc
-from ..core.errors import CatalogError, brief
+from ..core.errors import CatalogError, first_line
 from .read import need_columns, read_catalog
 from .tables import _astropy, _format, _frame, _header, _missing, _text, id_column, parquet_parts
 
@@ -27,7 +27,7 @@ def _reading(source, kind):
     except (CatalogError, MemoryError, ModuleNotFoundError, GeneratorExit): raise
     except Exception as e:           # readers raise many kinds of errors on broken files; the user needs the file and the reason
         hint = " (is it UTF-8? save it as UTF-8)" if "UTF8" in str(e) else " (has a cell a line of more than 4 MB, or a quote that is never closed?)" if "straddling" in str(e) else ""
-        raise CatalogError(f"{source}: cannot be read as {kind}: {brief(e)}{hint}") from e
+        raise CatalogError(f"{source}: cannot be read as {kind}: {first_line(e)}{hint}") from e
 
 class _Unpacked(io.RawIOBase):
     "The text of a csv file, unpacked as it is read; counts its quotes and refuses null bytes"
@@ -164,7 +164,7 @@ class _Whole:
         "Find the types of the columns in `carried`"
         cols = ["id_str", "file_loc", *carried]
         try: self.table = pa.Table.from_pandas(self.df[cols], preserve_index=False)
-        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as e: raise CatalogError(f"a column cannot be carried along: {brief(e)}; make it text or numbers") from e
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as e: raise CatalogError(f"a column cannot be carried along: {first_line(e)}; make it text or numbers") from e
         self.types = {o: (self.table.schema.field(o).type, True) for o in carried}
 
     def blocks(self, names, skip):

@@ -13,7 +13,7 @@ import bz2, csv, gzip, hashlib, io, json, lzma, os, re, warnings, zipfile
 from pathlib import Path
 import numpy as np, pandas as pd, pyarrow as pa, pyarrow.compute as pc
 from tqdm.auto import tqdm
-from ..core.errors import CatalogError, brief
+from ..core.errors import CatalogError, first_line
 
 # %% ../../nbs/catalog/01_tables.ipynb #43c64ed0
 def text_column(
@@ -118,8 +118,8 @@ def _read_csv(data, sep, text_cols):
     except pa.ArrowInvalid:
         try: table = read(False)                              # the same, slower, to know the row
         except pa.ArrowInvalid as e:
-            if "UTF8" in str(e): raise ValueError(f"it is not UTF-8 (Latin-1, perhaps): save it as UTF-8 ({brief(e)})") from e
-            raise ValueError(f"{brief(e)}; the file may be cut off, or a cell with {sep!r} lacks its quotes") from e
+            if "UTF8" in str(e): raise ValueError(f"it is not UTF-8 (Latin-1, perhaps): save it as UTF-8 ({first_line(e)})") from e
+            raise ValueError(f"{first_line(e)}; the file may be cut off, or a cell with {sep!r} lacks its quotes") from e
     if data.count(b'"')%2 and len(table) and any("\n" in str(c[-1]) for c in table.columns): raise ValueError("a quote is opened and never closed, which hides the rows below it")
     cols = {o: c if o in text_cols else _typed(c) for o,c in zip(names, table.columns)}
     for o in names[len(header):]:
@@ -134,7 +134,7 @@ def parquet_parts(
     folder,done,n = Path(folder),True,0
     if (about := folder/"_manifest.json").is_file():
         try: m = json.loads(about.read_text(encoding="utf-8")); done,n = m.get("complete", True),len(m.get("finished", []))
-        except (OSError, ValueError, AttributeError) as e: raise CatalogError(f"{about} cannot be read: {brief(e)}") from e
+        except (OSError, ValueError, AttributeError) as e: raise CatalogError(f"{about} cannot be read: {first_line(e)}") from e
         if not done: raise CatalogError(f"{folder} is not finished: make its other rows first, by the same call that made these")
     parts = [o for o in folder.rglob("*") if o.suffix.lower() in (".parquet", ".pq") and not any(p.startswith((".", "_")) for p in o.relative_to(folder).parts) and o.is_file()]
     if done and n and len(parts)!=n: raise CatalogError(f"{folder} has {len(parts)} of its {n} parts: make the others by the same call that made these")
@@ -272,4 +272,4 @@ def read_table(
     except CatalogError: raise
     except Exception as e:                       # readers raise many kinds of errors on broken files; the user needs the file and the reason
         if isinstance(e, (MemoryError, ModuleNotFoundError)): raise
-        raise CatalogError(f"{source}: cannot be read as {suffix.lstrip('.')}: {brief(e)}") from e
+        raise CatalogError(f"{source}: cannot be read as {suffix.lstrip('.')}: {first_line(e)}") from e

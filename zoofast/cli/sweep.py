@@ -181,12 +181,12 @@ def sweep(
     if jobs<1: raise ValueError(f"--jobs {jobs}: give 1 or more")
     save_dir = folder(save_dir)
     from zoofast.sweep.search import n_trials, need_optuna
-    from zoofast.sweep.settings import known, read_settings
+    from zoofast.sweep.settings import parameter_name, read_settings
     if not wandb: need_optuna()
     s = read_settings(settings)
     n = n_trials(s, trials)
     if sampler not in ("tpe", "gp"): raise ValueError(f"--sampler {sampler}: use tpe or gp")
-    own = {known(p.name.split(".")[0]) for p in s.parameters}
+    own = {parameter_name(p.name.split(".")[0]) for p in s.parameters}
     fixed = {k: given[k] for k in ("encoder", "epochs", "freeze_epochs") if given[k] is not None}
     if size and "size" in own: raise ValueError("parameters: size is in the settings and given to the command too; leave out one")
     from zoofast.catalog.read import read_catalog

@@ -14,7 +14,7 @@ import difflib, inspect, math, weakref
 from collections import deque
 import numpy as np, torch, torch.nn.functional as F
 from fastcore.basics import patch
-from ..images.reader import middle
+from ..images.reader import crop_center
 
 # %% ../../nbs/data/04_augment.ipynb #c61c2da5
 _spare = deque(maxlen=4)                              # arrays of batches that are gone
@@ -235,7 +235,7 @@ class AugmentSteps:
         x = as_float(x)
         for f,name in zip(self.steps, self.about): x = self._step(f, name, x)
         if min(x.shape[2:])<self.size: raise ValueError(f"augment={self.about}: the views have {x.shape[3]} x {x.shape[2]} pixels, where {self.size} x {self.size} are needed")
-        return x if x.shape[2]==x.shape[3]==self.size else middle(x, self.size).contiguous()
+        return x if x.shape[2]==x.shape[3]==self.size else crop_center(x, self.size).contiguous()
 
     def _step(self, f, name, x):
         try:
@@ -295,7 +295,7 @@ class BatchViews:
     def __call__(self, b):
         "`(bytes, targets)` to `(views, targets)`; raises `ValueError` where an augmentation's first batch has numbers that are not finite"
         x,*y = b
-        if self.augment is None: return (as_float(middle(x, self.size)), *y)
+        if self.augment is None: return (as_float(crop_center(x, self.size)), *y)
         x = self.augment(x)
         if not self.checked and not x.isfinite().all(): raise ValueError(f"augment={self.augment!r} gives numbers that are not finite")
         self.checked = True                          # once, since it means to wait for the device

@@ -14,8 +14,8 @@ from tqdm.auto import tqdm
 from ..catalog.paths import file_parts
 from ..catalog.read import need_columns
 from ..catalog.split import is_categorical, label_list
-from ..core.errors import CatalogError, brief
-from ..core.files import look
+from ..core.errors import CatalogError, first_line
+from ..core.files import fingerprint
 
 # %% ../../nbs/data/01_check.ipynb #aab360bc
 class CatalogCheck:
@@ -39,7 +39,7 @@ class CatalogCheck:
 
 def _listed(rows):
     "The first ten rows of a table of reasons, and the count of the others"
-    return "".join(f"\n  {brief(r.id_str) or '(no id)'}: {r.reason}" for r in rows.head(10).itertuples()) + (f"\n  ... and {len(rows)-10} more" if len(rows)>10 else "")
+    return "".join(f"\n  {first_line(r.id_str) or '(no id)'}: {r.reason}" for r in rows.head(10).itertuples()) + (f"\n  ... and {len(rows)-10} more" if len(rows)>10 else "")
 
 # %% ../../nbs/data/01_check.ipynb #69bdd99b
 def _look_at(files, opener, progress):
@@ -48,9 +48,9 @@ def _look_at(files, opener, progress):
         try: got = opener(f)
         except Exception as e:                    # a decoder may raise anything on a broken file; the reason goes into the table
             if isinstance(e, (MemoryError, ModuleNotFoundError)): raise
-            msg = brief(e)
-            return msg if any(p in msg for p in file_parts(f)) else f"{brief(f)} cannot be read: {msg}"
-        return got if got is None or isinstance(got, tuple) else look(got)
+            msg = first_line(e)
+            return msg if any(p in msg for p in file_parts(f)) else f"{first_line(f)} cannot be read: {msg}"
+        return got if got is None or isinstance(got, tuple) else fingerprint(got)
     from zoofast.images.parallel import read_batches
     (why,seen),many = ({},{}),len(files) if hasattr(opener, "wide") and not callable(opener.stretch) else 0         # a function of one's own may remember what it has seen, which processes would not tell
     with warnings.catch_warnings(), tqdm(total=len(files), desc="checking images", unit="image", leave=False, delay=1, disable=not progress) as bar:
@@ -103,7 +103,7 @@ def check_catalog(
     if not len(df): raise CatalogError("the catalogue has no rows")
     bad,text,files = {},df.id_str.fillna("").astype(str),df.file_loc.fillna("").astype(str)
     ids = text.to_numpy(dtype=object)
-    row,named = np.arange(len(df)),lambda i: f"row {i+1} ({brief(ids[i])})"
+    row,named = np.arange(len(df)),lambda i: f"row {i+1} ({first_line(ids[i])})"
     no_id,first = (text.str.strip()=="").to_numpy(),_first(_codes(text))
     _mark(bad, no_id, lambda i: "the id is empty")
     _mark(bad, (first<row) & ~no_id, lambda i: f"the id is the same as that of row {first[i]+1}")
@@ -144,7 +144,7 @@ def _check_labels(df, labels, file, bad, named, classes=True):
     _mark(bad, other>=0, lambda i: f"the same file has another label in {named(other[i])}")
     if classes and len(labels)==1 and is_categorical(df[labels[0]]):
         few = ~missing & (np.bincount(res[~missing], minlength=res.max()+2)[res]==1)
-        _mark(bad, few, lambda i: f"class '{brief(df[labels[0]].iloc[i])}' has only one galaxy; two are needed, one to train on and one to validate")
+        _mark(bad, few, lambda i: f"class '{first_line(df[labels[0]].iloc[i])}' has only one galaxy; two are needed, one to train on and one to validate")
     return res
 
 def _check_pictures(df, ok, file, picture, span, named):

@@ -26,7 +26,7 @@ from ..catalog.split import check_split, split_catalog
 from ..catalog.read import need_columns, read_catalog
 from ..catalog.paths import absent_files
 from ..core.errors import ImageError
-from ..images.reader import ImageReader, middle
+from ..images.reader import ImageReader, crop_center
 from .store import ImageStore
 from .augment import BatchViews, as_float, augments_galaxies, make_augment
 from ..tasks.task import Task
@@ -289,9 +289,9 @@ def show_augmentations(self:GalaxyDataLoaders,
     if not -len(rows)<=galaxy<len(rows): raise ValueError(f"galaxy={galaxy!r}: there are {len(rows)} training galaxies, 0 to {len(rows)-1}")
     if n<1: raise ValueError(f"n={n!r} must be 1 or more")
     x = self.train_ds.batch([galaxy%len(rows)])[0]
-    views = self.augment(x.repeat(n-1, 1, 1, 1)) if self.augment and n>1 else as_float(middle(x, self.reader.size)).repeat(n-1, 1, 1, 1)
+    views = self.augment(x.repeat(n-1, 1, 1, 1)) if self.augment and n>1 else as_float(crop_center(x, self.reader.size)).repeat(n-1, 1, 1, 1)
     _,axs = plt.subplots(math.ceil(n/ncols), min(n, ncols), figsize=(1.6*min(n, ncols), 1.7*math.ceil(n/ncols)), squeeze=False)
     for ax in axs.flat: ax.axis("off")
-    for ax,im in zip(axs.flat, [as_float(middle(x, self.reader.size))[0], *views]): ax.imshow((im if len(im)==3 else im.mean(0, keepdim=True)).permute(1,2,0).cpu().numpy(), cmap="gray", vmin=0, vmax=1)
+    for ax,im in zip(axs.flat, [as_float(crop_center(x, self.reader.size))[0], *views]): ax.imshow((im if len(im)==3 else im.mean(0, keepdim=True)).permute(1,2,0).cpu().numpy(), cmap="gray", vmin=0, vmax=1)
     axs.flat[0].set_title(str(rows.id_str.iloc[galaxy]), fontsize=9)
     return axs

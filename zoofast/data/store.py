@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 import zoofast
 from ..catalog.paths import file_parts
-from ..core.files import look
+from ..core.files import fingerprint
 from ..core.errors import ImageError
 from ..images.reader import ImageReader, reader_config
 from ..images.parallel import n_threads, read_batches
@@ -49,7 +49,7 @@ def _decode(files, reader, write=None, progress=True, known=None):
         try:
             if known is None or not known(i, px): np.copyto(px, reader.wide(files[i]).numpy(), "same_kind")
         except ImageError as e: px[:] = 0; return str(e)
-        return look(px)
+        return fingerprint(px)
     todo = ((part, part) for part in (range(i, min(i+step, len(files))) for i in range(0, len(files), step)))
     with tqdm(total=len(files), desc="reading images", unit="image", leave=False, delay=1, disable=not progress) as bar, closing(read_batches(one, todo, shape, 0 if callable(reader.stretch) else len(files), bar.update)) as blocks:
         for part,px,answers in blocks:
@@ -72,7 +72,7 @@ def _known_rows(path, config, ids):
     def copy(i, px):
         if (j := place.get(i)) is None or j in index["bad"]: return False
         px[:] = rows[[j]][0].numpy()
-        return int(look(px)[0], 16)==index["digests"][j]
+        return int(fingerprint(px)[0], 16)==index["digests"][j]
     return copy
 
 # %% ../../nbs/data/03_store.ipynb #264c1099

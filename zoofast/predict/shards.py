@@ -16,7 +16,7 @@ from pathlib import Path
 import pandas as pd, pyarrow as pa
 from fastcore.basics import patch
 from filelock import FileLock, Timeout
-from ..core.errors import CatalogError, brief
+from ..core.errors import CatalogError, first_line
 from ..core.errors import ImageError
 from ..catalog.saved import _suffix, _writers
 
@@ -62,7 +62,7 @@ def _same(old, new, folder):
     for part,name in _what.items():
         a,b = old.get(part, {}),new.get(part, {})
         keys = [k for k in dict.fromkeys([*a, *b]) if a.get(k)!=b.get(k)]
-        show = [f"{k} was {brief(a.get(k))!r} and is {brief(b.get(k))!r}" if not any(o in k for o in ("sha256", "parts", "modified")) else f"{k} differs" for k in keys]
+        show = [f"{k} was {first_line(a.get(k))!r} and is {first_line(b.get(k))!r}" if not any(o in k for o in ("sha256", "parts", "modified")) else f"{k} differs" for k in keys]
         if keys and not (part=="made" and said): said.append(f"{'another' if part in ('model', 'catalog') else 'other'} {name} ({'; '.join(show[:3])})")       # other parameters make other columns
     if said: raise CatalogError(f"{folder} holds rows that were made with {', '.join(said)}; give another out=, or resume=False (--no-resume) to delete them and start anew")
 
@@ -91,7 +91,7 @@ class Shards:
         if there is not None and not resume: there = self.clear()
         if there is None:
             if other := next((o.name for o in self.folder.iterdir() if o.name not in ("_lock", _progress) and not o.name.startswith(".")), None):
-                raise CatalogError(f"out={str(self.folder)!r} is a folder that holds other files, such as {brief(other)}; give a new one, or a file's name that ends in {', '.join(_writers)}")
+                raise CatalogError(f"out={str(self.folder)!r} is a folder that holds other files, such as {first_line(other)}; give a new one, or a file's name that ends in {', '.join(_writers)}")
             self.size = size or 10_000
         else: self.size = size or there["shards"]["rows of each"]
         run = json.loads(json.dumps({**about, "shards": {"rows": self.rows, "rows of each": self.size}, "made": {"columns": [f"{f.name}: {f.type}" for f in schema]}}))
@@ -114,7 +114,7 @@ class Shards:
         except FileNotFoundError: return None
         except (OSError, ValueError) as e:
             if damaged: return {}
-            raise CatalogError(f"{path} cannot be read: {brief(e)}; resume=False (--no-resume) starts anew") from e
+            raise CatalogError(f"{path} cannot be read: {first_line(e)}; resume=False (--no-resume) starts anew") from e
         if not isinstance(m, dict) or m.get("format")!=_format or m.get("version")!=_version: raise CatalogError(f"{path} is of another kind or version than {_format} {_version}; give another out=")
         return m
 

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 import numpy as np, pandas as pd, pyarrow as pa, pyarrow.compute as pc
 from tqdm.auto import tqdm
-from ..core.errors import CatalogError, brief
+from ..core.errors import CatalogError, first_line
 from .features import FeatureTable
 
 # %% ../../nbs/predict/05_similar.ipynb #23b04495
@@ -40,9 +40,9 @@ def _unknown(id, ids, name):
         some = ids.filter(pc.starts_with(ids, start[:m]))[:2000]
         if near := difflib.get_close_matches(start, some.to_pylist(), 3, 0.6): break
         if m and len(some)==2000: break
-    return CatalogError(f"{name} has no galaxy {brief(id)!r}" + (f"; did you mean {', '.join(near)}?" if near else ""))
+    return CatalogError(f"{name} has no galaxy {first_line(id)!r}" + (f"; did you mean {', '.join(near)}?" if near else ""))
 
-def _no_features(id, why): return CatalogError(f"galaxy {id!r} has no features: {brief(why) if isinstance(why, str) else 'they are missing in the table'}")
+def _no_features(id, why): return CatalogError(f"galaxy {id!r} has no features: {first_line(why) if isinstance(why, str) else 'they are missing in the table'}")
 
 # %% ../../nbs/predict/05_similar.ipynb #322a0143
 class _Source:
@@ -242,7 +242,7 @@ class SimilarIndex(_Source):
             if not find_spec("faiss"): raise CatalogError(f"{self.name} is approximate and needs faiss: pip install zoofast[similar], or build_index(..., kind='exact')")
             import faiss
             try: self.cells = faiss.read_index(str(self.folder/"index.faiss"))
-            except RuntimeError as e: raise CatalogError(f"{self.name} is damaged: {brief(e)}") from None
+            except RuntimeError as e: raise CatalogError(f"{self.name} is damaged: {first_line(e)}") from None
             self.cells.nprobe = self.about["visited"]
             self.cells.make_direct_map()
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np, pandas as pd
 from ..plots.style import COLORS, GREY, MARKS, named, new_axes
 from ..reports.report import _no_display, as_svg
-from .settings import REPEATS, Settings, known
+from .settings import REPEATS, Settings, parameter_name
 from .search import best_setting
 
 # %% ../../nbs/sweep/04_page.ipynb #24c1700c
@@ -146,7 +146,7 @@ def plot_parallel(
     return ax
 
 # %% ../../nbs/sweep/04_page.ipynb #49cb6ee4
-def _encoder_column(settings): return next((p.name for p in settings.parameters if known(p.name.split(".")[0])=="encoder"), None)
+def _encoder_column(settings): return next((p.name for p in settings.parameters if parameter_name(p.name.split(".")[0])=="encoder"), None)
 
 def compare_models(
     table:pd.DataFrame, # From `trials_table`

@@ -19,8 +19,8 @@ from ..data.augment import augments_galaxies, make_augment
 from ..data.loaders import MARGIN, GalaxyDataLoaders
 from ..training.runs import is_low_best
 from ..training.finetune import galaxy_learner
-from .settings import Settings, known, read_settings, run_parameters
-from .search import best_setting, n_trials, need_optuna, open_study, places, search, trials_table
+from .settings import Settings, parameter_name, read_settings, run_parameters
+from .search import best_setting, n_trials, need_optuna, open_study, trials_by_place, search, trials_table
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")              # fastai warns about recent torch when it is imported
     from fastai.callback.core import Callback
@@ -72,10 +72,10 @@ def check_sweep(
     names = ["valid_loss", "train_loss", *(mk_metric(m).name for m in data.loaders({}).task.metrics)]
     if settings.metric not in names: raise ValueError(f"metric: name {settings.metric!r} is not recorded" + (f"; did you mean {near[0]}?" if (near := difflib.get_close_matches(settings.metric, names, 1)) else f"; there are {', '.join(names)}"))
     if (settings.goal=="minimize")!=is_low_best(settings.metric): raise ValueError(f"metric: goal {settings.goal!r} would look for the worst {settings.metric}; write goal: {'minimize' if is_low_best(settings.metric) else 'maximize'}")
-    own = {known(p.name.split(".")[0]) for p in settings.parameters}
+    own = {parameter_name(p.name.split(".")[0]) for p in settings.parameters}
     if both := own&set(fixed): raise ValueError(f"parameters: {', '.join(sorted(both))} is in the settings and given to the command too; leave out one")
     if "encoder" not in own|set(fixed): raise ValueError("model_name is missing: give it in the settings, or --encoder to the command")
-    tried = [v for p in settings.parameters if known(p.name)=="encoder" for v in p.spec.get("values", [p.spec.get("value")])] if "encoder" in own else [fixed["encoder"]]
+    tried = [v for p in settings.parameters if parameter_name(p.name)=="encoder" for v in p.spec.get("values", [p.spec.get("value")])] if "encoder" in own else [fixed["encoder"]]
     for name in tried: _check_encoder(name)
 
 def _check_encoder(name):
@@ -213,5 +213,5 @@ def train_best(
     "Train the best setting once more; of several repeats, that with the best metric"
     own = table[table.trial.isin(best_setting(table, settings)["trials"])]
     row = own.loc[own[settings.metric].idxmin() if settings.goal=="minimize" else own[settings.metric].idxmax()]
-    values = places(study)[0][int(row.trial)-1].user_attrs["settings"]
+    values = trials_by_place(study)[0][int(row.trial)-1].user_attrs["settings"]
     return train_trial({"seed": seed, **(fixed or {}), **run_parameters(values, seed)}, data, save_dir, settings.metric if settings.metric!="train_loss" else "valid_loss")

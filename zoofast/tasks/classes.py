@@ -12,7 +12,7 @@ __all__ = ['Classification', 'MultiLabel']
 import warnings
 import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
-from ..core.errors import CatalogError, brief
+from ..core.errors import CatalogError, first_line
 from ..catalog.split import is_categorical
 from ..catalog.read import need_columns
 from .metrics import CLASS_METRICS, MultiLabelLoss, each_label
@@ -149,7 +149,7 @@ class MultiLabel(Task):
         for c in self.labels:
             if c in self.values: continue
             found = sorted(set(_plain(df[c].dropna(), c)), key=lambda o: (isinstance(o, str), o))
-            if len(found)!=2: raise CatalogError(f"column {c!r} has {len(found)} different values{f' ({brief(found)})' if found else ''}: a label beside others needs two, such as 0 and 1" + ("; a label of several classes is a task of its own, Classification" if len(found)>2 else ""))
+            if len(found)!=2: raise CatalogError(f"column {c!r} has {len(found)} different values{f' ({first_line(found)})' if found else ''}: a label beside others needs two, such as 0 and 1" + ("; a label of several classes is a task of its own, Classification" if len(found)>2 else ""))
             self.values[c] = found
         return self._unique()
 

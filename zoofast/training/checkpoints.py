@@ -8,8 +8,8 @@ go on is written to `checkpoints/` in it: atomically, and without pickled code."
 
 # %% auto #0
 __all__ = ['best_row', 'EpochLog', 'RateLog', 'AnswersLoss', 'SmoothLoss', 'copy_weights', 'EmaWeights', 'random_states',
-           'restore_random', 'run_identity', 'write_checkpoint', 'read_last', 'read_best', 'restore', 'go_on',
-           'Checkpoints']
+           'restore_random', 'run_identity', 'write_checkpoint', 'read_last', 'read_best', 'restore',
+           'restore_progress', 'Checkpoints']
 
 # %% ../../nbs/training/06_checkpoints.ipynb #84efe1a5
 import hashlib, json, warnings
@@ -25,7 +25,7 @@ from ..tasks.metrics import MultiLabelLoss, RegressionLoss
 from ..images.reader import reader_config
 from .optimizer import block_names
 from .runs import is_low_best
-from ..core.files import write_atomic
+from ..core.files import write_whole
 
 # %% ../../nbs/training/06_checkpoints.ipynb #39ff1742
 def best_row(
@@ -151,7 +151,7 @@ def write_checkpoint(
     state = dict(about=json.dumps(about, default=str), model=learn.net.state_dict(), opt=learn.opt.opt.state_dict(), random=states,
                  ema=learn.ema.module.state_dict() if learn.ema else None, scaler=learn.scaler.state_dict() if learn.scaler else None,
                  smooth=(rec.smooth_loss.count, float(rec.smooth_loss.val)), curves=(list(map(float, rec.lrs)), _numbers(rec.losses), list(rec.iters)))       # fastai's are tensors of a class of its own
-    write_atomic(path, lambda f: torch.save(state, f))
+    write_whole(path, lambda f: torch.save(state, f))
 
 def read_last(
     learn,    # A new `GalaxyLearner` with the same parameters and data
@@ -191,7 +191,7 @@ def restore(
         if learn.ema is None: learn.ema = ModelEmaV3(learn.net, decay=learn.ema_decay, use_warmup=True)
         learn.ema.module.load_state_dict(state["ema"])
 
-def go_on(
+def restore_progress(
     learn,     # A `GalaxyLearner` in a fit that has begun
     state:dict # From `read_last`
 ):
@@ -214,7 +214,7 @@ class Checkpoints(Callback):
         if learn.keep_best and learn.best_epoch is learn.history[-1]:
             net = learn.ema.module if learn.ema else learn.net
             learn.best_weights = {k: v.detach().cpu().clone() for k,v in net.state_dict().items()}
-            if folder and not getattr(learn.dls.train, "rank", 0): write_atomic(folder/"best.safetensors", self._write_best)
+            if folder and not getattr(learn.dls.train, "rank", 0): write_whole(folder/"best.safetensors", self._write_best)
         rows = [r for r in learn.history if r["fit"]==learn.n_fits]
         best = best_row(rows, learn.monitor)
         stop = learn.patience is not None and best is not None and rows[-1]["epoch"]-best["epoch"]>=learn.patience

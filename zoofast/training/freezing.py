@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")              # fastai warns about recent torch when it is imported
     from fastai.callback.core import Callback
-from ..images.reader import middle
+from ..images.reader import crop_center
 from ..data.loaders import GalaxyDataLoaders, GalaxyDataset, GalaxyDL
 from ..encoders.encoder import GalaxyNet
 from ..encoders.compute import FOLD_FROM, fold_norms, without_kernels
@@ -89,7 +89,7 @@ def _folded(net, dls, n):
     enc = without_kernels(net.eval().encoder)
     if n<FOLD_FROM: return enc
     x = dls.valid_ds.batch(list(range(min(4, len(dls.valid_ds)))))[0]
-    return fold_norms(enc, middle(x, dls.reader.size).to(next(net.parameters()).device))
+    return fold_norms(enc, crop_center(x, dls.reader.size).to(next(net.parameters()).device))
 
 def feature_loaders(
     dls:GalaxyDataLoaders, # Loaders of images

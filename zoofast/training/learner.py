@@ -22,7 +22,7 @@ from .optimizer import group_table
 from ..encoders.compute import memory_kept
 from .freezing import FrozenInEval, feature_loaders
 from .schedules import TimmSchedule
-from .checkpoints import AnswersLoss, Checkpoints, EmaWeights, EpochLog, RateLog, SmoothLoss, best_row, copy_weights, go_on, read_best, read_last, restore, run_identity
+from .checkpoints import AnswersLoss, Checkpoints, EmaWeights, EpochLog, RateLog, SmoothLoss, best_row, copy_weights, restore_progress, read_best, read_last, restore, run_identity
 from .distributed import Distributed, n_processes, need_accelerate
 import fastai.callback.all                      # adds fit_one_cycle, lr_find and the like to Learner
 from fastai.callback.core import CancelBackwardException, CancelEpochException, CancelFitException, CancelStepException
@@ -278,7 +278,7 @@ def fit(self:GalaxyLearner,
 
 @patch
 def _do_fit(self:GalaxyLearner):
-    if self._go_on: go_on(self, self._go_on)
+    if self._go_on: restore_progress(self, self._go_on)
     for self.epoch in range(self.first_epoch, self.n_epoch): self._with_events(self._do_epoch, "epoch", CancelEpochException)
 
 @patch

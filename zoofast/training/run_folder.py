@@ -18,7 +18,7 @@ from filelock import Timeout
 from .runs import as_plain, package_versions, read_run_config, read_history, run_lock, to_yaml
 from ..images.reader import reader_config
 from ..tasks.summary import summarise_data
-from ..core.files import write_atomic
+from ..core.files import write_whole
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")              # fastai warns about recent torch when it is imported
     from fastai.callback.core import Callback
@@ -107,7 +107,7 @@ class RunFolder(Callback):
         if not self.opened: self._open()
         self.opened = self.active = True
         self.about |= dict(calls=list(self.calls), fits=list(self.fits))
-        write_atomic(self.folder/"config.yaml", lambda p: p.write_text(to_yaml(self.about), encoding="utf-8"))
+        write_whole(self.folder/"config.yaml", lambda p: p.write_text(to_yaml(self.about), encoding="utf-8"))
         self._state("running")
         self.log(f"fit {self.n_fits+1}: " + ("the head alone" if self.opt.frozen_idx==len(self.opt.groups)-1 else "all" if self.opt.frozen_idx==0 else f"groups {self.opt.frozen_idx} and up") + f", {self.fits[-1]}"
                  + (f", from epoch {self.first_epoch+1} of it" if self.first_epoch else ""))
@@ -142,7 +142,7 @@ def _said(self:RunFolder):
 @patch
 def _state(self:RunFolder, state, **more):
     text = json.dumps({"state": state, "since": _now(), "pid": os.getpid(), "host": platform.node(), **more}, indent=1)
-    write_atomic(self.folder/"state.json", lambda p: p.write_text(text, encoding="utf-8"))
+    write_whole(self.folder/"state.json", lambda p: p.write_text(text, encoding="utf-8"))
 
 @patch
 def _open(self:RunFolder):
@@ -177,7 +177,7 @@ def table(self:RunFolder)->pd.DataFrame:
 def _write(self:RunFolder):
     if not self.history: return
     table = self.table()
-    write_atomic(self.folder/"history.csv", lambda p: table.to_csv(p, index=False))
+    write_whole(self.folder/"history.csv", lambda p: table.to_csv(p, index=False))
 
 @patch
 def _note(self:RunFolder):

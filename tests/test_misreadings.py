@@ -11,7 +11,7 @@ from zoofast.catalog.split import split_catalog
 from zoofast.images.fits import read_fits
 from zoofast.core.errors import ImageError
 from zoofast.images.reader import ImageReader, fit_reader
-from zoofast.catalog.saved import check_out
+from zoofast.catalog.write import check_out
 from zoofast.data.store import ImageStore
 
 y,x = np.mgrid[:32,:32]

@@ -11,7 +11,7 @@ from zoofast.encoders.sources import create_encoder
 from zoofast.core.errors import ImageError
 from zoofast.images.reader import ImageReader
 from zoofast.predict.table import predict_catalog, represent
-from zoofast.catalog.saved import SavedTable
+from zoofast.catalog.write import SavedTable
 from zoofast.simulate import simulate_survey
 from zoofast.catalog.stream import CatalogStream
 from zoofast.tasks.classes import Classification

@@ -41,7 +41,7 @@ def demo(
     from zoofast.data.loaders import GalaxyDataLoaders
     from zoofast.plots.numbers import save_pictures
     from zoofast.predict.table import predict_catalog
-    from zoofast.catalog.saved import write_table
+    from zoofast.catalog.write import write_table
     from zoofast.simulate import simulate_survey
     from zoofast.tasks.infer import score_predictions
     say(f"simulating {n} galaxies of {size} x {size} pixels in {out} ...")
@@ -103,7 +103,7 @@ def check(
     from zoofast.data.check import check_catalog
     from zoofast.catalog.split import is_categorical, split_catalog
     from zoofast.catalog.read import read_catalog
-    from zoofast.catalog.saved import check_out, write_table
+    from zoofast.catalog.write import check_out, write_table
     from zoofast.tasks.classes import Classification
     import pandas as pd
     if write: check_out(write, catalog)

@@ -51,7 +51,7 @@ def runs(
     """
     if sort and compare: raise ValueError("--sort and --compare: use one of the two")
     from zoofast.training.runs import compare_runs, list_runs
-    from zoofast.catalog.saved import check_out, write_table
+    from zoofast.catalog.write import check_out, write_table
     if out: check_out(out)
     if compare:
         if not folder.expanduser().is_dir(): raise ValueError(f"{str(folder)!r} is no folder")

@@ -49,7 +49,7 @@ def similar(
     Example: zoofast similar features.parquet J123456 --k 20 --picture similar.png
     """
     if picture and picture.suffix.lower() not in (".png", ".jpg", ".pdf", ".svg"): raise ValueError(f"--picture {picture}: the name must end in .png, .jpg, .pdf or .svg")
-    from zoofast.catalog.saved import check_out, write_table
+    from zoofast.catalog.write import check_out, write_table
     from zoofast.predict.similar import find_similar, open_features
     if out: check_out(out, features)
     source,ids = open_features(features),list(dict.fromkeys(id))

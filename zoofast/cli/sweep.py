@@ -47,7 +47,7 @@ class _Story:
     "Writes trials.csv and sweep.html, the page at most twice a minute, and at the end"
     def __init__(self, save_dir): self.dir,self.last = save_dir,0.
     def __call__(self, study, settings, table, now=False):
-        from zoofast.catalog.saved import write_table
+        from zoofast.catalog.write import write_table
         from zoofast.sweep.page import write_page
         write_table(table, self.dir/"trials.csv")
         if not now and time.time()-self.last<30: return

@@ -22,7 +22,7 @@ from ..tasks.task import Task
 from ..tasks.votes import fraction_errors
 from ..tasks.votes import VoteCounts
 from ..tasks.infer import infer_task, score_predictions, task_from_config
-from ..catalog.saved import SavedTable, write_table
+from ..catalog.write import SavedTable, write_table
 from .table import as_model, predict_catalog
 
 # %% ../../nbs/predict/03_answers.ipynb #652f4116

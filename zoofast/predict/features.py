@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from ..core.errors import CatalogError
 from ..catalog.read import need_columns
 from .table import RETURNED
-from ..catalog.saved import SavedTable, check_out, write_table
+from ..catalog.write import SavedTable, check_out, write_table
 from ..catalog.tables import parquet_parts, read_table
 
 # %% ../../nbs/predict/04_features.ipynb #1415e5b0

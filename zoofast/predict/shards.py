@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from filelock import FileLock, Timeout
 from ..core.errors import CatalogError, first_line
 from ..core.errors import ImageError
-from ..catalog.saved import _suffix, _writers
+from ..catalog.write import _suffix, _writers
 
 # %% ../../nbs/predict/01_shards.ipynb #e590f627
 _manifest,_progress,_format,_version = "_manifest.json","_progress","zoofast-shards",1

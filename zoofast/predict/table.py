@@ -27,7 +27,7 @@ from ..tasks.calibration import WithSets, with_sets
 from ..core.errors import BundleError
 from ..bundles.bundle import is_bundle, load_bundle
 from ..bundles.model import GalaxyModel, best_device, check_samples, read_ahead
-from ..catalog.saved import SavedTable, _suffix, check_out
+from ..catalog.write import SavedTable, _suffix, check_out
 from .shards import Shards
 
 # %% ../../nbs/predict/02_table.ipynb #b3bcaa23

@@ -22,7 +22,7 @@ from ..images.reader import reader_from_config
 from ..encoders.hub import find_bundle
 from ..encoders.safe_files import read_config
 from ..tasks.infer import task_from_config
-from ..catalog.saved import write_table
+from ..catalog.write import write_table
 from ..predict.table import predict_catalog
 from ..predict.answers import KEPT, Answers
 from ..plots.style import count, new_axes

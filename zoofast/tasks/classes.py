@@ -171,3 +171,47 @@ class MultiLabel(Task):
         p = samples.mean(0)
         cols = [(c, _column([self.values[c][int(o)] for o in p[:,i]>=.5], self.values[c]), p[:,i]) for i,c in enumerate(self.labels)]
         return {k: v for c,pred,prob in cols for k,v in ((f"{c}_pred", pred), (f"{c}_prob", prob))},{f"{c}_prob": samples[...,i] for i,c in enumerate(self.labels)}
+
+# %% ../../nbs/tasks/04_classes.ipynb #7a5c0012
+from .task import Choice
+
+# %% ../../nbs/tasks/04_classes.ipynb #7a5c0013
+@patch(as_prop=True)
+def facts(self:Classification):
+    return {"classes": self.classes or "not known yet: fit, or GalaxyDataLoaders.from_catalog, finds them"}
+
+@patch(as_prop=True)
+def choices(self:MultiLabel): return {c: list(self.values[c]) for c in self.labels}
+
+@patch(as_prop=True)
+def facts(self:MultiLabel): return {"values": "; ".join(f"{c}: {v[0]} or {v[1]}" for c,v in self.values.items())}
+
+@patch(as_prop=True)
+def what_it_does(self:MultiLabel): return f"predicts the labels {', '.join(self.labels)}"
+
+@patch
+def compare_choices(self:MultiLabel, preds, truth=None):
+    "Each label's two values"
+    p = preds[[f"{c}_prob" for c in self.labels]].to_numpy(dtype=float)
+    y = np.full(p.shape, np.nan) if truth is None else self.encode(truth).numpy()
+    y = np.where(np.isfinite(y), np.nan_to_num(y)>=.5, -1)
+    return [Choice(c, v, np.stack([1-p[:,i], p[:,i]], 1), y[:,i], True) for i,(c,v) in enumerate(self.choices.items())]
+
+# %% ../../nbs/tasks/04_classes.ipynb #7a5c0014
+@patch
+def judge(self:MultiLabel, preds, truth=None):
+    "All labels together: as sure as of the least sure one, and off by their mean"
+    p = preds[[f"{c}_prob" for c in self.labels]].to_numpy(dtype=float)
+    y = np.full(p.shape, np.nan) if truth is None else self.encode(truth).numpy()
+    there = np.isfinite(y)
+    plain = [str(self.values[c][1]).lower() in ("1", "true", "yes") for c in self.labels]
+    def text(c, v, ok): return c if ok else f"{c} {self.values[c][int(v)]}"
+    def say(on, there):
+        "Labels that it has; of a label whose values are no plain yes and no, the value"
+        said = [text(c, v, ok) for c,v,t,ok in zip(self.labels, on, there, plain) if t and (v or not ok)]
+        return ", ".join(said) or "none" if there.any() else None
+    sure = np.maximum(p, 1-p).min(1)
+    off = np.nansum(np.abs(p-np.nan_to_num(y))*there, 1)/np.maximum(there.sum(1), 1)
+    return dict(predicted=[say(o>=.5, np.isfinite(o)) for o in p], truth=[say(a>=.5, b) for a,b in zip(y, there)],
+                known=there.any(1), right=(((p>=.5)==(y>=.5)) | ~there).all(1),
+                probability=sure, uncertainty=1-sure, off=off)

@@ -112,3 +112,53 @@ class Regression(Task):
             got = [o for i in range(self.n_out) if (o := one(i, NUMBER_METRICS[2], "r2")(out, y))==o]
             return float(np.mean(got)) if got else float("nan")
         return over_set([r2, *(one(i, f, f"{f.__name__}_{c}") for i,c in enumerate(self.labels) for f in NUMBER_METRICS[:2])])
+
+# %% ../../nbs/tasks/05_regression.ipynb #7a5c0022
+from fastcore.basics import patch
+from .task import Quantity, Verdicts, number_text
+
+# %% ../../nbs/tasks/05_regression.ipynb #7a5c0023
+Regression.verdicts = Verdicts("close", "far", "far off", "by more than twice the typical error", "the farthest off")
+
+@patch(as_prop=True)
+def quantities(self:Regression): return list(self.labels)
+
+@patch
+def compare_quantities(self:Regression, preds, truth):
+    "Each number, with its interval, or else one standard deviation where predictions have a spread"
+    def interval(c):
+        if f"{c}_lower" in preds: return tuple(numbers(preds[f"{c}_{k}"]) for k in ("lower", "upper"))
+        if f"{c}_std" in preds: return tuple(numbers(preds[c])+k*numbers(preds[f"{c}_std"]) for k in (-1, 1))
+    return [Quantity(c, numbers(preds[c]), numbers(truth[c]), interval(c)) for c in self.labels]
+
+@patch(as_prop=True)
+def what_it_does(self:Regression): return f"estimates {', '.join(self.labels)}"
+
+@patch(as_prop=True)
+def facts(self:Regression): return {"loss": self.loss, "between 0 and 1": "yes" if self.unit_interval else None}
+
+@patch(as_prop=True)
+def headline(self:Regression): return "rmse" if self.n_out==1 else "r2"
+
+@patch
+def is_predicted(self:Regression, preds): return preds[self.labels].notna().all(axis=1).to_numpy()
+
+# %% ../../nbs/tasks/05_regression.ipynb #7a5c0024
+@patch
+def judge(self:Regression, preds, truth=None):
+    "Errors and uncertainties are in units of the spread of the training galaxies"
+    p = preds[self.labels].to_numpy(dtype=float)
+    y = np.full(p.shape, np.nan) if truth is None else self.units(self.encode(truth)).numpy()
+    def name(c): return "" if len(self.labels)==1 else f"{c} "
+    def say(row): return ", ".join(name(c)+number_text(v) for c,v in zip(self.labels, row) if v==v) or None
+    def mean(a): return np.nansum(a, 1)/np.maximum(np.isfinite(a).sum(1), 1)
+    def spread(c):
+        if f"{c}_upper" in preds: return preds[f"{c}_upper"]-preds[f"{c}_lower"]
+        return preds.get(f"{c}_std", pd.Series(np.nan, preds.index))
+    off,known = mean(np.abs(p-y)/self.std),np.isfinite(y).any(1)
+    use = known & np.isfinite(p).all(1)
+    far = off>2*np.sqrt((off[use]**2).mean()) if use.any() else known
+    unsure = np.stack([spread(c) for c in self.labels], 1).astype(float)/self.std
+    return dict(predicted=[say(o) for o in p], truth=[say(o) for o in y], known=known, right=~far,
+                probability=np.full(len(p), np.nan), off=off,
+                uncertainty=np.where(np.isfinite(unsure).any(1), mean(unsure), np.nan))

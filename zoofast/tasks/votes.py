@@ -226,3 +226,48 @@ def metrics(self:VoteCounts)->list:
     def fraction_mae(out, y): e,w = errors(out, y); return float((np.abs(e)*w).sum()/max(w.sum(), 1e-9))
     def fraction_rmse(out, y): e,w = errors(out, y); return float(np.sqrt((e**2*w).sum()/max(w.sum(), 1e-9)))
     return over_set([log_likelihood, fraction_mae, fraction_rmse])
+
+# %% ../../nbs/tasks/06_votes.ipynb #7a5c0032
+from .task import Fractions
+
+# %% ../../nbs/tasks/06_votes.ipynb #7a5c0033
+@patch(as_prop=True)
+def questions(self:VoteCounts): return {q: self.schema.answers[q] for q in self.schema.questions}
+
+@patch
+def compare_questions(self:VoteCounts, preds, truth):
+    "Each question's fractions"
+    def of(c, kind): return preds[[f"{o}_{kind}" for o in c]].to_numpy(dtype=float)
+    def one(q, answers):
+        c = [f"{q}_{a}" for a in answers]
+        votes = np.stack([numbers(truth[o]) for o in c], 1)
+        return Fractions(q, answers, of(c, "fraction"), of(c, "fraction_lower"), of(c, "fraction_upper"), votes)
+    return [one(*o) for o in self.questions.items()]
+
+@patch(as_prop=True)
+def what_it_does(self:VoteCounts): return f"predicts volunteers' votes on {len(self.schema.questions)} questions"
+
+@patch(as_prop=True)
+def headline(self:VoteCounts): return "fraction_rmse"
+
+# %% ../../nbs/tasks/06_votes.ipynb #7a5c0034
+@patch
+def judge(self:VoteCounts, preds, truth=None):
+    "By the first question; its answers are the groups that galaxies belong to"
+    s = self.schema
+    q = next(q for q in s.questions if not s.asked_after[q])
+    names,g = np.array(s.answers[q], dtype=object),s.groups[list(s.questions).index(q)]
+    def of(kind, cols): return preds[[f"{c}_{kind}" for c in cols]].to_numpy(dtype=float)
+    cols = [f"{q}_{a}" for a in s.answers[q]]
+    f,everything = of("fraction", cols),of("concentration", s.columns)
+    votes = np.full(everything.shape, np.nan) if truth is None else self.encode(truth).double().numpy()
+    first = votes[:,g]
+    at,n = np.nan_to_num(f, nan=-1).argmax(1),np.nan_to_num(first.sum(1))
+    top,best = np.nan_to_num(first, nan=-1).argmax(1),np.nan_to_num(first).max(1)
+    err,w = fraction_errors(s, everything, votes)
+    return dict(predicted=[f"{names[k]} {v:.0%}" if v==v else None for k,v in zip(at, f.max(1))],
+                truth=[f"{names[k]} {b/m:.0%} of {m:.0f}" if m else None for k,b,m in zip(top, best, n)],
+                known=n>0, right=np.nan_to_num(first[np.arange(len(at)),at])==best, probability=f.max(1),
+                uncertainty=(of("fraction_upper", cols)-of("fraction_lower", cols)).mean(1),
+                off=(np.abs(err)*w).sum(1)/np.maximum(w.sum(1), 1e-9),
+                group=names[at], true_group=np.where(n>0, names[top], None))

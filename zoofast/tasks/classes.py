@@ -177,6 +177,12 @@ from .task import Choice
 
 # %% ../../nbs/tasks/04_classes.ipynb #7a5c0013
 @patch(as_prop=True)
+def is_fitted(self:Classification): return self.classes is not None
+
+@patch(as_prop=True)
+def is_fitted(self:MultiLabel): return set(self.values)==set(self.labels)
+
+@patch(as_prop=True)
 def facts(self:Classification):
     return {"classes": self.classes or "not known yet: fit, or GalaxyDataLoaders.from_catalog, finds them"}
 

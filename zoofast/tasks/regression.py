@@ -121,6 +121,9 @@ from .task import Quantity, Verdicts, number_text
 Regression.verdicts = Verdicts("close", "far", "far off", "by more than twice the typical error", "the farthest off")
 
 @patch(as_prop=True)
+def is_fitted(self:Regression): return self.mean is not None
+
+@patch(as_prop=True)
 def quantities(self:Regression): return list(self.labels)
 
 @patch

@@ -237,6 +237,11 @@ def is_predicted(self:Task,
 
 # %% ../../nbs/tasks/03_task.ipynb #7a5c000b
 @patch(as_prop=True)
+def is_fitted(self:Task)->bool:
+    "Does it know what `fit` finds in a catalogue: its classes, values or units?"
+    return True
+
+@patch(as_prop=True)
 def what_it_does(self:Task)->str:
     "What a model of this task does, in a few words: `tells 5 classes of shape apart`"
     for label,classes in self.choices.items(): return f"tells {len(classes)} classes of {label} apart"

@@ -23,9 +23,10 @@ Modules:
 - `zoofast.encoders.engines`: What runs an encoder for prediction: torch, ONNX Runtime or OpenVINO, checked before it is used
 - `zoofast.encoders.safe_files`: Files from strangers: found, checked, and read once
 - `zoofast.encoders.sources`: A timm encoder and a head; where its weights come from
+- `zoofast.images.arrays`: An array that numpy has saved, as flux or as pixels
 - `zoofast.images.fits`: The flux in a FITS file, wherever it is
 - `zoofast.images.parallel`: Many images read at once, by several processes where that pays
-- `zoofast.images.reader`: One image file (jpg, png, tiff, FITS) to one tensor: bands, stretch, size
+- `zoofast.images.reader`: One image file (jpg, png, tiff, FITS, npy) to one tensor: bands, stretch, size
 - `zoofast.images.stretch`: Flux to bytes: which stretch, and on what scale
 - `zoofast.plots.looks`: Where an encoder looks
 - `zoofast.plots.style`: Pictures for each question a user asks of a run; every function returns matplotlib Axes

@@ -2,35 +2,28 @@
 import inspect, json, warnings
 import numpy as np, pytest, yaml
 from scipy import stats
-from zoofast.sweep.settings import DISTRIBUTIONS, PARAMETERS, REPEATS, Parameter, parameter_name, read_settings, run_parameters
-from zoofast.sweep.settings import _given as GIVEN
+from zoofast.sweep.settings import DISTRIBUTIONS, REPEATS, Parameter, parameter_name, read_settings, run_parameters
+from zoofast.training.parameters import PARAMETERS
 
 rates = dict(learning_rate=dict(min=1e-5, max=1e-2))
 def one(p, method='random', name='learning_rate', **kw): return read_settings(dict(method=method, parameters={name: p}, **kw))
 
 # --- the parameters are those of the training ---------------------------------------------------------------------
 
-def test_every_parameter_of_the_training_can_be_tried_or_is_the_same_for_all():
-    from zoofast.cli.main import finetune
-    command = set(inspect.signature(finetune).parameters)
-    reading = {'channels', 'bands', 'hdu', 'fit_stretch', 'unit_interval'}         # how the catalogue is read
-    assert command-set(GIVEN)-reading-{'settings'}==set(PARAMETERS)
-
 def test_limits_are_those_of_the_learner(survey):
     "What is let through here is not refused there for its limits, and what is refused here is refused there"
     from zoofast.training.finetune import _check, galaxy_learner
-    from zoofast.data.loaders import GalaxyDataLoaders
-    dls = GalaxyDataLoaders.from_catalog(survey[1], 'morphology', size=32, progress=False)
-    base = {k: p.default for k,p in inspect.signature(galaxy_learner).parameters.items() if k!='timm_kwargs'} | dict(dls=dls)
-    for name,(kind,*limits) in PARAMETERS.items():
-        if name not in base or not limits or name in ('n_blocks', 'label_smoothing', 'seed'): continue
-        low,high = limits
-        for v in [low-1 if low else -1, *([high*1.5] if high<np.inf else [])]:
-            with pytest.raises(ValueError, match=name): _check(base | {name: v})
-            with pytest.raises(ValueError, match=name): one(dict(value=v), name=name)
-        for v in [low or 0.5, *([high] if high<np.inf else [])] if kind.startswith('number') else [low or 1]:
-            _check(base | {name: v})
-            one(dict(value=v), name=name)
+    from zoofast.training.parameters import rows_of
+    base = {k: p.default for k,p in inspect.signature(galaxy_learner).parameters.items() if k not in ('timm_kwargs', 'encoder', 'dls')}
+    for row in rows_of('galaxy_learner'):
+        if row.kind not in ('number', 'whole'): continue
+        least,most = row.low if row.low is not None else row.above,row.high if row.high is not None else row.below
+        for v in [least-1, *([most*1.5] if most is not None else [])]:
+            with pytest.raises(ValueError, match=row.name): _check(base | {row.name: v})
+            with pytest.raises(ValueError, match=row.name): one(dict(value=v), name=row.name)
+        for v in [row.low or 0.5, *([row.high] if row.high is not None else [])] if row.kind=='number' else [row.low or 1]:
+            _check(base | {row.name: v})
+            one(dict(value=v), name=row.name)
 
 # --- distributions ------------------------------------------------------------------------------------------------
 
@@ -142,15 +135,15 @@ def test_keys_that_are_not_known_are_named(tmp_path):
     with pytest.raises(ValueError, match="line 4"): read(tmp_path, "method: grid\nparameters:\n  - a: [\n")
 
 WRONG = [     # what is in the file, and what the error says
-    (dict(method='bayse', parameters=rates), ["method: 'bayse'", 'did you mean bayes']),
+    (dict(method='bayse', parameters=rates), ["method: 'bayse'", "did you mean 'bayes'"]),
     (dict(method='bayes', parameters=rates), ['metric: method bayes']),
     (dict(method='custom', parameters=rates), ["method: 'custom'"]),
     (dict(parameters=rates), ['method is missing']),
     (dict(method='random'), ['parameters: there are none']),
-    (dict(method='random', parameters=dict(learning_rat=rates['learning_rate'])), ["'learning_rat'", 'did you mean learning_rate']),
+    (dict(method='random', parameters=dict(learning_rat=rates['learning_rate'])), ["'learning_rat'", "did you mean 'learning_rate'"]),
     (dict(method='random', parameters=dict(learning_rate=dict(min=1, max=0.1))), ['learning_rate', 'min 1', 'max 0.1']),
     (dict(method='random', parameters=dict(learning_rate=dict(min=1, max=1))), ['learning_rate', 'min 1']),
-    (dict(method='random', parameters=dict(learning_rate=dict(distribution='loguniform', min=1, max=2))), ["'loguniform'", 'did you mean log_uniform']),
+    (dict(method='random', parameters=dict(learning_rate=dict(distribution='loguniform', min=1, max=2))), ["'loguniform'", "did you mean 'log_uniform'"]),
     (dict(method='random', parameters=dict(learning_rate=dict(values=[1e-3, 1e-4], probabilities=[0.5, 0.6]))), ['learning_rate', 'sum to 1.1']),
     (dict(method='random', parameters=dict(learning_rate=dict(values=[1e-3, 1e-4], probabilities=[1.0]))), ['learning_rate', 'as long as values']),
     (dict(method='random', parameters=dict(batch_size=dict(distribution='uniform', min=8, max=64))), ['batch_size', 'whole numbers']),
@@ -162,14 +155,14 @@ WRONG = [     # what is in the file, and what the error says
     (dict(method='random', parameters=dict(learning_rate=dict(parameters=dict(a=dict(value=1))))), ['learning_rate has no parameters of its own']),
     (dict(method='random', parameters=dict(learning_rate=[1e-3, 1e-4])), ['write values: [0.001, 0.0001]']),
     (dict(method='grid', parameters=rates), ['learning_rate', 'method grid', 'uniform']),
-    (dict(method='random', parameters=rates, metric=dict(name='accuracy', goal='maximise')), ["'maximise'", 'did you mean maximize']),
+    (dict(method='random', parameters=rates, metric=dict(name='accuracy', goal='maximise')), ["'maximise'", "did you mean 'maximize'"]),
     (dict(method='random', parameters=rates, metric=dict(goal='maximize')), ['metric: name is missing']),
     (dict(method='random', parameters=rates, metric=dict(name='valid_loss'), early_terminate=dict(type='hyperband')), ['give min_iter, or max_iter and s']),
     (dict(method='random', parameters=rates, metric=dict(name='valid_loss'), early_terminate=dict(type='median')), ["type 'median'"]),
     (dict(method='random', parameters=rates, metric=dict(name='valid_loss'), early_terminate=dict(type='hyperband', min_iter=1, strict='no way')), ['strict', 'true or false']),
-    (dict(method='random', parameters=rates, metric=dict(name='valid_loss'), early_terminate=dict(type='hyperband', min_iters=1)), ['did you mean min_iter']),
+    (dict(method='random', parameters=rates, metric=dict(name='valid_loss'), early_terminate=dict(type='hyperband', min_iters=1)), ["did you mean 'min_iter'"]),
     (dict(method='random', parameters=rates, run_cap='many'), ['run_cap']),
-    (dict(method='random', parameters=rates, comand=[]), ['did you mean command']),
+    (dict(method='random', parameters=rates, comand=[]), ["did you mean 'command'"]),
     (dict(method='random', parameters=rates, scheduler=dict(engine='ax')), ['scheduler', 'W&B only']),
 ]
 
@@ -195,4 +188,5 @@ def test_a_run_from_text_file_and_dict(tmp_path):
     for o in (values, json.dumps(values), tmp_path/'run.yaml', str(tmp_path/'run.json')): assert run_parameters(o)==dict(encoder='resnet18', learning_rate=1e-4, scheduler_kwargs=dict(sched='cosine', warmup_epochs=1))
     with pytest.raises(ValueError, match='cannot be read'): run_parameters(tmp_path/'none.yaml')
 
-def test_names(): assert all(parameter_name(k)==k for k in (*PARAMETERS, *REPEATS))
+def test_names():
+    assert all(parameter_name(k)==k for k in (*(p.name for p in PARAMETERS.values() if p.can_be_tried), *REPEATS))

@@ -203,18 +203,18 @@ def test_files_as_people_have_them(here, tiny, survey, tmp_path, kind, n):
         assert 'mean of 3 seeds' in out
 
 MISTAKES = [
-    (dict(parameters=dict(learning_rat=dict(value=1e-3))), [], ["'learning_rat'", 'did you mean learning_rate']),
+    (dict(parameters=dict(learning_rat=dict(value=1e-3))), [], ["'learning_rat'", "did you mean 'learning_rate'"]),
     (dict(parameters={**SETTINGS['parameters'], 'lr': dict(value=1e-3)}), [], ["'lr'", 'learning_rate']),
     (dict(parameters={**SETTINGS['parameters'], 'learning_rate': dict(min=1, max=0.1)}), [], ['learning_rate', 'min 1', 'max 0.1']),
-    (dict(method='bayse'), [], ["'bayse'", 'did you mean bayes']),
-    (dict(parameters={**SETTINGS['parameters'], 'learning_rate': dict(distribution='loguniform', min=1, max=2)}), [], ["'loguniform'", 'did you mean log_uniform']),
+    (dict(method='bayse'), [], ["'bayse'", "did you mean 'bayes'"]),
+    (dict(parameters={**SETTINGS['parameters'], 'learning_rate': dict(distribution='loguniform', min=1, max=2)}), [], ["'loguniform'", "did you mean 'log_uniform'"]),
     (dict(method='bayes', metric=None), [], ['metric', 'valid_loss']),
-    (dict(metric=dict(name='acuracy', goal='maximize')), [], ["'acuracy'", 'did you mean accuracy']),
+    (dict(metric=dict(name='acuracy', goal='maximize')), [], ["'acuracy'", "did you mean 'accuracy'"]),
     (dict(metric=dict(name='accuracy')), [], ['worst accuracy', 'goal: maximize']),
     (dict(parameters=dict(model_name=dict(values=['resnet18', 'resnet81']))), [], ["'resnet81'", 'did you mean']),
     (dict(parameters=dict(learning_rate=dict(value=1e-3))), [], ['model_name is missing']),
     (dict(early_terminate=dict(type='median', min_iter=1)), [], ["'median'", 'hyperband']),
-    (dict(programme='x'), [], ["'programme'", 'did you mean program']),
+    (dict(programme='x'), [], ["'programme'", "did you mean 'program'"]),
     ({}, ['--storage', 'postgresql://me:secret@127.0.0.1:9/x'], ['storage', '127.0.0.1:9']),
     ({}, ['--storage', 'sqlite:////no/such/folder/s.db'], ['storage', '/no/such/folder/s.db']),
     ({}, ['--storage', 'somewhere'], ["'somewhere'", 'no address']),
@@ -252,7 +252,7 @@ def test_finetune_takes_a_file_of_settings(run_zoofast, survey, tmp_path):
 
 def test_finetune_names_what_is_wrong_in_its_settings(here, survey, tmp_path):
     args = ['finetune', survey[0]/'catalog.csv', '--label', 'morphology', '--save-dir', tmp_path/'run', '--settings']
-    for given,says in (('{"batchsize": 8}', 'did you mean batch_size'), ('{"batch_size": 8}', '--encoder')):
+    for given,says in (('{"batchsize": 8}', "did you mean 'batch_size'"), ('{"batch_size": 8}', '--encoder')):
         code,_,err = here(*args, given)
         assert code==2 and len(said(err))==1 and says in said(err)[0], err
 

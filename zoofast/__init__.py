@@ -55,6 +55,7 @@ Modules:
 - `zoofast.training.freezing`: What is frozen stays as it is, and costs as little as that allows
 - `zoofast.training.learner`: A fastai `Learner` whose runs repeat, resume, and end with their best model
 - `zoofast.training.optimizer`: Any optimizer of torch or timm, by its name
+- `zoofast.training.parameters`: One table of all parameters of a training
 - `zoofast.training.profile`: Where an epoch's time goes, and how near it is to the device's limit
 - `zoofast.training.run_folder`: The folder of a run: what was asked for, how it went, how it ended
 - `zoofast.training.runs`: The folders of trained models: listed, sorted, compared

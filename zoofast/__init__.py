@@ -8,7 +8,7 @@ Modules:
 - `zoofast.bundles.save`: A learner writes its bundle, its model card and its encoder
 - `zoofast.bundles.zoobot`: A model that zoobot finetuned, as one of zoofast's
 - `zoofast.catalog.paths`: Where the images of a million galaxies are
-- `zoofast.catalog.read`: A table of galaxies: read, check, split
+- `zoofast.catalog.read`: A table of galaxies, read from whatever file it is in
 - `zoofast.catalog.stream`: A catalogue of any size, piece by piece
 - `zoofast.catalog.tables`: Whatever holds a table of galaxies, as a DataFrame
 - `zoofast.cli.app`: How the commands behave: options, messages, progress, several processes

@@ -9,12 +9,9 @@ looked into, not each path: that takes seconds, on any disk."""
 __all__ = ['file_locations', 'absent_files', 'file_parts']
 
 # %% ../../nbs/catalog/02_paths.ipynb #87ff0ae5
-import os
-import numpy as np, pyarrow as pa, pyarrow.compute as pc
-
-# %% ../../nbs/catalog/02_paths.ipynb #61f22f2d
-import re, unicodedata
+import os, re, unicodedata
 from urllib.parse import unquote
+import numpy as np, pyarrow as pa, pyarrow.compute as pc
 from ..core.errors import first_line
 
 # %% ../../nbs/catalog/02_paths.ipynb #98260262

@@ -1,4 +1,4 @@
-"""A table of galaxies: read, check, split
+"""A table of galaxies, read from whatever file it is in
 
 A catalogue is a pandas DataFrame with one row a galaxy. Two columns have a fixed meaning everywhere in zoofast: `id_str`, the galaxy's
 name as text, and `file_loc`, the absolute path of its image. All other columns are yours: labels, magnitudes, redshifts.
@@ -12,12 +12,14 @@ test with `split_catalog`."""
 __all__ = ['need_columns', 'read_catalog']
 
 # %% ../../nbs/catalog/03_read.ipynb #87ff0ae5
-import difflib, os
+import os
 from pathlib import Path
 import numpy as np, pandas as pd
-from ..core.errors import CatalogError
+from .paths import file_locations
+from .tables import id_column, read_table, text_column
+from ..core.errors import CatalogError, did_you_mean
 
-# %% ../../nbs/catalog/03_read.ipynb #1c4da66b
+# %% ../../nbs/catalog/03_read.ipynb #fe0963e0
 def need_columns(
     df:pd.DataFrame, # Catalogue
     *cols:str,       # Columns that it must have
@@ -28,31 +30,51 @@ def need_columns(
     for c in cols:
         if c in df.columns: continue
         there = [str(o)[:60] for o in df.columns[:50]]
-        near = difflib.get_close_matches(str(c), there, 1)
-        raise CatalogError(f"{name} has no column {c!r}{f' (did you mean {near[0]!r}?)' if near else ''}; its columns are: {', '.join(there)}{' ...' if len(df.columns)>50 else ''}{hint}")
+        more = " ..." if len(df.columns)>50 else ""
+        raise CatalogError(f"{name} has no column {c!r}{did_you_mean(c, there)}; "
+                           f"its columns are: {', '.join(there)}{more}{hint}")
 
-def read_catalog(
-    source:"str|Path|pd.DataFrame", # A DataFrame; the path of a csv (also .gz), parquet, FITS table, VOTable or ECSV file; a Hugging Face dataset: its folder, or "hf_dataset:user/name"
-    image_dir:"str|Path|None"=None, # Folder that relative image paths start from; the catalogue's own folder unless given
-    id_col:str="id_str",            # Column with the galaxies' identifiers
-    file_col:"str|list"="file_loc", # Column with the images' paths; several where each band has a file of its own, in the order wanted
-)->pd.DataFrame:                    # The table, with text columns `id_str` and `file_loc` (absolute paths, with `|` between those of several bands) first
-    "Read a catalogue of galaxies; raises `CatalogError` where it is missing, unreadable, empty or lacks a column"
-    from zoofast.catalog.paths import file_locations
-    from zoofast.catalog.tables import id_column, read_table, text_column
-    file_cols = [file_col] if isinstance(file_col, str) else list(file_col)
-    if not file_cols or len(set(file_cols))<len(file_cols): raise CatalogError(f"file_col={file_col!r}: name one column, or several different ones")
+# %% ../../nbs/catalog/03_read.ipynb #1c4da66b
+def _source(source, id_col, file_cols, image_dir):
+    "The table of a catalogue, what it is called in errors, and the folder that relative paths start from"
     if isinstance(source, pd.DataFrame): df,name,base = source,"the catalogue",os.getcwd()
     else:
         df,name = read_table(source, id_col, file_cols, image_dir),str(source)
         base = os.getcwd() if name.startswith("hf_dataset:") else str(Path(source).expanduser().absolute().parent)
-    if len(twice := df.columns[df.columns.duplicated()]): raise CatalogError(f"{name} has two columns named {twice[0]!r}; rename one")
+    if image_dir is not None: base = str(Path(image_dir).expanduser().absolute())
+    return df,name,base
+
+def _check_table(df, name, id_col, file_cols):
+    "Raise a `CatalogError` for a table that is no catalogue"
+    if len(twice := df.columns[df.columns.duplicated()]):
+        raise CatalogError(f"{name} has two columns named {twice[0]!r}; rename one")
     need_columns(df, id_col, name=name, hint="; name the right one with id_col=")
     need_columns(df, *file_cols, name=name, hint="; name the right one with file_col=")
     if not len(df): raise CatalogError(f"{name} has no rows")
-    if image_dir is not None: base = str(Path(image_dir).expanduser().absolute())
-    try: ids,files = id_column(df[id_col], id_col),file_locations([text_column(df[c], c) for c in file_cols], base)
+
+def _own_byte_order(df):
+    "Numbers as this machine has them: FITS has the other byte order"
+    def foreign(t): return isinstance(t, np.dtype) and not t.isnative
+    return df.assign(**{c: df[c].astype(df[c].dtype.newbyteorder("=")) for c in df.columns if foreign(df[c].dtype)})
+
+# %% ../../nbs/catalog/03_read.ipynb #bceff17e
+def read_catalog(
+    source:"str|Path|pd.DataFrame", # A DataFrame; the path of a csv (also .gz), parquet, FITS table, VOTable or ECSV file; a Hugging
+                                    # Face dataset: its folder, or "hf_dataset:user/name"
+    image_dir:"str|Path|None"=None, # Folder that relative image paths start from; default the catalogue's own folder
+    id_col:str="id_str",            # Column with the galaxies' identifiers
+    file_col:"str|list"="file_loc", # Column with the images' paths; several where each band has its own file, in the order wanted
+)->pd.DataFrame:                    # The table; first the text columns `id_str` and `file_loc` (absolute, with `|` between bands' files)
+    "Read a catalogue of galaxies; raises `CatalogError` where it is missing, unreadable, empty or lacks a column"
+    file_cols = [file_col] if isinstance(file_col, str) else list(file_col)
+    if not file_cols or len(set(file_cols))<len(file_cols):
+        raise CatalogError(f"file_col={file_col!r}: name one column, or several different ones")
+    df,name,base = _source(source, id_col, file_cols, image_dir)
+    _check_table(df, name, id_col, file_cols)
+    try:
+        ids = id_column(df[id_col], id_col)
+        files = file_locations([text_column(df[c], c) for c in file_cols], base)
     except CatalogError as e: raise CatalogError(f"{name}: {e}") from None
-    df = df.assign(**{c: df[c].astype(df[c].dtype.newbyteorder("=")) for c in df.columns if isinstance(df[c].dtype, np.dtype) and not df[c].dtype.isnative})     # FITS has the other byte order
     head = pd.DataFrame({"id_str": ids.to_pandas(), "file_loc": files.to_pandas()}, dtype=str)
-    return pd.concat([head, df.drop(columns=["id_str", "file_loc"], errors="ignore").reset_index(drop=True)], axis=1)
+    rest = _own_byte_order(df).drop(columns=["id_str", "file_loc"], errors="ignore")
+    return pd.concat([head, rest.reset_index(drop=True)], axis=1)

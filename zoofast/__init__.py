@@ -29,7 +29,6 @@ Modules:
 - `zoofast.images.reader`: One image file (jpg, png, tiff, FITS, npy) to one tensor: bands, stretch, size
 - `zoofast.images.stretch`: Flux to bytes: which stretch, and on what scale
 - `zoofast.plots.looks`: Where an encoder looks
-- `zoofast.plots.style`: Pictures for each question a user asks of a run; every function returns matplotlib Axes
 - `zoofast.predict.answers`: Predictions beside what the catalogue says, galaxy by galaxy
 - `zoofast.predict.features`: Tables of features read piece by piece, and compressed with a PCA that is kept
 - `zoofast.predict.maps`: A survey in two dimensions, with like beside like

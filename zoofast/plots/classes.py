@@ -9,82 +9,88 @@ __all__ = ['plot_confusion', 'plot_roc', 'plot_precision_recall', 'plot_reliabil
 
 # %% ../../nbs/plots/04_classes.ipynb #ecb68c20
 import math
+from collections import namedtuple
 import numpy as np
+from ..core.checks import check_one_of
 from ..tasks.calibration import calibration_error, reliability
 from ..predict.answers import Answers, as_answers, need_truth
 from .style import COLORS, DASHES, GREY, MARKS, count, named, new_axes, say_in, unit_name
 
 # %% ../../nbs/plots/04_classes.ipynb #75f88bd0
 def _of_classes(source, truth, task, what):
-    "Answers whose task has probabilities; raises `ValueError` for others"
+    "Answers whose task chooses among classes; raises `ValueError` for others"
     a = as_answers(source, truth, task)
     need_truth(a.truth)
-    if a.task.kind not in ("classification", "multilabel"): raise ValueError(f"{what}: {a.task.kind} has no classes; plot_numbers or plot_votes draws it")
-    return a
+    if a.task.choices: return a
+    raise ValueError(f"{what}: {type(a.task).__name__} has no classes; plot_numbers or plot_votes draws it")
+
+def _against_rest(c):
+    "Name, is it so, and probability of each class of a `Choice` against the rest, of two classes the second; a label as it is"
+    for i,name in enumerate(c.classes):
+        if i==0 and len(c.classes)==2: continue
+        use = np.isfinite(c.p[:,i]) & (c.true>=0)
+        yield str(c.name if c.beside_others else name),c.true[use]==i,c.p[use,i]
 
 def yes_or_no(
     answers:Answers, # Of classes, or of several labels
     most:int=7       # Classes, the most frequent first
 )->tuple:            # List of (name, is it so `(n,)`, probability `(n,)`), one for each class, or label; and the number of classes that there are
     "Each class against the rest, the second of two; each label. Classes that all galaxies belong to, or none, are left out, and galaxies without label or prediction"
-    t,y = answers.task,answers.task.encode(answers.truth).numpy()
-    p = answers.preds[t.columns[1:] if t.kind=="classification" else [f"{c}_prob" for c in t.labels]].to_numpy(dtype=float)
-    names = t.classes if t.kind=="classification" else t.labels
-    out = []
-    for i,c in enumerate(names):
-        if len(names)==2 and t.kind=="classification" and i==0: continue
-        use = np.isfinite(p[:,i]) & (y>=0 if t.kind=="classification" else np.isfinite(y[:,i]))
-        is_it = (y[use]==i) if t.kind=="classification" else y[use,i]>=.5
-        if 0<is_it.sum()<len(is_it): out.append((str(c), is_it, p[use,i]))
-    out = sorted(out, key=lambda o: -o[1].sum())[:most]
-    return out,1 if t.kind=="classification" and len(names)==2 else len(names)
+    found = [o for c in answers.task.compare_choices(answers.preds, answers.truth) for o in _against_rest(c)]
+    some = [o for o in found if 0<o[1].sum()<len(o[1])]
+    return sorted(some, key=lambda o: -o[1].sum())[:most],len(found)
 
 # %% ../../nbs/plots/04_classes.ipynb #c791007d
-def _matrix(ax, counts, names, xlabel, ylabel, title, show):
-    "One confusion matrix"
-    rate,n = counts/np.maximum(counts.sum(1, keepdims=True), 1),len(names)
-    ax.imshow(rate, cmap="Blues", vmin=0, vmax=1)
-    for i,row in enumerate(counts if n<=25 else []):
-        for j,c in enumerate(row):
-            text = {"both": f"{c}\n{rate[i,j]:.0%}", "counts": str(c), "rates": f"{rate[i,j]:.0%}"}[show]
-            if counts[i].sum() and (c or n<=8): ax.text(j, i, text, ha="center", va="center", fontsize=8 if n<=8 else 5, color="white" if rate[i,j]>.55 else "black")
-    ax.set(xticks=range(n), yticks=range(n), xlabel=xlabel, ylabel=ylabel)
-    ax.set_title(title, fontsize=10)
-    size = None if n<=12 else 7 if n<=25 else 5
-    ax.set_xticklabels([named(o, 20) for o in names], rotation=35, ha="right", rotation_mode="anchor", fontsize=size)
-    ax.set_yticklabels([named(o, 20) if counts[i].sum() else f"{named(o, 20)} (none)" for i,o in enumerate(names)], fontsize=size)
+def _write_cells(ax, counts, rate, show):
+    "The numbers in a confusion matrix; zeros only where there is room"
+    n = len(counts)
+    for (i,j),c in np.ndenumerate(counts):
+        if not counts[i].sum() or not (c or n<=8): continue
+        text = {"both": f"{c}\n{rate[i,j]:.0%}", "counts": str(c), "rates": f"{rate[i,j]:.0%}"}[show]
+        ax.text(j, i, text, ha="center", va="center", fontsize=8 if n<=8 else 5, color="white" if rate[i,j]>.55 else "black")
 
+def _matrix(ax, c, show):
+    "Confusion matrix of a `Choice`"
+    from sklearn.metrics import confusion_matrix
+    names,n,use = [named(o, 20) for o in c.classes],len(c.classes),c.both
+    counts = confusion_matrix(c.true[use], c.said[use], labels=range(n)) if use.any() else np.zeros((n, n), dtype=int)
+    rate = counts/np.maximum(counts.sum(1, keepdims=True), 1)
+    ax.imshow(rate, cmap="Blues", vmin=0, vmax=1)
+    if n<=25: _write_cells(ax, counts, rate, show)
+    label,size = unit_name(c.name),None if n<=12 else 7 if n<=25 else 5
+    ax.set(xticks=range(n), yticks=range(n), xlabel=f"predicted {label}", ylabel=f"true {label}")
+    ax.set_title(f"{counts.trace()} of {count(counts.sum())} right", fontsize=10)
+    ax.set_xticklabels(names, rotation=35, ha="right", rotation_mode="anchor", fontsize=size)
+    ax.set_yticklabels([o if counts[i].sum() else f"{o} (none)" for i,o in enumerate(names)], fontsize=size)
+
+def _matrix_axes(choices):
+    "Axes for a matrix of each choice, as many inches wide as the first has classes"
+    n,side = len(choices),min(14, 1.9+.7*len(choices[0].classes))
+    ncols = min(4, n)
+    nrows = math.ceil(n/ncols)
+    axs = new_axes((side*ncols, side*nrows), nrows, ncols).ravel()
+    for o in axs[n:]: o.axis("off")
+    return axs
+
+# %% ../../nbs/plots/04_classes.ipynb #c1a50001
 def plot_confusion(
     source,           # A learner, a run's folder, a table of predictions, or `Answers`
     truth=None,       # Catalogue with the labels, see `Answers`
-    task=None,        # A `Classification` or `MultiLabel`, see `Answers`
+    task=None,        # A task of classes, such as a `Classification` or a `MultiLabel`, see `Answers`
     ax=None,          # Axes to draw on; of several labels, as many as there are
     *,
     show:str="both"   # "counts", "rates" (fractions of the galaxies of a true class) or "both"
 ):                    # matplotlib Axes; of several labels an array of them
     "Confusion matrix: a row for each true class, shaded by the fraction of the row that is taken for each class"
-    from sklearn.metrics import confusion_matrix
-    if show not in ("both", "counts", "rates"): raise ValueError(f"show={show!r}: use 'counts', 'rates' or 'both'")
+    check_one_of("show", show, ("counts", "rates", "both"))
     a = _of_classes(source, truth, task, "plot_confusion")
-    y,single = a.task.encode(a.truth).numpy(),a.task.kind=="classification"
-    p = a.preds[a.task.columns[1:] if single else [f"{c}_prob" for c in a.task.labels]].to_numpy(dtype=float)
-    labels = a.task.label_cols
-    if ax is None:
-        names = [[str(c) for c in a.task.classes]] if single else [a.task.values[c] for c in labels]
-        side,ncols = min(14, 1.9+.7*len(names[0])),min(4, len(labels))
-        axs = new_axes((side*ncols, side*math.ceil(len(labels)/ncols)), math.ceil(len(labels)/ncols), ncols).ravel()
-        for o in axs[len(labels):]: o.axis("off")
-    else: axs = np.ravel(ax)
-    for i,(c,ax) in enumerate(zip(labels, axs)):
-        use = np.isfinite(p).all(1) & (y>=0) if single else np.isfinite(p[:,i]) & np.isfinite(y[:,i])
-        said,true,names = (p[use].argmax(1),y[use],a.task.classes) if single else (p[use,i]>=.5,y[use,i]>=.5,a.task.values[c])
-        counts = confusion_matrix(true, said, labels=range(len(names))) if use.any() else np.zeros((len(names), len(names)), dtype=int)
-        _matrix(ax, counts, names, f"predicted {unit_name(c)}", f"true {unit_name(c)}", f"{counts.trace()} of {count(counts.sum())} right", show)
-    return axs[0] if single else axs[:len(labels)]
+    choices = a.task.compare_choices(a.preds, a.truth)
+    axs = _matrix_axes(choices) if ax is None else np.ravel(ax)
+    for c,o in zip(choices, axs): _matrix(o, c, show)
+    return axs[:len(choices)] if choices[0].beside_others else axs[0]
 
 # %% ../../nbs/plots/04_classes.ipynb #0077e237
 _grid = np.linspace(0, 1, 101)
-_most = 10_000_000                 # galaxies times repetitions
 
 def _counts(y, p, weights):
     "True and false positives `(repetitions, thresholds)` where each galaxy counts as often as its weight"
@@ -105,62 +111,86 @@ def _precision(tp, fp):
     line[0] = line[1]                                # at no recall there is no precision
     return line,float((np.diff(recall, prepend=0)*precision).sum())
 
+# %% ../../nbs/plots/04_classes.ipynb #c1a50002
+_most = 10_000_000                 # galaxies times repetitions
+
 def _again(y, p, curve, seed):
     "Bands of the curve and its area: lower and upper, of galaxies drawn again and again"
-    reps,rng,n = int(np.clip(_most//len(y), 20, 200)),np.random.default_rng(seed),len(y)
-    got = []
+    n,rng,got = len(y),np.random.default_rng(seed),[]
+    reps = int(np.clip(_most//n, 20, 200))
     for _ in range(0, reps, step := max(1, min(reps, 2_000_000//n))):
         w = rng.multinomial(n, [1/n]*n, size=step)
         got += [curve(*o) for o in zip(*_counts(y, p, w)) if o[0][-1]>0 and o[1][-1]>0]
-    lines,areas = np.array([o[0] for o in got]),np.array([o[1] for o in got])
+    lines,areas = (np.array(o) for o in zip(*got))
     return np.quantile(lines, (.025, .975), axis=0),np.quantile(areas, (.025, .975))
 
-def _curves(source, truth, task, ax, seed, what, curve, area, labels, most):
+_Look = namedtuple("_Look", "what curve area xlabel ylabel legend")       # of a kind of curves
+
+def _draw_curves(ax, found, look, seed):
+    "A line for each class; of few, with bands, and for precision where a blind choice would be"
+    few = len(found)<=4
+    for k,(name,y,p) in enumerate(found):
+        color = COLORS[k%7]
+        line,total = look.curve(*(o[0] for o in _counts(y, p, np.ones((1, len(y)), dtype=int))))
+        band,(low,high) = _again(y, p, look.curve, seed)
+        label = f"{named(name, 24)}: {total:.2f} ({low:.2f} to {high:.2f}), {y.sum()} of {len(y)}"
+        ax.plot(_grid, line, color=color, ls=DASHES[k%7], label=label)
+        if few: ax.fill_between(_grid, *band, color=color, alpha=.2, lw=0)
+        if few and look.curve is _precision: ax.axhline(y.mean(), color=color, lw=.8, ls=":", zorder=0)
+    if look.curve is _roc: ax.plot([0, 1], [0, 1], color=GREY, lw=1, zorder=0)
+
+# %% ../../nbs/plots/04_classes.ipynb #c1a50003
+def _curves(source, truth, task, ax, seed, most, look):
     "A line with its band for each class"
-    a = _of_classes(source, truth, task, what)
+    a = _of_classes(source, truth, task, look.what)
     found,of = yes_or_no(a, most)
     if ax is None: ax = new_axes((4.4, 4.1))
-    ax.set(**labels, xlim=(-.01, 1.01), ylim=(-.01, 1.02), aspect="equal")
+    ax.set(xlabel=look.xlabel, ylabel=look.ylabel, xlim=(-.01, 1.01), ylim=(-.01, 1.02), aspect="equal")
     if not found: return say_in(ax, "no class with galaxies\nboth in it and outside: no curve")
-    for k,(name,y,p) in enumerate(found):
-        line,total = curve(*(o[0] for o in _counts(y, p, np.ones((1, len(y)), dtype=int))))
-        band,(low,high) = _again(y, p, curve, seed)
-        ax.plot(_grid, line, color=COLORS[k%7], ls=DASHES[k%7], label=f"{named(name, 24)}: {total:.2f} ({low:.2f} to {high:.2f}), {y.sum()} of {len(y)}")
-        if len(found)<=4: ax.fill_between(_grid, *band, color=COLORS[k%7], alpha=.2, lw=0)
-        if what=="plot_precision_recall" and len(found)<=4: ax.axhline(y.mean(), color=COLORS[k%7], lw=.8, ls=":", zorder=0)
-    if what=="plot_roc": ax.plot([0, 1], [0, 1], color=GREY, lw=1, zorder=0)
-    ax.legend(fontsize=7, title=area + (f"; {len(found)} of {of} {'labels' if a.task.kind=='multilabel' else 'classes'}" if len(found)<of else ""), title_fontsize=7, loc="lower right" if what=="plot_roc" else "lower left", framealpha=.6)
+    _draw_curves(ax, found, look, seed)
+    what = "labels" if len(a.task.choices)>1 else "classes"
+    some = f"; {len(found)} of {of} {what}" if len(found)<of else ""
+    ax.legend(fontsize=7, title=look.area+some, title_fontsize=7, loc=look.legend, framealpha=.6)
     return ax
 
 def plot_roc(
     source,      # A learner, a run's folder, a table of predictions, or `Answers`
     truth=None,  # Catalogue with the labels, see `Answers`
-    task=None,   # A `Classification` or `MultiLabel`, see `Answers`
+    task=None,   # A task of classes, such as a `Classification` or a `MultiLabel`, see `Answers`
     ax=None,     # Axes to draw on
     *,
     most:int=7,  # Classes to draw, the most frequent
     seed:int=0   # Of the bands
 ):               # matplotlib Axes
     "ROC curve of each class against the rest, with bands of 95 %: the fraction of its galaxies that is found, by the fraction of the others that is taken for it"
-    return _curves(source, truth, task, ax, seed, "plot_roc", _roc, "area below (95 % interval)", dict(xlabel="false positives: part of the others", ylabel="true positives: part of the class"), most)
+    return _curves(source, truth, task, ax, seed, most, _Look("plot_roc", _roc, "area below (95 % interval)",
+        "false positives: part of the others", "true positives: part of the class", "lower right"))
 
+# %% ../../nbs/plots/04_classes.ipynb #c1a50004
 def plot_precision_recall(
     source,      # A learner, a run's folder, a table of predictions, or `Answers`
     truth=None,  # Catalogue with the labels, see `Answers`
-    task=None,   # A `Classification` or `MultiLabel`, see `Answers`
+    task=None,   # A task of classes, such as a `Classification` or a `MultiLabel`, see `Answers`
     ax=None,     # Axes to draw on
     *,
     most:int=7,  # Classes to draw, the most frequent
     seed:int=0   # Of the bands
 ):               # matplotlib Axes
     "Precision-recall curve of each class, with bands of 95 %: how pure a sample is, by how complete it is. The dotted line is a sample drawn blindly"
-    return _curves(source, truth, task, ax, seed, "plot_precision_recall", _precision, "average precision (95 % interval)", dict(xlabel="recall: part of the class that is found", ylabel="precision: part of the found that is right"), most)
+    return _curves(source, truth, task, ax, seed, most, _Look("plot_precision_recall", _precision, "average precision (95 % interval)",
+        "recall: part of the class that is found", "precision: part of the found that is right", "lower left"))
 
 # %% ../../nbs/plots/04_classes.ipynb #412532a6
+def _sureness(c):
+    "Of the galaxies with both a label and a prediction: probability of what is said, and is it right?"
+    use = c.both
+    p,said = c.p[use],c.said[use]
+    return p.max(1),said==c.true[use]
+
 def plot_reliability(
     source,      # A learner, a run's folder, a table of predictions, or `Answers`
     truth=None,  # Catalogue with the labels, see `Answers`
-    task=None,   # A `Classification` or `MultiLabel`, see `Answers`
+    task=None,   # A task of classes, such as a `Classification` or a `MultiLabel`, see `Answers`
     ax=None,     # Axes to draw on, also those of another call, to compare
     label=None,  # What to call these predictions, where several are drawn
     bins:int=10  # Bins of equal width from 0 to 1
@@ -168,19 +198,16 @@ def plot_reliability(
     "Reliability diagram: fraction of galaxies that is right, by the probability of their class, with 95 % intervals; the area of a point is the number of galaxies"
     from astropy.stats import binom_conf_interval
     a = _of_classes(source, truth, task, "plot_reliability")
-    y,single = a.task.encode(a.truth).numpy(),a.task.kind=="classification"
-    p = a.preds[a.task.columns[1:] if single else [f"{c}_prob" for c in a.task.labels]].to_numpy(dtype=float)
-    use = np.isfinite(p).all(1) & (y>=0) if single else np.isfinite(p) & np.isfinite(y)
-    prob,right = (p[use].max(1),p[use].argmax(1)==y[use]) if single else (np.maximum(p, 1-p)[use],((p>=.5)==(y>=.5))[use])
+    prob,right = (np.concatenate(o) for o in zip(*map(_sureness, a.task.compare_choices(a.preds, a.truth))))
     if ax is None: ax = new_axes((3.9, 3.9))
     if not ax.lines: ax.plot([0, 1], [0, 1], color=GREY, lw=1, zorder=0)
     ax.set(xlabel="probability of the class that is given", ylabel="fraction right", xlim=(0, 1.02), ylim=(0, 1.02), aspect="equal")
     if not len(prob): return say_in(ax, "no galaxy with both\na label and a prediction")
-    r,k = reliability(prob, right, bins),len(ax.lines)-1
-    color = COLORS[k%7]
+    r,k = reliability(prob, right, bins),(len(ax.lines)-1)%7
     low,high = binom_conf_interval((r.n*r.right).round().astype(int), r.n, confidence_level=.95, interval="wilson")
-    ax.plot(r.probability, r.right, DASHES[k%7], lw=1, color=color)
-    ax.vlines(r.probability, low, high, color=color, lw=1, alpha=.7)
-    ax.scatter(r.probability, r.right, s=8+150*r.n/r.n.max(), color=color, marker=MARKS[k%7], alpha=.8, label=f"{named(label)+': ' if label else ''}error {calibration_error(prob, right, bins):.3f}")
+    ax.plot(r.probability, r.right, DASHES[k], lw=1, color=COLORS[k])
+    ax.vlines(r.probability, low, high, color=COLORS[k], lw=1, alpha=.7)
+    error = f"{named(label)+': ' if label else ''}error {calibration_error(prob, right, bins):.3f}"
+    ax.scatter(r.probability, r.right, s=8+150*r.n/r.n.max(), color=COLORS[k], marker=MARKS[k], alpha=.8, label=error)
     ax.legend(fontsize=8, loc="upper left", framealpha=.6)
     return ax

@@ -21,19 +21,26 @@ from .style import named, new_axes, say_in
 class _Maps(nn.Identity):
     "Feature maps `(n, channels, y, x)` on their way through an encoder"
 
-def _as_maps(o, body):
-    "A layer's output as maps `(n, channels, y, x)`, and how to turn them back; `None` where it is no map"
-    if not isinstance(o, torch.Tensor) or o.ndim not in (3, 4): return None
-    if o.ndim==4:
-        last = getattr(body, "output_fmt", "NCHW")=="NHWC" or (o.shape[1]==o.shape[2]!=o.shape[3] and o.shape[3]>o.shape[1])
-        return (o.permute(0, 3, 1, 2), lambda m: m.permute(0, 2, 3, 1)) if last else (o, lambda m: m)
+def _tokens_as_maps(o, body):
+    "Tokens `(n, tokens, channels)` as maps, and how to turn them back; `None` where they make no grid"
     grid = getattr(getattr(body, "patch_embed", None), "grid_size", None)
     for n in (int(getattr(body, "num_prefix_tokens", 0)), 0, 1):               # some add the token for the whole image at the end
         k,side = o.shape[1]-n,math.isqrt(max(0, o.shape[1]-n))
         ny,nx = grid if grid and grid[0]*grid[1]==k else (side, side)
-        if ny*nx==k and ny>1: return o[:,n:].transpose(1, 2).unflatten(2, (ny, nx)),lambda m, first=o[:,:n]: torch.cat([first, m.flatten(2).transpose(1, 2)], 1)
+        if ny*nx!=k or ny<=1: continue
+        maps = o[:,n:].transpose(1, 2).unflatten(2, (ny, nx))
+        return maps,lambda m, first=o[:,:n]: torch.cat([first, m.flatten(2).transpose(1, 2)], 1)
     return None
 
+def _as_maps(o, body):
+    "A layer's output as maps `(n, channels, y, x)`, and how to turn them back; `None` where it is no map"
+    if not isinstance(o, torch.Tensor) or o.ndim not in (3, 4): return None
+    if o.ndim==3: return _tokens_as_maps(o, body)
+    channels_last = o.shape[1]==o.shape[2]!=o.shape[3] and o.shape[3]>o.shape[1]
+    if getattr(body, "output_fmt", "NCHW")=="NHWC" or channels_last: return o.permute(0, 3, 1, 2),lambda m: m.permute(0, 2, 3, 1)
+    return o,lambda m: m
+
+# %% ../../nbs/plots/06_looks.ipynb #e1a50002
 @contextmanager
 def _maps_at(body, name):
     "Inside, the output of a layer of the encoder passes through the module that is given"
@@ -48,67 +55,90 @@ def _maps_at(body, name):
 def _layers(body):
     "Names of the layers that may hold the last maps, the last one first"
     info = getattr(body, "feature_info", None)
-    info = getattr(info, "info", info) or []
-    names,there = [o["module"].replace(".attn_pool", "") for o in info if isinstance(o, dict) and o.get("module")],dict(body.named_modules())
-    names = [f"{n}.{len(there[n])-1}" if isinstance(there[n], nn.ModuleList) else n for n in names if n in there]      # a list is not called itself, its last module is
-    if not names: raise ValueError(f"{type(body).__name__}: timm does not say where its feature maps are, so it cannot be shown where it looks")
+    info,there = getattr(info, "info", info) or [],dict(body.named_modules())
+    names = [o["module"].replace(".attn_pool", "") for o in info if isinstance(o, dict) and o.get("module")]
+    names = [n for n in names if n in there]
+    names = [f"{n}.{len(there[n])-1}" if isinstance(there[n], nn.ModuleList) else n for n in names]    # a list is not called itself, its last module is
+    if not names:
+        raise ValueError(f"{type(body).__name__}: timm does not say where its feature maps are, so it cannot be shown where it looks")
     return names[::-1]
 
 # %% ../../nbs/plots/06_looks.ipynb #2631f9cc
 def _output(task, of):
-    "Number of the output that is asked about, `None` for that of the prediction, and its name"
-    names = [str(c) for c in task.classes] if task.kind=="classification" else list(task.label_cols)
-    if of is None: return (None, None) if task.kind=="classification" else (0, names[0])
+    "Number of the output that is asked about, `None` for that of the prediction"
+    names = task.output_names
+    if of is None: return None if task.one_output_wins else 0
     if str(of) not in names: raise ValueError(f"of={of!r}: there are {', '.join(names)}")
-    return names.index(str(of)),str(of)
+    return names.index(str(of))
 
+def _file_list(files):
+    "Image files: a list, one, or those of a catalogue"
+    if isinstance(files, pd.DataFrame): return list(files.file_loc)
+    return [files] if isinstance(files, str) or not hasattr(files, "__iter__") else list(files)
+
+def _cam(net, x, target, layer):
+    "What speaks for the `target` of each image in the last layer that has a say `(n, 1, y, x)`; `None` where there is none"
+    from captum.attr import LayerGradCam
+    body = net.encoder.body
+    for name in [layer] if layer else _layers(body):
+        with _maps_at(body, name) as maps, torch.enable_grad():
+            try: cam = LayerGradCam(net, maps).attribute(x.clone().requires_grad_(), target=target, relu_attributions=True)
+            except (AssertionError, IndexError, KeyError, RuntimeError): continue            # nothing passed through: no maps there
+        if cam.abs().max()>0: return cam.detach()
+    return None
+
+# %% ../../nbs/plots/06_looks.ipynb #e1a50001
 def look_maps(
     model,           # A learner, a `GalaxyModel`, a bundle or a run's folder
     files,           # Image files, or one
-    of=None,         # Name of the class, label or answer (`<question>_<answer>`); the class that is predicted, or the first label, unless given
-    layer:"str|None"=None # Name of the encoder's layer, as in `named_modules`; the last one that has a say unless given
+    of=None,         # Name of the class, label or answer (`<question>_<answer>`); by default the class that is predicted, or the first label
+    layer:"str|None"=None # Name of the encoder's layer, as in `named_modules`; by default the last one that has a say
 )->tuple:            # Images `(n, channels, y, x)` from 0 to 1, maps `(n, y, x)` from 0 to 1, and for each the name of the output
     "Where in an image an encoder finds what speaks for an answer; raises `ValueError` for an encoder without feature maps, `ImageError` for what cannot be read"
-    try: from captum.attr import LayerAttribution, LayerGradCam
+    try: from captum.attr import LayerAttribution
     except ImportError: raise ValueError("where an encoder looks is found by captum: pip install zoofast[explain]") from None
     model = as_model(model)
-    task,net,body = model.task,model.net,model.net.encoder.body
-    at,name = _output(task, of)
-    names = [str(c) for c in task.classes] if task.kind=="classification" else list(task.label_cols)
-    x = torch.stack([model.reader(str(f)) for f in ([files] if isinstance(files, str) or not hasattr(files, "__iter__") else files)]).to(model.device).float()/255
+    net,body = model.net,model.net.encoder.body
+    at = _output(model.task, of)
+    x = torch.stack([model.reader(str(f)) for f in _file_list(files)]).to(model.device).float()/255
     was,net.autocast = net.autocast,None
     net.eval()
     try:
         with torch.no_grad(): target = net(x).argmax(1) if at is None else torch.full((len(x),), at, device=x.device)
-        if layer is not None and layer not in dict(body.named_modules()): raise ValueError(f"layer={layer!r}: the encoder has {', '.join(_layers(body)[::-1])}, and others")
-        for name in [layer] if layer else _layers(body):
-            with _maps_at(body, name) as maps, torch.enable_grad():
-                try: cam = LayerGradCam(net, maps).attribute(x.clone().requires_grad_(), target=target, relu_attributions=True)
-                except (AssertionError, IndexError, KeyError, RuntimeError): continue            # nothing passed through: no maps there
-            if cam.abs().max()>0: break
-        else: raise ValueError(f"{net.encoder.config.get('name')}: no layer with feature maps speaks for {of if of is not None else 'the prediction'}" + (f" (layer={layer!r})" if layer else ""))
+        if layer is not None and layer not in dict(body.named_modules()):
+            raise ValueError(f"layer={layer!r}: the encoder has {', '.join(_layers(body)[::-1])}, and others")
+        cam = _cam(net, x, target, layer)
     finally: net.autocast = was
-    cam = LayerAttribution.interpolate(cam.detach(), tuple(x.shape[-2:]), "bilinear")[:,0]
-    return x.cpu(),(cam/cam.amax((1, 2), keepdim=True).clamp(min=1e-12)).cpu().numpy(),[names[i] for i in target.tolist()]
+    if cam is None:
+        what = of if of is not None else "the prediction"
+        raise ValueError(f"{net.encoder.config.get('name')}: no layer with feature maps speaks for {what}"
+                         + (f" (layer={layer!r})" if layer else ""))
+    cam = LayerAttribution.interpolate(cam, tuple(x.shape[-2:]), "bilinear")[:,0]
+    said = [model.task.output_names[i] for i in target.tolist()]
+    return x.cpu(),(cam/cam.amax((1, 2), keepdim=True).clamp(min=1e-12)).cpu().numpy(),said
 
 # %% ../../nbs/plots/06_looks.ipynb #48535ff2
+def _readable(files, reader):
+    "Those files that can be read"
+    for f in files:
+        try: reader(str(f))
+        except ImageError: continue
+        yield f
+
 def plot_looks(
     model,          # A learner, a `GalaxyModel`, a bundle or a run's folder
     files,          # Image files; or a catalogue with `file_loc`
-    of=None,        # Name of the class, label or answer; the class that is predicted, or the first label, unless given
+    of=None,        # Name of the class, label or answer; by default the class that is predicted, or the first label
     *,
     layer:"str|None"=None, # See `look_maps`
     ncols:int=6,    # Galaxies in a row
     side:float=1.5  # Inches along each side of a galaxy
 ):                  # Array of Axes `(2*rows, ncols)`: galaxies, and below each what speaks for the answer, bright
     "Show where an encoder looks; raises `ValueError` for an encoder without feature maps"
-    files = list(files.file_loc) if isinstance(files, pd.DataFrame) else [files] if isinstance(files, str) or not hasattr(files, "__iter__") else list(files)
-    model,good = as_model(model),[]
-    for f in files:
-        try: good.append((f, model.reader(str(f))))
-        except ImageError: continue
-    if not good: return np.array([[say_in(new_axes((3, 1.5)), "no image can be read")]])
-    x,maps,said = look_maps(model, [f for f,_ in good], of, layer)
+    model = as_model(model)
+    files = list(_readable(_file_list(files), model.reader))
+    if not files: return np.array([[say_in(new_axes((3, 1.5)), "no image can be read")]])
+    x,maps,said = look_maps(model, files, of, layer)
     rows = math.ceil(len(x)/ncols)
     axs = new_axes((side*ncols, (2*side+.4)*rows), 2*rows, ncols)
     for ax in axs.flat: ax.axis("off")

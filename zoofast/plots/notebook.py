@@ -8,18 +8,18 @@ The last line of a notebook's cell is shown. What is shown should answer the nex
 __all__ = []
 
 # %% ../../nbs/plots/07_notebook.ipynb #5800728a
-import warnings
-from html import escape
 import pandas as pd
 from fastcore.basics import patch
-from ..data.check import CatalogCheck
+from ..core.errors import quiet
 from ..tasks.schema import Schema
 from ..tasks.task import Task
+from ..data.check import CatalogCheck
 from ..bundles.model import GalaxyModel
 from ..predict.answers import Answers
+from .style import count
 from .galaxies import plot_mosaic
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")              # fastai warns about recent torch when it is imported
+from html import escape
+with quiet():                                    # fastai warns about recent torch when it is imported
     from zoofast.data.loaders import GalaxyDataLoaders
     from zoofast.training.learner import GalaxyLearner
 
@@ -29,67 +29,95 @@ def _p(text): return f"<p>{escape(str(text))}</p>"
 def _rows(df, most=20):
     "A table, its first rows, with everything escaped"
     more = f"<p>and {len(df)-most} more</p>" if len(df)>most else ""
-    with pd.option_context("display.max_colwidth", 200): return df.head(most).to_html(index=False, border=0, escape=True, na_rep="") + more
+    with pd.option_context("display.max_colwidth", 200):
+        return df.head(most).to_html(index=False, border=0, escape=True, na_rep="") + more
 
-def _pairs(rows): return pd.DataFrame([(k, str(v)) for k,v in rows.items() if v not in (None, "", [])]).to_html(index=False, header=False, border=0, escape=True)
+def _short_list(o, most=12):
+    "A list in words, its first names"
+    return ", ".join(map(str, o[:most])) + (f" and {len(o)-most} more" if len(o)>most else "")
 
-def _n(n): return f"{n} {'galaxy' if n==1 else 'galaxies'}"
-
-def _short_list(o, most=12): return ", ".join(map(str, o[:most])) + (f" and {len(o)-most} more" if len(o)>most else "")
+def _pairs(rows):
+    "A table of what there is to say, by name; lists are shortened"
+    said = [(k, _short_list(v) if isinstance(v, list) else str(v)) for k,v in rows.items() if v not in (None, "", [])]
+    return pd.DataFrame(said).to_html(index=False, header=False, border=0, escape=True)
 
 # %% ../../nbs/plots/07_notebook.ipynb #0d2f2b36
 @patch
 def _repr_html_(self:CatalogCheck):
     n = len(self.ok)+len(self.bad)
-    said = _p(f"{len(self.bad)} of {n} rows of the catalogue cannot be used:")+_rows(self.bad, 10) if len(self.bad) else _p(f"all {n} rows of the catalogue can be used")
-    return said + (_p(f"{len(self.suspect)} of those that can should be looked at:")+_rows(self.suspect, 10) if len(self.suspect) else "")
+    said = _p(f"all {n} rows of the catalogue can be used")
+    if len(self.bad): said = _p(f"{len(self.bad)} of {n} rows of the catalogue cannot be used:")+_rows(self.bad, 10)
+    if not len(self.suspect): return said
+    return said + _p(f"{len(self.suspect)} of those that can should be looked at:")+_rows(self.suspect, 10)
 
 @patch
 def _repr_html_(self:Schema):
-    return _p(f"Decision tree {self.name}: {len(self.questions)} questions, {len(self.columns)} answers") + _rows(pd.DataFrame([dict(question=q, answers=", ".join(self.answers[q]), **{"asked after": ", ".join(self.asked_after[q]) or "always"}) for q in self.questions]), 40)
+    def row(q): return {"question": q, "answers": ", ".join(self.answers[q]), "asked after": ", ".join(self.asked_after[q]) or "always"}
+    said = f"Decision tree {self.name}: {len(self.questions)} questions, {len(self.columns)} answers"
+    return _p(said) + _rows(pd.DataFrame(map(row, self.questions)), 40)
 
 @patch
 def _repr_html_(self:Task):
-    about = {"labels": _short_list(self.label_cols)}
-    if self.kind=="classification": about["classes"] = _short_list(self.classes) if self.classes else "not known yet: fit, or GalaxyDataLoaders.from_catalog, finds them"
-    if self.kind=="multilabel" and self.values: about["values"] = "; ".join(f"{c}: {v[0]} or {v[1]}" for c,v in self.values.items())
-    if self.kind=="regression": about |= {"loss": self.loss, "between 0 and 1": "yes" if self.unit_interval else None}
+    about = {"labels": list(self.label_cols), **self.facts}
     if getattr(self, "temperature", 1)!=1: about["temperature"] = f"{self.temperature:.3g}"
-    try: about["predicted columns"] = _short_list(self.columns)
-    except (TypeError, KeyError): pass                       # not known yet
-    return _p(type(self).__name__) + _pairs(about) + (self.schema._repr_html_() if self.kind=="votes" else "")
+    if self.is_fitted: about["predicted columns"] = list(self.columns)
+    tree = getattr(self, "schema", None)
+    return _p(type(self).__name__) + _pairs(about) + (tree._repr_html_() if tree is not None else "")
 
 # %% ../../nbs/plots/07_notebook.ipynb #2a1017d7
+def _images(reader): return f"{reader.channels} x {reader.size} x {reader.size}"
+
 @patch
 def __repr__(self:GalaxyDataLoaders):
     n = self.catalog.split.value_counts()
-    return f"GalaxyDataLoaders({', '.join(f'{n[s]} {s}' for s in ('train', 'valid', 'test') if s in n)}; {self.task!r}, size={self.reader.size}, batch_size={self.train.bs})"
+    galaxies = ", ".join(f"{n[s]} {s}" for s in ("train", "valid", "test") if s in n)
+    return f"GalaxyDataLoaders({galaxies}; {self.task!r}, size={self.reader.size}, batch_size={self.train.bs})"
 
 @patch
 def _repr_html_(self:GalaxyDataLoaders):
     n = self.catalog.split.value_counts()
-    return _p(f"{_n(n.get('train', 0))} to train on, {n.get('valid', 0)} to validate" + (f", {n['test']} for a test" if "test" in n else "")) + _pairs({"images": f"{self.reader.channels} x {self.reader.size} x {self.reader.size}", "in a batch": self.train.bs, "left out": len(self.bad) or None, "to be looked at": len(getattr(self, "suspect", ())) or None}) + self.task._repr_html_()
+    test = f", {n['test']} for a test" if "test" in n else ""
+    about = {"images": _images(self.reader), "in a batch": self.train.bs, "left out": len(self.bad) or None,
+             "to be looked at": len(getattr(self, "suspect", ())) or None}
+    said = f"{count(n.get('train', 0))} to train on, {n.get('valid', 0)} to validate{test}"
+    return _p(said) + _pairs(about) + self.task._repr_html_()
+
+# %% ../../nbs/plots/07_notebook.ipynb #f1a50002
+def _done(learn):
+    "How far a learner has got, and which epoch's model it holds"
+    if not learn.history: return "nothing trained yet"
+    said,best = f"{len(learn.history)} epochs trained",learn.best_epoch
+    if not best: return said
+    scores = [f"{k.replace('_', ' ')} {best[k]:.3g}" for k in dict.fromkeys(("valid_loss", learn.task.headline, "r2")) if k in best]
+    return f"{said}; in hand: epoch {best['epoch']+1}, " + ", ".join(scores)
 
 @patch
 def __repr__(self:GalaxyLearner):
-    return f"GalaxyLearner({self.net.encoder.config.get('name')!r}, {self.task!r}, {len(self.dls.train_ds)} galaxies to train on, {len(self.history)} epoch{'s' if len(self.history)!=1 else ''} trained)"
+    trained = count(len(self.history), "epoch", "epochs")
+    encoder = self.net.encoder.config.get("name")
+    return f"GalaxyLearner({encoder!r}, {self.task!r}, {len(self.dls.train_ds)} galaxies to train on, {trained} trained)"
 
 @patch
 def _repr_html_(self:GalaxyLearner):
-    best = self.best_epoch or {}
-    done = f"{len(self.history)} epochs trained" + (f"; in hand: epoch {best['epoch']+1}, " + ", ".join(f"{k.replace('_', ' ')} {best[k]:.3g}" for k in ("valid_loss", "accuracy", "r2", "fraction_rmse") if k in best) if best else "") if self.history else "nothing trained yet"
     t = self.group_table()
-    return _p(f"{self.net.encoder.config.get('name')} for {self.task.kind} of {_short_list(self.task.label_cols, 5)}; {_n(len(self.dls.train_ds))} to train on; {done}") + _rows(t.assign(parameters=t.parameters.map("{:,}".format), lr=t.lr.map("{:.3g}".format)), 60)
+    t = t.assign(parameters=t.parameters.map("{:,}".format), lr=t.lr.map("{:.3g}".format))
+    encoder = self.net.encoder.config.get("name")
+    labels = _short_list(self.task.label_cols, 5)
+    return _p(f"{encoder} for {type(self.task).__name__} of {labels}; {count(len(self.dls.train_ds))} to train on; {_done(self)}") + _rows(t, 60)
 
+# %% ../../nbs/plots/07_notebook.ipynb #f1a50003
 @patch
 def _repr_html_(self:GalaxyModel):
     c = self.config
-    about = {"encoder": self.net.encoder.config.get("name"), "images": f"{self.reader.channels} x {self.reader.size} x {self.reader.size}", "trained on": ", ".join(f"{v} {k}" for k,v in ((c.get("data") or {}).get("galaxies") or {}).items()), "made": c.get("created"),
-             **{k.replace("_", " "): f"{v:.3g}" for k,v in (c.get("metrics") or {}).items() if isinstance(v, (int, float))}}
+    galaxies = (c.get("data") or {}).get("galaxies") or {}
+    metrics = {k.replace("_", " "): f"{v:.3g}" for k,v in (c.get("metrics") or {}).items() if isinstance(v, (int, float))}
+    about = {"encoder": self.net.encoder.config.get("name"), "images": _images(self.reader),
+             "trained on": ", ".join(f"{v} {k}" for k,v in galaxies.items()), "made": c.get("created"), **metrics}
     return _p("Finetuned model") + _pairs(about) + self.task._repr_html_()
 
 @patch
-def _repr_html_(self:Answers): return _p(repr(self)) + _rows(self.galaxies().drop(columns=["file_loc", "group", "true_group"]), 8)
+def _repr_html_(self:Answers):
+    return _p(repr(self)) + _rows(self.galaxies().drop(columns=["file_loc", "group", "true_group"]), 8)
 
 # %% ../../nbs/plots/07_notebook.ipynb #3d300239
 @patch

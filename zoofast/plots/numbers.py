@@ -11,39 +11,51 @@ __all__ = ['plot_numbers', 'plot_votes', 'plot_label_curve', 'save_pictures']
 import json, math, os
 from pathlib import Path
 import numpy as np, pandas as pd
-from ..tasks.regression import numbers
+from ..core.files import unfinished
 from ..catalog.read import need_columns
 from ..predict.answers import Answers, as_answers, need_truth
 from .style import COLORS, DASHES, GREY, MARKS, count, named, new_axes, say_in, unit_name
-from .galaxies import plot_mosaic
+from .galaxies import pick_galaxies, plot_mosaic
 from .training import plot_history
 from .classes import plot_confusion
 
 # %% ../../nbs/plots/05_numbers.ipynb #28041862
-def _one_number(axs, true, pred, spread, name, unit):
-    "Predicted against true, and what is left, of one number"
+def _scatter(ax, true, v):
+    "Many galaxies as the density of points, few as points"
+    n = len(true)
+    if n>5000: return ax.hexbin(true, v, gridsize=60, cmap="viridis", bins="log", mincnt=1, rasterized=True)
+    size,alpha = float(np.clip(3000/n, 3, 22)),float(np.clip(150/n, .25, .8))
+    ax.scatter(true, v, s=size, color=COLORS[0], alpha=alpha, lw=0, rasterized=n>1000)
+
+def _middle(ax, true, off):
+    "Median of what is left and the range of the middle 68 %, by the true number"
+    at = pd.qcut(true, min(10, len(true)//15), labels=False, duplicates="drop")
+    g = pd.DataFrame({"x": true, "off": off}).groupby(at)
+    x = g.x.median()
+    ax.plot(x, g.off.median(), color=COLORS[1], marker="s", ms=3, lw=1)
+    ax.fill_between(x, g.off.quantile(.16), g.off.quantile(.84), color=COLORS[1], alpha=.25, lw=0)
+
+def _one_number(axs, q, name, unit):
+    "Predicted against true, and what is left, of one `Quantity`"
     top,low = axs
     top.set_ylabel(f"predicted {name}")
     low.set(xlabel=f"true {name}", ylabel="predicted − true")
+    ok = np.isfinite(q.true) & np.isfinite(q.said)
+    true,pred = q.true[ok],q.said[ok]
     if not len(true): return say_in(top, "no galaxy with both\na number and a prediction")
     ends = np.array([min(true.min(), pred.min()), max(true.max(), pred.max())])
     ends = ends+np.array([-1, 1])*(.04*np.ptp(ends) or 1)
     off = pred-true
     top.plot(ends, ends, color=GREY, lw=1, zorder=0)
     low.axhline(0, color=GREY, lw=1, zorder=0)
-    for ax,v in ((top, pred), (low, off)):
-        if len(true)>5000: ax.hexbin(true, v, gridsize=60, cmap="viridis", bins="log", mincnt=1, rasterized=True)
-        else: ax.scatter(true, v, s=float(np.clip(3000/len(true), 3, 22)), color=COLORS[0], alpha=float(np.clip(150/len(true), .25, .8)), lw=0, rasterized=len(true)>1000)
-    if spread is not None and len(true)<=300: top.vlines(true, *spread, color=COLORS[0], lw=.8, alpha=.4)
-    if len(true)>=50:
-        at = pd.qcut(true, min(10, len(true)//15), labels=False, duplicates="drop")
-        g = pd.DataFrame({"x": true, "off": off}).groupby(at)
-        x,mid,a,b = g.x.median(),g.off.median(),g.off.quantile(.16),g.off.quantile(.84)
-        low.plot(x, mid, color=COLORS[1], marker="s", ms=3, lw=1)
-        low.fill_between(x, a, b, color=COLORS[1], alpha=.25, lw=0)
+    _scatter(top, true, pred)
+    _scatter(low, true, off)
+    if q.interval and len(true)<=300: top.vlines(true, *(o[ok] for o in q.interval), color=COLORS[0], lw=.8, alpha=.4)
+    if len(true)>=50: _middle(low, true, off)
     top.set(xlim=ends, ylim=ends)
     top.set_title(f"{count(len(true))}: RMS error {np.sqrt((off**2).mean()):.3g}, mean {off.mean():+.2g}{unit}", fontsize=8)
 
+# %% ../../nbs/plots/05_numbers.ipynb #d1a50001
 def plot_numbers(
     source,      # A learner, a run's folder, a table of predictions, or `Answers`
     truth=None,  # Catalogue with the numbers, see `Answers`
@@ -54,83 +66,112 @@ def plot_numbers(
 ):               # Array of Axes `(2, numbers)`: predicted against true, and what is left
     "Predicted against true numbers, and their differences; intervals, where predictions have them"
     a = as_answers(source, truth, task)
-    if a.task.kind!="regression": raise ValueError(f"plot_numbers: {a.task.kind} has no numbers; plot_confusion, plot_roc or plot_votes draws it")
-    labels,truth = a.task.labels,need_truth(a.truth)
-    if axs is None: axs = new_axes((3.8*len(labels), 4.9), 2, len(labels), sharex="col", gridspec_kw=dict(height_ratios=[3, 1.2]))
-    for pair,c in zip(np.reshape(axs, (2, -1)).T, labels):
-        t,p = numbers(truth[c]),numbers(a.preds[c])
-        ok = np.isfinite(t) & np.isfinite(p)
-        spread = None
-        if f"{c}_lower" in a.preds: spread = [numbers(a.preds[f"{c}_{k}"])[ok] for k in ("lower", "upper")]
-        elif f"{c}_std" in a.preds: spread = [p[ok]+k*numbers(a.preds[f"{c}_std"])[ok] for k in (-1, 1)]
-        _one_number(pair, t[ok], p[ok], spread, unit_name(c, units), f" {named(units[c])}" if units and units.get(c) else "")
+    if not a.task.quantities:
+        raise ValueError(f"plot_numbers: {type(a.task).__name__} has no numbers; plot_confusion, plot_roc or plot_votes draws it")
+    found,units = a.task.compare_quantities(a.preds, need_truth(a.truth)),units or {}
+    if axs is None:
+        n = len(found)
+        axs = new_axes((3.8*n, 4.9), 2, n, sharex="col", gridspec_kw=dict(height_ratios=[3, 1.2]))
+    for pair,q in zip(np.reshape(axs, (2, -1)).T, found):
+        unit = f" {named(units[q.name])}" if units.get(q.name) else ""
+        _one_number(pair, q, unit_name(q.name, units), unit)
     return axs
 
 # %% ../../nbs/plots/05_numbers.ipynb #c6803dd7
-def _one_question(ax, a, q, least):
+def _each(ax, x, y, ends, k, label):
+    "Few galaxies: each is a point with its interval"
+    ax.scatter(x, y, s=14, color=COLORS[k%7], marker=MARKS[k%7], lw=0, alpha=.8, label=label)
+    ax.hlines(y, *ends, color=COLORS[k%7], lw=.8, alpha=.35)
+
+def _means(ax, x, y, k, label):
+    "Many galaxies: faint points, and the mean of those with like predictions, with its 95 % interval"
+    look,n = dict(color=COLORS[k%7], marker=MARKS[k%7]),len(x)
+    ax.scatter(x, y, s=4, lw=0, alpha=float(np.clip(100/n, .03, .35)), rasterized=n>500, **look)
+    g = pd.DataFrame({"x": x, "y": y}).groupby(np.clip((x*8).astype(int), 0, 7))
+    g = g.agg(x=("x", "mean"), y=("y", "mean"), sd=("y", "std"), n=("y", "size")).query("n>=5")
+    ax.errorbar(g.x, g.y, 1.96*g.sd/np.sqrt(g.n), ms=5, lw=1, label=label, **look)
+
+def _one_question(ax, f, least):
     "Predicted against counted fractions of one question"
-    s = a.task.schema
-    cols = [f"{q}_{o}" for o in s.answers[q]]
-    votes = np.stack([numbers(a.truth[c]) for c in cols], 1)
-    n = np.nan_to_num(votes.sum(1))
-    f,low,high = (a.preds[[f"{c}_{k}" for c in cols]].to_numpy(dtype=float) for k in ("fraction", "fraction_lower", "fraction_upper"))
-    use = (n>=least) & np.isfinite(f).all(1)
+    n = np.nan_to_num(f.votes.sum(1))
+    use = (n>=least) & np.isfinite(f.said).all(1)
     ax.set(xlim=(-.02, 1.02), ylim=(-.02, 1.02), aspect="equal")
-    ax.set_title(f"{unit_name(q)}\n{count(use.sum())}", fontsize=8)
+    ax.set_title(f"{unit_name(f.name)}\n{count(use.sum())}", fontsize=8)
     if not use.any(): return say_in(ax, f"no galaxy with {least} votes or more")
     ax.plot([0, 1], [0, 1], color=GREY, lw=1, zorder=0)
-    counted = votes[use]/n[use,None]
-    inside = ((low[use]<=counted) & (counted<=high[use])).mean()
-    for k,o in enumerate(s.answers[q]):
-        x,y,color = f[use,k],counted[:,k],COLORS[k%7]
-        few = use.sum()<=60
-        ax.scatter(x, y, s=14 if few else 4, color=color, marker=MARKS[k%7], lw=0, alpha=.8 if few else float(np.clip(100/use.sum(), .03, .35)), rasterized=use.sum()>500, label=named(o, 20) if few else None)
-        if few: ax.hlines(y, low[use,k], high[use,k], color=color, lw=.8, alpha=.35)
-        else:
-            g = pd.DataFrame({"x": x, "y": y}).groupby(np.clip((x*8).astype(int), 0, 7)).agg(x=("x", "mean"), y=("y", "mean"), sd=("y", "std"), n=("y", "size")).query("n>=5")
-            ax.errorbar(g.x, g.y, 1.96*g.sd/np.sqrt(g.n), color=color, marker=MARKS[k%7], ms=5, lw=1, label=named(o, 20))
+    counted = f.votes[use]/n[use,None]
+    inside = ((f.lower[use]<=counted) & (counted<=f.upper[use])).mean()
+    for k,o in enumerate(f.answers):
+        xy,label = (f.said[use,k],counted[:,k]),named(o, 20)
+        if use.sum()<=60: _each(ax, *xy, (f.lower[use,k], f.upper[use,k]), k, label)
+        else: _means(ax, *xy, k, label)
     ax.legend(fontsize=6, title=f"{inside:.0%} within their 90 % intervals", title_fontsize=6, loc="upper left", framealpha=.6)
 
+# %% ../../nbs/plots/05_numbers.ipynb #d1a50002
+def _question_axes(n, ncols):
+    "Axes for `n` questions, with names at the left and below"
+    ncols = min(ncols, n)
+    nrows = math.ceil(n/ncols)
+    axs = new_axes((2.9*ncols, 3.2*nrows), nrows, ncols)
+    for ax in axs.flat[n:]: ax.axis("off")
+    for ax in axs[:,0]: ax.set_ylabel("counted fraction")
+    axs = axs.ravel()
+    for ax in axs[max(0, n-ncols):n]: ax.set_xlabel("predicted fraction")
+    return axs
+
+def was_asked(
+    f,        # `Fractions` of a question
+    least=5   # Votes
+)->bool:
+    "Is there a galaxy with so many votes on the question?"
+    return bool((np.nan_to_num(f.votes.sum(1))>=least).any())
+
+# %% ../../nbs/plots/05_numbers.ipynb #d1a50003
 def plot_votes(
     source,         # A learner, a run's folder, a table of predictions, or `Answers`
     truth=None,     # Catalogue with the votes, see `Answers`
     task=None,      # A `VoteCounts`, see `Answers`
     axs=None,       # Axes to draw on, one for each question
     *,
-    questions:"list|None"=None, # Which questions; those that somebody answered unless given
+    questions:"list|None"=None, # Which questions; those that somebody answered by default
     least:int=5,    # Votes on a question, for a galaxy to be drawn
     ncols:int=4     # Panels in a row
 ):                  # Array of Axes, one for each question
     "Fractions of volunteers, predicted against counted, for each question"
     a = as_answers(source, truth, task)
-    if a.task.kind!="votes": raise ValueError(f"plot_votes: {a.task.kind} has no votes; plot_confusion, plot_roc or plot_numbers draws it")
+    known = list(a.task.questions)
+    if not known:
+        raise ValueError(f"plot_votes: {type(a.task).__name__} has no votes; plot_confusion, plot_roc or plot_numbers draws it")
     need_truth(a.truth)
-    s = a.task.schema
-    if unknown := [q for q in questions or [] if q not in s.questions]: raise ValueError(f"questions: there is no question {unknown[0]!r}; there are {', '.join(s.questions)}")
-    some = questions or [q for q in s.questions if (np.nan_to_num(np.stack([numbers(a.truth[f'{q}_{o}']) for o in s.answers[q]], 1).sum(1))>=least).any()] or list(s.questions)[:1]
-    if axs is None:
-        ncols = min(ncols, len(some))
-        axs = new_axes((2.9*ncols, 3.2*math.ceil(len(some)/ncols)), math.ceil(len(some)/ncols), ncols)
-        for ax in axs.flat[len(some):]: ax.axis("off")
-        for ax in axs[:,0]: ax.set_ylabel("counted fraction")
-        axs = axs.ravel()
-        for ax in axs[max(0, len(some)-ncols):len(some)]: ax.set_xlabel("predicted fraction")
-    for ax,q in zip(axs, some): _one_question(ax, a, q, least)
+    if unknown := [q for q in questions or [] if q not in known]:
+        raise ValueError(f"questions: there is no question {unknown[0]!r}; there are {', '.join(known)}")
+    found = {f.name: f for f in a.task.compare_questions(a.preds, a.truth)}
+    some = questions or [q for q,f in found.items() if was_asked(f, least)] or known[:1]
+    if axs is None: axs = _question_axes(len(some), ncols)
+    for ax,q in zip(axs, some): _one_question(ax, found[q], least)
     return axs[:len(some)]
 
 # %% ../../nbs/plots/05_numbers.ipynb #7587934e
-def _runs(runs, metric):
-    "Score, number of training galaxies and encoder of finished runs"
-    rows = []
-    for r in runs:
-        p = Path(r).expanduser()
-        config = next((o for o in (p/"config.json", p/"bundle"/"config.json") if o.is_file()), None)
-        if config is None: raise ValueError(f"{r}: there is no bundle in this folder")
-        c = json.loads(config.read_text(encoding="utf-8"))
-        if metric not in (c.get("metrics") or {}): raise ValueError(f"{r}: the bundle has no metric {metric!r}; it has {', '.join(c.get('metrics') or {}) or 'none'}")
-        rows.append(dict(n_labels=((c.get("data") or {}).get("galaxies") or {}).get("train"), encoder=c["encoder"].get("name"), **{metric: c["metrics"][metric]}))
-    return pd.DataFrame(rows)
+def _run_score(run, metric):
+    "Score, number of training galaxies and encoder of a finished run"
+    p = Path(run).expanduser()
+    config = next((o for o in (p/"config.json", p/"bundle"/"config.json") if o.is_file()), None)
+    if config is None: raise ValueError(f"{run}: there is no bundle in this folder")
+    c = json.loads(config.read_text(encoding="utf-8"))
+    scores = c.get("metrics") or {}
+    if metric not in scores: raise ValueError(f"{run}: the bundle has no metric {metric!r}; it has {', '.join(scores) or 'none'}")
+    n = ((c.get("data") or {}).get("galaxies") or {}).get("train")
+    return dict(n_labels=n, encoder=c["encoder"].get("name"), **{metric: scores[metric]})
 
+def _ticks_at(ax, sizes):
+    "A logarithmic axis where numbers of labels are far apart, and a tick at each where there are few"
+    low,high = min(sizes),max(sizes)
+    if low>0 and high/low>=4: ax.set_xscale("log")
+    if len(sizes)>8: return
+    ax.set_xticks(sizes, [f"{int(o)}" for o in sizes])
+    ax.minorticks_off()
+
+# %% ../../nbs/plots/05_numbers.ipynb #d1a50004
 def plot_label_curve(
     results,               # Table with a row for each run; or the folders of runs or bundles
     metric:str="accuracy", # Column with the score, or metric of the runs
@@ -141,26 +182,28 @@ def plot_label_curve(
 ):                         # matplotlib Axes
     "A score against the number of labels; raises `ValueError` for a column or metric that is not there"
     if isinstance(results, (str, os.PathLike)): results = [results]
-    if not isinstance(results, pd.DataFrame): results,n,by = _runs(results, metric),"n_labels",by or "encoder"
+    if not isinstance(results, pd.DataFrame):
+        results,n,by = pd.DataFrame([_run_score(r, metric) for r in results]),"n_labels",by or "encoder"
     need_columns(results, n, metric, *([by] if by else []), name="the table of results")
     df = results.dropna(subset=[n, metric])
     ax = ax if ax is not None else new_axes((4.8, 3.4))
     ax.set(xlabel="galaxies with labels to train on", ylabel=unit_name(metric))
     if not len(df): return say_in(ax, "no run with a score")
     for k,(name,g) in enumerate(df.groupby(by, sort=False) if by else [(None, df)]):
-        mean = g.groupby(n)[metric].mean()
-        ax.plot(mean.index, mean, color=COLORS[k%7], ls=DASHES[k%7], marker=MARKS[k%7], ms=6, label=None if name is None else named(name))
-        if len(g)>len(mean): ax.scatter(g[n], g[metric], s=10, color=COLORS[k%7], marker=MARKS[k%7], alpha=.4, lw=0)
-    low,high = df[n].min(),df[n].max()
-    if low>0 and high/low>=4: ax.set_xscale("log")
-    sizes = np.unique(df[n])
-    if len(sizes)<=8:
-        ax.set_xticks(sizes, [f"{int(o)}" for o in sizes])
-        ax.minorticks_off()
+        mean,look = g.groupby(n)[metric].mean(),dict(color=COLORS[k%7], marker=MARKS[k%7])
+        ax.plot(mean.index, mean, ls=DASHES[k%7], ms=6, label=None if name is None else named(name), **look)
+        if len(g)>len(mean): ax.scatter(g[n], g[metric], s=10, alpha=.4, lw=0, **look)
+    _ticks_at(ax, np.unique(df[n]))
     if by and df[by].nunique()>1: ax.legend(fontsize=8, framealpha=.6)
     return ax
 
 # %% ../../nbs/plots/05_numbers.ipynb #a8a1814b
+def _suited(task):
+    "File name and function of the picture of a task's answers; none for a task that compares nothing"
+    if task.choices: return [("confusion", plot_confusion)]
+    if task.quantities: return [("numbers", plot_numbers)]
+    return [("votes", plot_votes)] if task.questions else []
+
 def save_pictures(
     folder,              # Folder for mosaic.png, curves.png and, by the task, confusion.png, numbers.png or votes.png
     test:pd.DataFrame,   # Test galaxies with their labels
@@ -172,20 +215,17 @@ def save_pictures(
 ):
     "Write the pictures of a run, without a display"
     import matplotlib.pyplot as plt
-    from zoofast.plots.galaxies import pick_galaxies
     a = Answers(preds, test, task)
-    wrong = pick_galaxies(a, "wrong").head(6)
-    rest = pick_galaxies(a, "random")
-    show = pd.concat([wrong, rest[~rest.index.isin(wrong.index)]]).head(n).index
-    some = Answers(a.preds.iloc[show], a.truth.iloc[show], task)
-    draw = {"classification": ("confusion", plot_confusion), "multilabel": ("confusion", plot_confusion), "regression": ("numbers", plot_numbers), "votes": ("votes", plot_votes)}[task.kind]
+    wrong,rest = pick_galaxies(a, "wrong").head(6),pick_galaxies(a, "random")
+    shown = pd.concat([wrong, rest[~rest.index.isin(wrong.index)]]).head(n).index
+    some = Answers(a.preds.iloc[shown], a.truth.iloc[shown], task)
+    draws = [("mosaic", lambda: plot_mosaic(some, show="given", n=n, reader=reader)),
+             *((name, lambda draw=draw: draw(a)) for name,draw in _suited(task)), ("curves", lambda: plot_history(history))]
     was = plt.get_backend()
     plt.switch_backend("Agg")
     try:
-        for name,f in (("mosaic", lambda: plot_mosaic(some, show="given", n=n, reader=reader)), (draw[0], lambda: draw[1](a)), ("curves", lambda: plot_history(history))):
-            f()
-            part = Path(folder)/f".{name}.{os.getpid()}.png"
-            plt.savefig(part, dpi=110)
-            part.replace(Path(folder)/f"{name}.png")
+        for name,draw in draws:
+            draw()
+            with unfinished(Path(folder)/f"{name}.png", ".png") as part: plt.savefig(part, dpi=110)
             plt.close()
     finally: plt.switch_backend(was)

@@ -8,17 +8,14 @@ Learning rates, freezing and training the top only all need the order of blocks,
 __all__ = ['find_blocks']
 
 # %% ../../nbs/encoders/05_blocks.ipynb #b6c04e36
-import re, warnings
+import re
 from itertools import permutations
 from types import SimpleNamespace
 from timm.models import group_parameters
 from torch import nn
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")              # fastai warns about recent torch when it is imported
+from ..core.checks import check_one_of
 
 # %% ../../nbs/encoders/05_blocks.ipynb #9832508c
-_sentinel = "\0no parameter has this name"
-
 def _matcher(body, coarse):
     "timm's patterns for the order of the parameters, its only ones where it has no coarse ones; `None` where it has none"
     try: return body.group_matcher(coarse=coarse)
@@ -26,28 +23,40 @@ def _matcher(body, coarse):
     except (AttributeError, NotImplementedError, TypeError): return None
 
 def _one_after_another(found):
-    "A list of blocks that timm counts along with the last blocks of another list comes after them, as does all that follows"
+    "A list of blocks that timm counts along with the last ones of another list comes after them, as does what follows"
     lists = {}
     for n,b in found.items():
         if m := re.match(r"(.+?)\.(\d+)\.", n): lists.setdefault(m[1], {}).setdefault(int(m[2]), b)
     for (first,a),(_,b) in permutations(lists.items(), 2):
         if 1<len(b)==len(set(b.values())) and b.get(0) in [a[i] for i in a if i]:
-            found = {n: i if i<b[0] or n.startswith(first+".") else i+max(a.values())-b[0]+1 for n,i in found.items()}
+            later = max(a.values())-b[0]+1
+            found = {n: i if i<b[0] or n.startswith(first+".") else i+later for n,i in found.items()}
     return found
+
+# %% ../../nbs/encoders/05_blocks.ipynb #98325001
+_no_name = "\0no parameter has this name"             # its block is that of all that timm's patterns do not match
+
+def _timm_blocks(names, matcher):
+    "timm's block of each parameter, and of one that none of its patterns match"
+    if not matcher: return {_no_name: 0}
+    params = SimpleNamespace(named_parameters=lambda: ((n, None) for n in [*names, _no_name]))
+    return group_parameters(params, matcher, reverse=True)
 
 def find_blocks(
     body:nn.Module,     # timm model
     blocks:str="coarse" # "coarse": the stem and the stages; "fine": timm's finest grouping
 )->dict:                # Parameter name -> number of its block, 0 the lowest
     "The block of each parameter; raises `ValueError` where timm cannot group the model"
-    if blocks not in ("coarse", "fine"): raise ValueError(f"blocks={blocks!r}: use 'coarse' or 'fine'")
-    names,matcher = [n for n,_ in body.named_parameters()],_matcher(body, blocks=="coarse")
-    found = group_parameters(SimpleNamespace(named_parameters=lambda: ((n, None) for n in [*names, _sentinel])), matcher, reverse=True) if matcher else {_sentinel: 0}
-    found = _one_after_another(found)
-    other = found.pop(_sentinel)
+    check_one_of("blocks", blocks, ("coarse", "fine"))
+    names = [n for n,_ in body.named_parameters()]
+    matcher = _matcher(body, blocks=="coarse")
+    found = _one_after_another(_timm_blocks(names, matcher))
+    other = found.pop(_no_name)
     known = [i for i,n in enumerate(names) if found[n]!=other] if matcher else []
     ids = sorted({found[names[i]] for i in known})
-    if len(ids)<2: raise ValueError(f"timm knows no order of the blocks of {type(body).__name__}, so its learning rates cannot decay from block to block: use layer_decay=1, which trains all of it at one rate")
+    if len(ids)<2:
+        raise ValueError(f"timm knows no order of the blocks of {type(body).__name__}, so its learning rates cannot decay "
+                         "from block to block: use layer_decay=1, which trains all of it at one rate")
     block = {i: b for b,i in enumerate(ids)}
     first = next(i for i in known if block[found[names[i]]]==1)         # before the first parameter above the stem
     return {n: block[found[n]] if found[n]!=other else (0 if i<first else len(ids)-1) for i,n in enumerate(names)}

@@ -8,11 +8,9 @@ An encoder turns images into features; a head of dropout and one linear layer tu
 __all__ = ['Encoder', 'GalaxyNet']
 
 # %% ../../nbs/encoders/03_encoder.ipynb #26a2851c
-import warnings
 import torch
 from torch import nn
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")
+from ..core.checks import check_number
 
 # %% ../../nbs/encoders/03_encoder.ipynb #71196933
 class Encoder(nn.Module):
@@ -21,53 +19,64 @@ class Encoder(nn.Module):
         body:nn.Module, # Gives pooled features `(n, features)` for scaled images
         size:int=224,   # Pixels along each side of the images
         channels:int=3, # Channels of the images
-        mean=None,      # Mean of each channel of the images it was pretrained on; from the body's configuration unless given
+        mean=None,      # Mean of each channel of the images it was pretrained on; default: the body's configuration
         std=None,       # Their standard deviation
         config:"dict|None"=None, # What is needed to build the body again
         num_features:"int|None"=None # Where it is known, no image is tried
     ):
         super().__init__()
         cfg = getattr(body, "pretrained_cfg", None) or {}
-        self.body,self.size,self.channels,self.config = body,size,channels,config or {}
+        self.body,self.config = body,config or {}
+        self.size,self.channels = size,channels
         self.channels_last = True       # how images lie in memory; see `set_layout`
         for name,given,default in (("mean", mean, 0.), ("std", std, 1.)):
             v = torch.tensor(given if given is not None else cfg.get(name) or [default]).float().flatten()
             if len(v)!=channels: v = v.mean().repeat(channels)
             self.register_buffer(name, v.view(1, -1, 1, 1))
-        self.num_features = num_features or self._try()
+        self.num_features = num_features or _count_features(self)
 
-    def forward(self, x): return self.body(((x - self.mean)/self.std).contiguous(memory_format=torch.channels_last if self.channels_last else torch.contiguous_format))
+    def forward(self, x):
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        return self.body(((x - self.mean)/self.std).contiguous(memory_format=layout))
 
-    @torch.no_grad()
-    def _try(self):
-        "Number of features, found by encoding one empty image; raises `ValueError` where the body does not take it or gives no pooled features"
-        was = self.training
-        self.eval()
-        dev = next((p.device for p in self.body.parameters()), torch.device("cpu"))
-        try: out = self.to(dev)(torch.zeros(1, self.channels, self.size, self.size, device=dev))
-        except (RuntimeError, AssertionError, ValueError, IndexError) as e:
-            made = (getattr(self.body, "pretrained_cfg", None) or {}).get("input_size") or [self.size]
-            hint = f" (it was made for size={made[-1]})" if made[-1]!=self.size else ""
-            raise ValueError(f"the encoder {self.config.get('name', type(self.body).__name__)} does not take {self.channels} x {self.size} x {self.size} images{hint}: {e}") from e
-        finally: self.train(was)
-        if getattr(out, "ndim", 0)!=2: raise ValueError(f"the encoder gives {getattr(out, 'shape', type(out))} instead of pooled features (n, features); pool them, or give it a reset_classifier")
-        return out.shape[1]
+# %% ../../nbs/encoders/03_encoder.ipynb #ncoder04
+@torch.no_grad()
+def _count_features(encoder):
+    "Encode one empty image; raises `ValueError` where the body does not take it or gives no pooled features"
+    body,was = encoder.body,encoder.training
+    channels,size = encoder.channels,encoder.size
+    encoder.eval()
+    dev = next((p.device for p in body.parameters()), torch.device("cpu"))
+    try: out = encoder.to(dev)(torch.zeros(1, channels, size, size, device=dev))
+    except (RuntimeError, AssertionError, ValueError, IndexError) as e:
+        made = ((getattr(body, "pretrained_cfg", None) or {}).get("input_size") or [size])[-1]
+        hint = f" (it was made for size={made})" if made!=size else ""
+        name = encoder.config.get("name", type(body).__name__)
+        raise ValueError(f"the encoder {name} does not take {channels} x {size} x {size} images{hint}: {e}") from e
+    finally: encoder.train(was)
+    if getattr(out, "ndim", 0)!=2:
+        raise ValueError(f"the encoder gives {getattr(out, 'shape', type(out))} instead of pooled features (n, features); "
+                         "pool them, or give it a reset_classifier")
+    return out.shape[1]
 
 # %% ../../nbs/encoders/03_encoder.ipynb #f6697d57
 class GalaxyNet(nn.Module):
-    "An encoder and a head; takes images `(n, channels, y, x)` from 0 to 1, or features `(n, features)` that the encoder gave before"
+    """An encoder and a head
+
+    It takes images `(n, channels, y, x)` from 0 to 1, or features `(n, features)` that the encoder gave before."""
     def __init__(self,
         encoder:Encoder,   # Images to features
         n_out:int,         # Outputs of the head
         dropout:float=0.5  # Fraction of features left out in training
     ):
         super().__init__()
-        if not 0<=dropout<1: raise ValueError(f"head_dropout_prob={dropout!r} must be 0 or more and below 1")
-        self.encoder,self.head = encoder,nn.Sequential(nn.Dropout(dropout), nn.Linear(encoder.num_features, n_out))
+        check_number("head_dropout_prob", dropout, low=0, below=1)
+        self.encoder = encoder
+        self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(encoder.num_features, n_out))
         self.autocast = None            # torch.bfloat16 or torch.float16 for mixed precision
 
     def features(self, x, encoder=None):
-        "The features that the encoder, or a copy of it, gives, computed in mixed precision where `autocast` is set; float32"
+        "The features that the encoder, or a copy of it, gives, in mixed precision where `autocast` is set; float32"
         encoder = encoder or self.encoder
         if self.autocast is None: return encoder(x).float()
         with torch.autocast(x.device.type, dtype=self.autocast): return encoder(x).float()

@@ -10,24 +10,25 @@ compared with torch on the first images of every job, and what differs is not us
 __all__ = ['EXPORTERS', 'ENGINES', 'AUTO_FROM', 'KEPT_FROM', 'ENOUGH', 'to_onnx', 'same_numbers', 'Engine', 'make_engine']
 
 # %% ../../nbs/encoders/07_engines.ipynb #28930b4a
-import hashlib, importlib.metadata, io, json, logging, os, time, warnings
+import hashlib, importlib.metadata, io, json, logging, os, time
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 import numpy as np, torch
 from torch import nn
 from filelock import FileLock
 from fastcore.basics import patch
 import zoofast
-from ..core.files import cache_dir
+from ..core.checks import check_one_of
+from ..core.errors import first_line, quiet
+from ..core.files import cache_dir, write_whole
 from .encoder import Encoder
 from .compute import FOLD_FROM, fold_norms
 
 # %% ../../nbs/encoders/07_engines.ipynb #c683635f
 @contextmanager
-def _quiet():
+def _silent_exporters():
     "Inside, exporters say nothing: what they warn of is checked afterwards"
     logs = {n: logging.getLogger(n).level for n in ("torch.onnx", "torch.export", "torch.fx", "onnxscript", "onnx_ir")}
-    with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-        warnings.simplefilter("ignore")
+    with quiet(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         for n in logs: logging.getLogger(n).setLevel(logging.ERROR)
         try: yield
         finally:
@@ -50,12 +51,17 @@ def to_onnx(
     exporter:str="trace"  # One of `EXPORTERS`
 )->bytes:                 # An ONNX model
     "Export with torch, for batches of any size; raises whatever the exporter does"
-    with torch.inference_mode(False), torch.no_grad(), _quiet():
+    names = dict(input_names=["images"], output_names=[output])
+    with torch.inference_mode(False), torch.no_grad(), _silent_exporters():
         x = torch.randint(0, 256, (2, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-        if exporter=="export": return torch.onnx.export(net, (x,), dynamo=True, verbose=False, input_names=["images"], output_names=[output],
-                                                        dynamic_shapes=({0: torch.export.Dim("n")},)).model_proto.SerializeToString()
-        file,old = io.BytesIO(),{"dynamo": False} if "dynamo" in torch.onnx.export.__code__.co_varnames else {}
-        torch.onnx.export(net, (x,), file, input_names=["images"], output_names=[output], dynamic_axes={"images": {0: "n"}, output: {0: "n"}}, opset_version=17, **old)
+        if exporter=="export":
+            any_n = ({0: torch.export.Dim("n")},)
+            program = torch.onnx.export(net, (x,), dynamo=True, verbose=False, dynamic_shapes=any_n, **names)
+            return program.model_proto.SerializeToString()
+        file = io.BytesIO()
+        any_n = {"images": {0: "n"}, output: {0: "n"}}
+        trace = {"dynamo": False} if "dynamo" in torch.onnx.export.__code__.co_varnames else {}
+        torch.onnx.export(net, (x,), file, dynamic_axes=any_n, opset_version=17, **names, **trace)
         return file.getvalue()
 
 # %% ../../nbs/encoders/07_engines.ipynb #143da5c8
@@ -63,7 +69,8 @@ def _onnx_runner(model):
     "A function of bytes that runs an ONNX model with ONNX Runtime"
     import onnxruntime as ort
     o = ort.SessionOptions()
-    o.intra_op_num_threads,o.inter_op_num_threads,o.log_severity_level = torch.get_num_threads(),1,3
+    o.intra_op_num_threads,o.inter_op_num_threads = torch.get_num_threads(),1
+    o.log_severity_level = 3
     s = ort.InferenceSession(model, o, providers=["CPUExecutionProvider"])
     return lambda x: s.run(None, {"images": x})[0]
 
@@ -71,7 +78,8 @@ def _openvino_runner(model):
     "A function of bytes that runs an ONNX model with OpenVINO"
     import openvino as ov
     core = ov.Core()
-    hints = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads(), "PERFORMANCE_HINT": "LATENCY"}
+    hints = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY",
+             "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     s = core.compile_model(core.read_model(model), "CPU", hints)
     return lambda x: s(x)[0]
 
@@ -93,8 +101,10 @@ def _digest(
     encoder:Encoder # Any encoder
 )->str:             # 64 hexadecimal digits
     "SHA-256 of an encoder's weights and architecture, and of the versions of what would export it"
-    about = {k: encoder.config.get(k) for k in ("arch", "kwargs")} | dict(size=encoder.size, channels=encoder.channels, body=str(encoder.body), zoofast=zoofast.__version__)
-    h = hashlib.sha256(json.dumps(about | {p: _version(p) for p in ("torch", "timm", "onnx", "onnxscript")}, sort_keys=True, default=str).encode())
+    about = {k: encoder.config.get(k) for k in ("arch", "kwargs")}
+    about |= dict(size=encoder.size, channels=encoder.channels, body=str(encoder.body), zoofast=zoofast.__version__)
+    about |= {p: _version(p) for p in ("torch", "timm", "onnx", "onnxscript")}
+    h = hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode())
     for k,v in encoder.state_dict().items():
         h.update(f"{k} {v.dtype} {tuple(v.shape)}\n".encode())
         h.update(v.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
@@ -107,7 +117,8 @@ def _make_room(folder, keep, limit=5*10**9):
         if o!=keep and sum(size for _,size,_ in files[:i+1])>limit: o.unlink(missing_ok=True)
 
 # %% ../../nbs/encoders/07_engines.ipynb #08b00031
-def _kept_at(encoder, exporter): return cache_dir().parent/"engines"/f"{_digest(encoder)[:32]}-{exporter}.onnx"
+def _kept_at(encoder, exporter):
+    return cache_dir().parent/"engines"/f"{_digest(encoder)[:32]}-{exporter}.onnx"
 def _is_kept(encoder): return any(_kept_at(encoder, o).is_file() for o in EXPORTERS)
 
 def _exported(
@@ -117,21 +128,22 @@ def _exported(
 )->tuple:             # The ONNX model as bytes, and whether it was kept from before
     "The encoder as ONNX, from the cache or exported now"
     path = _kept_at(encoder, exporter)
-    def make(): return to_onnx(_FromBytes(encoder).eval(), (encoder.channels, encoder.size, encoder.size), "features", exporter)
+    shape = encoder.channels,encoder.size,encoder.size
+    def make(): return to_onnx(_FromBytes(encoder).eval(), shape, "features", exporter)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
             if path.is_file() and not again:
                 os.utime(path)
                 return path.read_bytes(),True
-            model,part = make(),path.with_suffix(f".{os.getpid()}.part")
-            try: part.write_bytes(model); os.replace(part, path)
-            finally: part.unlink(missing_ok=True)
+            model = make()
+            write_whole(path, model)
             _make_room(path.parent, path)
-    except OSError: model = make()                    # a folder that cannot be written costs the next job an export, not this one its speed
+    except OSError: model = make()      # a folder that cannot be written costs the next job an export, not this one
     return model,False
 
 # %% ../../nbs/encoders/07_engines.ipynb #b544bb39
+_first_line = first_line         # its name in bundles
 ENGINES = "auto","torch","onnx","openvino"
 AUTO_FROM = 8.         # seconds that torch would need from which an export pays
 KEPT_FROM = 3.         # likewise where it is there from an earlier job, and only has to be compiled and compared
@@ -146,25 +158,32 @@ def same_numbers(
 
 # %% ../../nbs/encoders/07_engines.ipynb #08b00032
 class Engine:
-    "Runs an encoder: images as bytes to features. `.name` says which program does (after the first batch), `.why` how it was chosen, `.rates` holds measured images a second"
+    """Runs an encoder: images as bytes to features
+
+    After the first batch, `.name` says which program does, `.why` how it was chosen, and `.rates` holds measured images a second."""
     def __init__(self,
         encoder:Encoder,     # The encoder, in evaluation mode
         engine:str="auto",   # One of `ENGINES`
-        n_images:"int|None"=None, # Images to come, for what pays; a long job unless given, except for "auto", which takes torch
-        answers=None         # Function of features that gives the answers to compare; the features alone are compared unless given
+        n_images:"int|None"=None, # Images to come, for what pays; default: a long job, but "auto" then takes torch
+        answers=None         # Function of features that gives the answers to compare, besides the features
     ):
-        if engine not in ENGINES: raise ValueError(f"engine={engine!r}: use {', '.join(map(repr, ENGINES))}")
-        self.encoder,self.asked,self.n_images,self.answers = encoder,engine,n_images,answers
+        check_one_of("engine", engine, ENGINES)
+        self.encoder,self.asked = encoder,engine
+        self.n_images,self.answers = n_images,answers
         self.device = next((p.device for p in encoder.parameters()), encoder.mean.device)
-        self.name,self.why,self.rates,self._run,self._seen = None,"",{},None,None
-        if engine in _runners and self.device.type!="cpu": raise ValueError(f"engine={engine!r} runs on a CPU, and the model is on {self.device}; use device='cpu', or engine='torch'")
+        self.name,self.why,self.rates = None,"",{}
+        self._run,self._seen = None,None         # chosen with the first batch, for these weights
+        if engine in _runners and self.device.type!="cpu":
+            raise ValueError(f"engine={engine!r} runs on a CPU, and the model is on {self.device}; "
+                             "use device='cpu', or engine='torch'")
         if why := _missing(engine): raise ValueError(f"engine={engine!r}: {why}")
 
     def __repr__(self): return f"Engine({self.name or self.asked!r}{': '+self.why if self.why else ''})"
 
     def _stamp(self):
         "Changes when the weights do, in place or otherwise"
-        return tuple((id(o), 0 if o.is_inference() else o._version) for o in [*self.encoder.parameters(), *self.encoder.buffers()])
+        tensors = [*self.encoder.parameters(), *self.encoder.buffers()]
+        return tuple((id(o), 0 if o.is_inference() else o._version) for o in tensors)
 
     @torch.inference_mode()
     def __call__(self,
@@ -174,18 +193,17 @@ class Engine:
         if self._run is None or self._seen!=self._stamp(): self._choose(x)
         return self._run(x)
 
+# %% ../../nbs/encoders/07_engines.ipynb #08b00033
 def make_engine(
     encoder,              # An `Encoder`, or a `GalaxyNet`, whose encoder is taken
     engine:str="auto",    # One of `ENGINES`
     n_images:"int|None"=None, # Images to come
     answers=None          # Function of features that gives the answers to compare
 )->Engine:
-    "What runs an encoder for prediction; raises `ValueError` for an engine that is not known, not installed, or not for the encoder's device"
+    "What runs an encoder for prediction; raises `ValueError` for an engine that is not known or cannot be used here"
     return Engine(getattr(encoder, "encoder", encoder), engine, n_images, answers)
 
 # %% ../../nbs/encoders/07_engines.ipynb #ca1f8b4f
-def _first_line(e): return next((l.strip() for l in str(e).splitlines() if l.strip()), type(e).__name__)[:200]
-
 @patch
 def _probes(self:Engine, x):
     "What every engine is tried on: some images, one of them, a black and a white one; and torch's features of each"
@@ -198,8 +216,14 @@ def _agrees(self:Engine, run, probes):
     for o,want in probes:
         got = run(o)
         if want.shape!=got.shape or not bool(((want-got).abs()<=1e-4*want.abs().max()).all()): return False
-        if self.answers is not None and not same_numbers(*(torch.as_tensor(self.answers(f)) for f in (want, got))): return False
+        if self.answers is None: continue
+        if not same_numbers(*(torch.as_tensor(self.answers(f)) for f in (want, got))): return False
     return True
+
+# %% ../../nbs/encoders/07_engines.ipynb #ca1f8b01
+def _on_tensors(program):
+    "A function of tensors from one of arrays"
+    return lambda x: torch.from_numpy(np.array(program(np.ascontiguousarray(x.cpu().numpy()))))
 
 @patch
 def _other(self:Engine, name, probes):
@@ -210,11 +234,11 @@ def _other(self:Engine, name, probes):
             kept = False
             try:
                 model,kept = _exported(self.encoder, exporter, again)
-                program = _runners[name](model)
-                def run(o): return torch.from_numpy(np.array(program(np.ascontiguousarray(o.cpu().numpy()))))
+                run = _on_tensors(_runners[name](model))
                 if self._agrees(run, probes): return run,""
                 why = "its answers differ from torch's by more than 1e-4"
-            except Exception as e: why = why or f"the encoder cannot be exported or run: {_first_line(e)}"       # exporters and runtimes raise dozens of kinds
+            except Exception as e:               # exporters and runtimes raise dozens of kinds
+                why = why or f"the encoder cannot be exported or run: {first_line(e, 200)}"
             if not kept: break
     return None,why
 
@@ -233,7 +257,8 @@ def _torch(self:Engine, encoder): return lambda x: encoder(x.to(self.device).flo
 @patch
 def _choose(self:Engine, x):
     "Decide what runs the encoder, with the first batch"
-    n,found,self.rates,self._seen = self.n_images,{},{},self._stamp()
+    n,found = self.n_images,{}
+    self.rates,self._seen = {},self._stamp()
     if self.asked in _runners:
         found[self.asked],why = self._other(self.asked, self._probes(x))
         if why: raise ValueError(f"engine={self.asked!r} cannot run this encoder: {why}; use engine='torch'")
@@ -247,18 +272,24 @@ def _choose(self:Engine, x):
     self.name = max(found, key=lambda k: self.rates.get(k, 0))
     self._run = found[self.name]
 
+# %% ../../nbs/encoders/07_engines.ipynb #691e6001
 @patch
 def _race(self:Engine, found, x):
-    "Time torch, and where the job is long what else is installed and agrees, until one is fast enough; says how that went"
+    "Time torch, and for a long job what else is installed and agrees, until one is fast enough; says how that went"
     probes = self._probes(x)
     x = probes[0][0]
     self.rates["torch"] = 1/_seconds(found["torch"], x)
-    if (took := self.n_images/self.rates["torch"])<AUTO_FROM and not (took>=KEPT_FROM and _is_kept(self.encoder)): return f"torch needs about {took:.0f} s, which is too short for an export to pay"
-    said = []
+    took = self.n_images/self.rates["torch"]
+    if took<AUTO_FROM and not (took>=KEPT_FROM and _is_kept(self.encoder)):
+        return f"torch needs about {took:.0f} s, which is too short for an export to pay"
+    left_out = []
     for name in _runners:
         why = _missing(name)
         if not why: run,why = self._other(name, probes)
-        if why: said.append(f"not {name}: {why}")
-        else: found[name],self.rates[name] = run,1/_seconds(run, x)
+        if why: left_out.append(f"not {name}: {why}")
+        else:
+            found[name] = run
+            self.rates[name] = 1/_seconds(run, x)
         if self.rates.get(name, 0)>=ENOUGH*self.rates["torch"]: break
-    return "; ".join(["images a second, measured: " + ", ".join(f"{k} {v:.3g}" for k,v in self.rates.items())] + said)
+    rates = ", ".join(f"{k} {v:.3g}" for k,v in self.rates.items())
+    return "; ".join([f"images a second, measured: {rates}", *left_out])

@@ -12,8 +12,7 @@ import logging, os, socket
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlparse
-from ..core.errors import BundleError
-from .safe_files import _short
+from ..core.errors import BundleError, first_line
 
 # %% ../../nbs/encoders/02_hub.ipynb #cac9e854
 @contextmanager
@@ -31,44 +30,59 @@ def hub_or_cache():
         hub.HF_HUB_OFFLINE = was
         logging.getLogger("huggingface_hub").setLevel(level)
 
+# %% ../../nbs/encoders/02_hub.ipynb #02_hub06
+_not_reached = ("ConnectError", "ConnectTimeout", "ReadTimeout", "ConnectionError")
+
 def hub_reason(
     e:Exception, # What huggingface_hub raised
-    offline:str="it is not in the cache, and the hub cannot be reached" # What there is to say where that is the reason
+    offline:str="it is not in the cache, and the hub cannot be reached" # What to say where that is the reason
 )->str:
     "In a few words, why the hub did not do it"
     from huggingface_hub import errors
-    def of(*names): return isinstance(e, tuple(getattr(errors, n) for n in names if hasattr(errors, n)))     # older versions lack some
+    def of(*names):                              # older versions lack some
+        return isinstance(e, tuple(getattr(errors, n) for n in names if hasattr(errors, n)))
     code = getattr(getattr(e, "response", None), "status_code", None)
-    if of("GatedRepoError"): return "the repository is gated: ask for access on its page, then log in with: hf auth login"
+    if of("GatedRepoError"):
+        return "the repository is gated: ask for access on its page, then log in with: hf auth login"
     if of("RevisionNotFoundError"): return "the repository has no such revision"
     if of("IncompleteSnapshotError"): return "its files in the cache are not complete, and the hub cannot be reached"
-    if of("OfflineModeIsEnabled", "LocalEntryNotFoundError") or type(e).__name__ in ("ConnectError", "ConnectTimeout", "ReadTimeout", "ConnectionError"): return offline
-    if code==401 or of("LocalTokenNotFoundError"): return "there is no such repository, or it needs a token: log in with: hf auth login"
+    if of("OfflineModeIsEnabled", "LocalEntryNotFoundError") or type(e).__name__ in _not_reached: return offline
+    if code==401 or of("LocalTokenNotFoundError"):
+        return "there is no such repository, or it needs a token: log in with: hf auth login"
     if code==403: return "the token does not allow it"
     if of("RepositoryNotFoundError"): return "there is no such repository"
-    return _short(e)
+    return first_line(e)
 
-def _time(path):
+# %% ../../nbs/encoders/02_hub.ipynb #02_hub08
+def _changed(path):
     "When a file or link was changed, or `None` where there is none; raises `OSError` where that cannot be seen"
     try: return path.lstat().st_mtime_ns
     except (FileNotFoundError, NotADirectoryError): return None
+
+def _fetch(source):
+    "The folder of a bundle of the hub; raises `BundleError`"
+    from huggingface_hub import snapshot_download
+    repo,_,revision = source[7:].partition("@")
+    files = ["config.json", "model.safetensors"]
+    try:
+        with hub_or_cache(): return Path(snapshot_download(repo, revision=revision or None, allow_patterns=files))
+    except Exception as e:                       # offline, unknown, forbidden, ...
+        raise BundleError(f"{source}: the bundle cannot be fetched: {hub_reason(e)}") from e
 
 def find_bundle(
     source # Folder of a bundle or of a run that holds one, or "hf_hub:user/name", with "@revision" where wanted
 )->Path:   # The folder with config.json
     "Where a bundle is, fetched where it is not here; raises `BundleError`"
     source = str(source)
-    if source.startswith(("hf_hub:", "hf-hub:")):
-        from huggingface_hub import snapshot_download
-        repo,_,revision = source[7:].partition("@")
-        try:
-            with hub_or_cache(): return Path(snapshot_download(repo, revision=revision or None, allow_patterns=["config.json", "model.safetensors"]))
-        except Exception as e: raise BundleError(f"{source}: the bundle cannot be fetched: {hub_reason(e)}") from e    # offline, unknown, forbidden, ...
+    if source.startswith(("hf_hub:", "hf-hub:")): return _fetch(source)
     folder = Path(source)
     try:
         folder = folder.expanduser()
-        if not folder.is_dir(): raise BundleError(f"{folder}: there is no such folder" if not folder.exists() else f"{folder} is a file; a bundle is a folder with config.json and model.safetensors")
-        when = {f: t for f in (folder, folder/"bundle") if (t := _time(f/"config.json"))}
+        if not folder.exists(): raise BundleError(f"{folder}: there is no such folder")
+        if not folder.is_dir():
+            raise BundleError(f"{folder} is a file; a bundle is a folder with config.json and model.safetensors")
+        when = {f: t for f in (folder, folder/"bundle") if (t := _changed(f/"config.json"))}
         if when: return max(when, key=when.get)        # where a run and a bundle share a folder, the newer
-    except (OSError, RuntimeError) as e: raise BundleError(f"{folder} cannot be read: {getattr(e, 'strerror', None) or _short(e)}") from e
+    except (OSError, RuntimeError) as e:
+        raise BundleError(f"{folder} cannot be read: {getattr(e, 'strerror', None) or first_line(e)}") from e
     raise BundleError(f"{folder} holds no bundle: there is no config.json in it, nor in a folder bundle/ inside it")

@@ -14,15 +14,14 @@ import hashlib, json, math, os, re, stat
 from pathlib import Path
 import torch
 import zoofast
-from ..core.errors import BundleError
-
-# %% ../../nbs/encoders/01_safe_files.ipynb #945664ab
-def _short(e, most=300):
-    "The first line of an error's text, which may quote what a stranger wrote"
-    text = next((l.strip() for l in str(e).splitlines() if l.strip()), type(e).__name__)
-    return text if len(text)<=most else text[:most]+" ..."
+from ..core.checks import is_number
+from ..core.errors import BundleError, first_line
 
 # %% ../../nbs/encoders/01_safe_files.ipynb #29d03bd7
+_short = first_line              # its name in bundles
+
+_flags = os.O_RDONLY | sum(getattr(os, o, 0) for o in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))  # not all systems have them
+
 def open_file(
     path # File of a bundle
 ):       # Opened for reading bytes
@@ -31,40 +30,53 @@ def open_file(
     try:
         real,home = path.resolve(strict=True),path.parent.resolve(strict=True)
         homes = [home, home.parent.parent/"blobs"] if home.parent.name=="snapshots" else [home]
-        if not any(real.is_relative_to(h) for h in homes): why = f"is a link to {real}, outside its folder; put the file itself there"
+        if not any(real.is_relative_to(h) for h in homes):
+            why = f"is a link to {real}, outside its folder; put the file itself there"
         elif not stat.S_ISREG(real.stat().st_mode): why = "is no ordinary file"
         else:
-            f = open(os.open(real, os.O_RDONLY | sum(getattr(os, o, 0) for o in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))), "rb")
+            f = open(os.open(real, _flags), "rb")
             if stat.S_ISREG(os.fstat(f.fileno()).st_mode): return f
             f.close()                                 # another file by now
             why = "is no ordinary file"
     except FileNotFoundError: why = "is missing"
-    except (OSError, RuntimeError, ValueError) as e: why = f"cannot be read: {getattr(e, 'strerror', None) or _short(e)}"     # no permission, links in a circle
+    except (OSError, RuntimeError, ValueError) as e:  # no permission, links in a circle
+        why = f"cannot be read: {getattr(e, 'strerror', None) or first_line(e)}"
     raise BundleError(f"{path} {why}")
 
 # %% ../../nbs/encoders/01_safe_files.ipynb #fcfc3c0b
 MOST_JSON,MOST_NESTED = 16_000_000,50
 
+def _names_once(pairs):
+    names = [k for k,_ in pairs]
+    twice = next((k for i,k in enumerate(names) if k in names[:i]), None) if len(set(names))<len(names) else None
+    if twice is not None: raise ValueError(f"{twice!r} is there twice")
+    return dict(pairs)
+
+def _finite(text):
+    if not math.isfinite(v := float(text)): raise ValueError(f"{text} is no number")
+    return v
+
+def _whole(text):
+    if len(text)>19 or abs(v := int(text))>=2**63: raise ValueError(f"the number {text} is too large")
+    return v
+
+_strict = dict(object_pairs_hook=_names_once, parse_float=_finite, parse_int=_whole, parse_constant=_finite)
+
+# %% ../../nbs/encoders/01_safe_files.ipynb #5af30001
+def _inside(o): return o.values() if isinstance(o, dict) else o if isinstance(o, list) else ()
+
 def _parse_json(data, what):
     "The dict that json bytes hold; raises `BundleError`"
-    def once(pairs):
-        names = [k for k,_ in pairs]
-        if len(set(names))<len(names): raise ValueError(f"{next(k for i,k in enumerate(names) if k in names[:i])!r} is there twice")
-        return dict(pairs)
-    def real(text):
-        if not math.isfinite(v := float(text)): raise ValueError(f"{text} is no number")
-        return v
-    def whole(text):
-        if len(text)>19 or abs(v := int(text))>=2**63: raise ValueError(f"the number {text} is too large")
-        return v
-    try: got = json.loads(data.decode("utf-8"), object_pairs_hook=once, parse_float=real, parse_int=whole, parse_constant=real)
-    except (ValueError, RecursionError) as e: raise BundleError(f"{what} cannot be read: {'it is nested too deeply' if isinstance(e, RecursionError) else _short(e)}") from None
-    if not isinstance(got, dict): raise BundleError(f"{what} cannot be read: it holds a {type(got).__name__} where names and values should be")
+    def refused(why): return BundleError(f"{what} cannot be read: {why}")
+    try: got = json.loads(data.decode("utf-8"), **_strict)
+    except RecursionError: raise refused("it is nested too deeply") from None
+    except ValueError as e: raise refused(first_line(e)) from None
+    if not isinstance(got, dict): raise refused(f"it holds a {type(got).__name__} where names and values should be")
     level = [got]
-    for _ in range(MOST_NESTED): level = [v for o in level if isinstance(o, (dict, list)) for v in (o.values() if isinstance(o, dict) else o)]
-    if level: raise BundleError(f"{what} cannot be read: it is nested too deeply")
+    for _ in range(MOST_NESTED): level = [v for o in level for v in _inside(o)]
+    if level: raise refused("it is nested too deeply")
     try: json.dumps(got, ensure_ascii=False).encode()
-    except UnicodeEncodeError: raise BundleError(f"{what} cannot be read: it holds half a character") from None
+    except UnicodeEncodeError: raise refused("it holds half a character") from None
     return got
 
 def read_json(
@@ -72,24 +84,36 @@ def read_json(
 )->dict: # What it holds
     "A json file that may be a stranger's; raises `BundleError`"
     with open_file(path) as f: data = f.read(MOST_JSON+1)
-    if len(data)>MOST_JSON: raise BundleError(f"{path} has more than {MOST_JSON//10**6} MB, far more than a model's description")
+    if len(data)>MOST_JSON:
+        raise BundleError(f"{path} has more than {MOST_JSON//10**6} MB, far more than a model's description")
     return _parse_json(data, str(path))
 
 # %% ../../nbs/encoders/01_safe_files.ipynb #c1ba9368
-_types = dict(F64=torch.float64, F32=torch.float32, F16=torch.float16, BF16=torch.bfloat16, I64=torch.int64, I32=torch.int32, I16=torch.int16, I8=torch.int8, U8=torch.uint8, BOOL=torch.bool, C64=torch.complex64)
-_kinds = {b"PK": "a zip file, as torch.save writes them", b"\x80": "a pickle", b"\x1f\x8b": "a gzip file"}
+_types = dict(F64=torch.float64, F32=torch.float32, F16=torch.float16, BF16=torch.bfloat16, I64=torch.int64,
+              I32=torch.int32, I16=torch.int16, I8=torch.int8, U8=torch.uint8, BOOL=torch.bool, C64=torch.complex64)
+
+def _counts(l): return isinstance(l, list) and all(type(v) is int and v>=0 for v in l)
 
 def _check_entry(name, o):
     "Type, shape and place of one tensor of a header; raises `ValueError`"
-    if not (isinstance(o, dict) and set(o)=={"dtype", "shape", "data_offsets"}): raise ValueError(f"{name!r} has no type, shape and place")
+    if not (isinstance(o, dict) and set(o)=={"dtype", "shape", "data_offsets"}):
+        raise ValueError(f"{name!r} has no type, shape and place")
     kind,shape,place = o["dtype"],o["shape"],o["data_offsets"]
     if not isinstance(kind, str) or kind not in _types: raise ValueError(f"{name!r} is of the unknown type {kind!r}")
-    if not all(isinstance(l, list) and all(type(v) is int and v>=0 for v in l) for l in (shape, place)) or len(shape)>8 or len(place)!=2: raise ValueError(f"{name!r} has the shape {shape!r} and the place {place!r}")
-    if place[1]-place[0]!=math.prod(shape)*_types[kind].itemsize: raise ValueError(f"{name!r} has {place[1]-place[0]} bytes, which is not its shape {shape}")
+    if not (_counts(shape) and _counts(place) and len(shape)<=8 and len(place)==2):
+        raise ValueError(f"{name!r} has the shape {shape!r} and the place {place!r}")
+    n = place[1]-place[0]
+    if n!=math.prod(shape)*_types[kind].itemsize: raise ValueError(f"{name!r} has {n} bytes, which is not its shape {shape}")
     return _types[kind],tuple(shape),*place
 
+# %% ../../nbs/encoders/01_safe_files.ipynb #5af30002
+_magic = {b"PK": "a zip file, as torch.save writes them", b"\x80": "a pickle", b"\x1f\x8b": "a gzip file"}
+def _kind(start): return next((f"it is {v}" for k,v in _magic.items() if start.startswith(k)), None)
+
 class WeightsFile:
-    "A safetensors file, its header read and checked: `.tensors` has each tensor's type, shape, start and end, in the order of the file. Raises `BundleError`"
+    """A safetensors file, its header read and checked; raises `BundleError`
+
+    `.tensors` has each tensor's type, shape, start and end, in the order of the file."""
     def __init__(self,
         path # File
     ):
@@ -97,20 +121,20 @@ class WeightsFile:
         try: self._read_header()
         except (ValueError, OSError) as e:
             self.f.close()
-            raise BundleError(f"{path} is no whole safetensors file: {_short(e)}") from None
+            raise BundleError(f"{path} is no whole safetensors file: {first_line(e)}") from None
+
+    def __enter__(self): return self
+    def __exit__(self, *args): self.f.close()
 
     def _read_header(self):
         size,start = os.fstat(self.f.fileno()).st_size,self.f.read(8)
         n = int.from_bytes(start, "little")
         if len(start)<8 or n>size-8 or n>MOST_JSON:
-            kind = next((v for k,v in _kinds.items() if start.startswith(k)), None)
-            raise ValueError(f"it is {kind}" if kind else f"its {size} bytes are too few" if size<8 or n<=MOST_JSON else f"its header would have {n} bytes")
+            few = size<8 or n<=MOST_JSON
+            raise ValueError(_kind(start) or (f"its {size} bytes are too few" if few else f"its header would have {n} bytes"))
         self.head = start+self.f.read(n)
         try: header = _parse_json(self.head[8:], "its header")
-        except BundleError: 
-            kind = next((v for k,v in _kinds.items() if start.startswith(k)), None)
-            if kind: raise ValueError(f"it is {kind}") from None
-            raise
+        except BundleError as e: raise ValueError(_kind(start) or str(e)) from None
         header.pop("__metadata__", None)
         self.tensors = dict(sorted(((k, _check_entry(k, o)) for k,o in header.items()), key=lambda kv: kv[1][2:]))
         at = 0
@@ -118,9 +142,6 @@ class WeightsFile:
             if a!=at: raise ValueError(f"{name!r} does not begin where the tensor before it ends")
             at = b
         if at!=size-8-n: raise ValueError(f"it has {size-8-n} bytes of numbers where its header says {at}")
-
-    def __enter__(self): return self
-    def __exit__(self, *args): self.f.close()
 
 # %% ../../nbs/encoders/01_safe_files.ipynb #bd3400f0
 _widens = {torch.float32: (torch.float32, torch.float16, torch.bfloat16)}      # halves become floats without loss
@@ -132,13 +153,18 @@ def check_tensors(
 ):
     "Raise a `BundleError` naming the tensor that is missing or too many, or has another shape or type"
     have,where = weights.tensors,str(weights.path)
-    missing,extra = [n for n in want if n not in have],[n for n in have if n not in want and n not in others]
+    missing = [n for n in want if n not in have]
+    extra = [n for n in have if n not in want and n not in others]
     if missing: raise BundleError(f"{where} lacks {len(missing)} of {len(want)} tensors, such as {missing[0]!r}")
-    if extra: raise BundleError(f"{where} has the tensor {_short(extra[0])!r}, which the model lacks")
+    if extra: raise BundleError(f"{where} has the tensor {first_line(extra[0])!r}, which the model lacks")
     for n,t in want.items():
-        if have[n][1]!=tuple(t.shape): raise BundleError(f"{where}: {n!r} has shape {have[n][1]} where the model has {tuple(t.shape)}")
-        if have[n][0] not in _widens.get(t.dtype, (t.dtype,)): raise BundleError(f"{where}: {n!r} is {have[n][0]} where the model has {t.dtype}")
+        dtype,shape = have[n][:2]
+        if shape!=tuple(t.shape):
+            raise BundleError(f"{where}: {n!r} has shape {shape} where the model has {tuple(t.shape)}")
+        if dtype not in _widens.get(t.dtype, (t.dtype,)):
+            raise BundleError(f"{where}: {n!r} is {dtype} where the model has {t.dtype}")
 
+# %% ../../nbs/encoders/01_safe_files.ipynb #5af30004
 def _tensor_bytes(t):
     "The memory of a tensor on the CPU, to read into"
     return memoryview(t.detach().reshape(-1).view(torch.uint8).numpy())
@@ -154,24 +180,53 @@ def read_tensors(
     for name,(dtype,shape,a,b) in weights.tensors.items():
         t = into.get(name)
         if t is None:
-            while a<b and (part := f.read(min(b-a, 1<<20))): h.update(part); a += len(part)
+            while a<b and (part := f.read(min(b-a, 1<<20))):
+                h.update(part)
+                a += len(part)
             continue
-        buf = t if t.dtype==dtype and t.is_contiguous() and t.device.type=="cpu" else torch.empty(shape, dtype=dtype)
+        fits = t.dtype==dtype and t.is_contiguous() and t.device.type=="cpu"
+        buf = t if fits else torch.empty(shape, dtype=dtype)
         if buf.numel():
             view = _tensor_bytes(buf)
             if f.readinto(view)!=len(view): raise BundleError(f"{weights.path} became shorter while it was read")
             h.update(view)
-        if buf.is_floating_point() and bad is None and not buf.sum().isfinite() and not buf.isfinite().all(): bad = name      # the sum alone is quick
+        if buf.is_floating_point() and bad is None and not buf.sum().isfinite():      # the sum alone is quick
+            if not buf.isfinite().all(): bad = name
         if buf is not t: t.detach().copy_(buf)
-    if h.hexdigest()!=sha256: raise BundleError(f"{weights.path} has changed since the bundle was written: its checksum differs")
+    if h.hexdigest()!=sha256:
+        raise BundleError(f"{weights.path} has changed since the bundle was written: its checksum differs")
     if bad: raise BundleError(f"{weights.path}: {bad!r} holds NaN or infinity")
 
 # %% ../../nbs/encoders/01_safe_files.ipynb #61dd730c
 FORMAT,FORMAT_VERSION = "zoofast-bundle",1
-_number = lambda low, high: lambda v: type(v) in (int, float) and low<=v<=high
-_whole = lambda low, high: lambda v: type(v) is int and low<=v<=high
-_needed = {"encoder.size": (_whole(8, 8192), "a whole number from 8 to 8192"), "encoder.channels": (_whole(1, 1024), "a whole number from 1 to 1024"), "encoder.kwargs": (lambda v: isinstance(v, dict), "names and values"),
-           "encoder.arch": (lambda v: v is None or isinstance(v, str), "a name"), "encoder.num_features": (_whole(1, 10**6), "a whole number"), "head.dropout": (_number(0, 1), "a number from 0 to 1")}
+def _whole_from(low, high): return lambda v: is_number(v, whole=True, low=low, high=high)
+_needed = {"encoder.size": (_whole_from(8, 8192), "a whole number from 8 to 8192"),
+           "encoder.channels": (_whole_from(1, 1024), "a whole number from 1 to 1024"),
+           "encoder.kwargs": (lambda v: isinstance(v, dict), "names and values"),
+           "encoder.arch": (lambda v: v is None or isinstance(v, str), "a name"),
+           "encoder.num_features": (_whole_from(1, 10**6), "a whole number"),
+           "head.dropout": (lambda v: is_number(v, low=0, high=1), "a number from 0 to 1")}
+
+def _check_version(path, c):
+    "Raise a `BundleError` unless it is a bundle of ours, of a version that this zoofast reads"
+    if c.get("format")!=FORMAT:
+        hint = (f": it describes the timm model {first_line(c['architecture'], 60)!r}, which can be used as "
+                f"encoder='local-dir:{path.parent}'") if "architecture" in c else ""
+        raise BundleError(f"{path} is not a zoofast bundle's{hint}")
+    v = c.get("format_version")
+    if type(v) is int and v==FORMAT_VERSION: return
+    newer = "; a newer one is needed" if type(v) is int and v>FORMAT_VERSION else ""
+    raise BundleError(f"{path}: the bundle has version {first_line(repr(v), 60)}; "
+                      f"this zoofast ({zoofast.__version__}) reads version {FORMAT_VERSION}{newer}")
+
+# %% ../../nbs/encoders/01_safe_files.ipynb #5af30005
+def _check_scaling(path, encoder):
+    "Raise a `BundleError` unless there are a mean and a standard deviation for each channel"
+    for k,low in (("mean", -1e9), ("std", 1e-9)):
+        v,n = encoder.get(k),encoder["channels"]
+        if isinstance(v, list) and len(v)==n and all(is_number(o, low=low, high=1e9) for o in v): continue
+        raise BundleError(f"{path}: encoder's {k!r} must be a number for each of {n} channels, "
+                          f"and is {first_line(repr(v), 60)}")
 
 def read_config(
     folder:Path # A bundle
@@ -179,22 +234,21 @@ def read_config(
     "A bundle's description, its parts of the right kinds; raises `BundleError`"
     path = Path(folder)/"config.json"
     c = read_json(path)
-    if c.get("format")!=FORMAT: raise BundleError(f"{path} is not a zoofast bundle's" + (f": it describes the timm model {_short(c['architecture'], 60)!r}, which can be used as encoder='local-dir:{folder}'" if "architecture" in c else ""))
-    if type(c.get("format_version")) is not int or c["format_version"]!=FORMAT_VERSION:
-        newer = type(c.get("format_version")) is int and c["format_version"]>FORMAT_VERSION
-        raise BundleError(f"{path}: the bundle has version {_short(repr(c.get('format_version')), 60)}; this zoofast ({zoofast.__version__}) reads version {FORMAT_VERSION}" + ("; a newer one is needed" if newer else ""))
+    _check_version(path, c)
     for k in ("task", "reader", "encoder", "head", "sha256"):
         if not isinstance(c.get(k), dict): raise BundleError(f"{path}: {k!r} is missing")
     for k,(fits,what) in _needed.items():
         part,_,name = k.partition(".")
-        if not fits(c[part].get(name)): raise BundleError(f"{path}: {part}'s {name!r} is {_short(repr(c[part].get(name)), 60)}, and should be {what}")
-    for k in ("mean", "std"):
-        v = c["encoder"].get(k)
-        if not (isinstance(v, list) and len(v)==c["encoder"]["channels"] and all(map(_number(1e-9 if k=="std" else -1e9, 1e9), v))): raise BundleError(f"{path}: encoder's {k!r} must be a number for each of {c['encoder']['channels']} channels, and is {_short(repr(v), 60)}")
+        v = c[part].get(name)
+        if not fits(v): raise BundleError(f"{path}: {part}'s {name!r} is {first_line(repr(v), 60)}, and should be {what}")
+    _check_scaling(path, c["encoder"])
     sums = c["sha256"]
-    if set(sums)!={"model.safetensors"} or not re.fullmatch("[0-9a-f]{64}", str(sums["model.safetensors"])): raise BundleError(f"{path}: 'sha256' must hold the checksum of model.safetensors and no other, and names {_short(', '.join(map(repr, sums)) or 'nothing', 100)}")
+    if set(sums)!={"model.safetensors"} or not re.fullmatch("[0-9a-f]{64}", str(sums["model.safetensors"])):
+        raise BundleError(f"{path}: 'sha256' must hold the checksum of model.safetensors and no other, "
+                          f"and names {first_line(', '.join(map(repr, sums)) or 'nothing', 100)}")
     return c
 
+# %% ../../nbs/encoders/01_safe_files.ipynb #5af30008
 def check_plain(
     values:dict,           # Part of a stranger's config.json
     what:str,              # Where it is from, for the error
@@ -208,4 +262,5 @@ def check_plain(
         k,v = todo.pop()
         n += 1
         if isinstance(v, (dict, list)): todo += [(k, o) for o in (v.values() if isinstance(v, dict) else v)]
-        elif n>most or (isinstance(v, (int, float)) and abs(v)>largest) or (isinstance(v, str) and len(v)>longest): raise BundleError(f"{what}: {_short(k, 60)!r} is out of all proportion")
+        elif (n>most or (isinstance(v, (int, float)) and abs(v)>largest) or (isinstance(v, str) and len(v)>longest)):
+            raise BundleError(f"{what}: {first_line(k, 60)!r} is out of all proportion")

@@ -10,11 +10,10 @@ accelerate). `zoofast finetune --processes 2`, `accelerate launch` and `torchrun
 __all__ = ['n_processes', 'need_accelerate', 'join_processes', 'Distributed']
 
 # %% ../../nbs/training/07_distributed.ipynb #abfe7e7f
-import warnings
 from importlib.util import find_spec
 import torch
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")              # fastai warns about recent torch when it is imported
+from ..core.errors import quiet
+with quiet():
     from fastai.callback.core import Callback
     from fastai.learner import AvgLoss
     from fastai.torch_core import num_distrib
@@ -26,7 +25,8 @@ def n_processes()->int:
 
 def need_accelerate():
     "Raise a `ValueError` unless accelerate is installed"
-    if not find_spec("accelerate"): raise ValueError("training in several processes needs accelerate: pip install zoofast[distributed]")
+    if not find_spec("accelerate"):
+        raise ValueError("training in several processes needs accelerate: pip install zoofast[distributed]")
 
 def join_processes(
     cpu:bool=False # Train on the CPU even where there is a GPU?
@@ -45,6 +45,7 @@ class _BatchLoss(AvgLoss):
         self.total += learn.loss.detach().cpu().mean()*n
         self.count += n
 
+# %% ../../nbs/training/07_distributed.ipynb #af1d4b01
 class Distributed(Callback):
     "Shares each batch among the processes, and averages their gradients"
     order = 11                                   # before the recorder
@@ -53,11 +54,13 @@ class Distributed(Callback):
     ): self.accelerator = accelerator
     def before_fit(self):
         rank,world = self.accelerator.process_index,self.accelerator.num_processes
-        self.loaders,self.loss_metric = list(self.dls.loaders),self.recorder.loss if hasattr(self, "recorder") else None
+        self.loaders = list(self.dls.loaders)
+        self.loss_metric = self.recorder.loss if hasattr(self, "recorder") else None
         for dl in self.loaders: dl.rank,dl.world = rank,world
         if self.loss_metric: self.recorder.loss = _BatchLoss()
         net = self.model
-        if self.accelerator.device.type=="cuda" and not self.keep_stats: net = torch.nn.SyncBatchNorm.convert_sync_batchnorm(net)
+        if self.accelerator.device.type=="cuda" and not self.keep_stats:
+            net = torch.nn.SyncBatchNorm.convert_sync_batchnorm(net)
         self.learn.model = self.accelerator.prepare_model(net)
 
     def after_loss(self):

@@ -10,12 +10,11 @@ computed once, and the head learns from them."""
 __all__ = ['FrozenInEval', 'freeze_layers', 'unfreeze_layers', 'feature_loaders']
 
 # %% ../../nbs/training/03_freezing.ipynb #321ec08b
-import fnmatch, warnings
+import fnmatch
 import torch
 from tqdm.auto import tqdm
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")              # fastai warns about recent torch when it is imported
-    from fastai.callback.core import Callback
+from ..core.errors import quiet
+with quiet(): from fastai.callback.core import Callback
 from ..images.reader import crop_center
 from ..data.loaders import GalaxyDataLoaders, GalaxyDataset, GalaxyDL
 from ..encoders.encoder import GalaxyNet
@@ -36,25 +35,37 @@ class FrozenInEval(Callback):
                 if hasattr(m, "running_mean"): m.eval()
 
 # %% ../../nbs/training/03_freezing.ipynb #eb6ac7ba
+def _short_name(n): return n.removeprefix("encoder.body.")
+
+def _fits(name, pattern):
+    "Does a parameter's name, or a module's that it is in, fit a pattern?"
+    return any(fnmatch.fnmatchcase(n, p) for n in (name, _short_name(name)) for p in (pattern, pattern+".*"))
+
+def _hits(net, params, layer):
+    "Which parameters are in layers of this type, or with names that fit this pattern; raises `ValueError` for neither"
+    if isinstance(layer, type): return {id(p) for m in net.modules() if isinstance(m, layer) for p in m.parameters()}
+    if isinstance(layer, str): return {id(p) for n,p in params.items() if _fits(n, layer)}
+    raise ValueError(f"layers={layer!r}: give a type such as nn.Conv2d, a pattern of names such as 'blocks.0' or '*.bias', "
+                     "or a list of these")
+
 def _matching(net, layers):
-    "Names and parameters of the layers of these types, or with names that fit these patterns; raises `ValueError` where there are none"
+    "Names and parameters of the layers of these types or names; raises `ValueError` where there are none"
+    several = isinstance(layers, (list, tuple, set))
+    if several and not layers: raise ValueError(f"layers={layers!r}: give at least one type or pattern")
     found,params = {},dict(net.named_parameters())
-    if isinstance(layers, (list, tuple, set)) and not layers: raise ValueError(f"layers={layers!r}: give at least one type or pattern")
-    for o in layers if isinstance(layers, (list, tuple, set)) else [layers]:
-        if isinstance(o, type): hits = {id(p) for m in net.modules() if isinstance(m, o) for p in m.parameters()}
-        elif isinstance(o, str):
-            names = {n: {n, n.removeprefix("encoder.body.")} for n in params}
-            hits = {id(params[n]) for n,forms in names.items() if any(fnmatch.fnmatchcase(f, p) for f in forms for p in (o, o+".*"))}
-        else: raise ValueError(f"layers={o!r}: give a type such as nn.Conv2d, a pattern of names such as 'blocks.0' or '*.bias', or a list of these")
+    for o in layers if several else [layers]:
+        hits = _hits(net, params, o)
         if not hits:
-            example = ", ".join(sorted({type(m).__name__ for m in net.modules() if list(m.parameters(recurse=False))})) if isinstance(o, type) else f"names such as {next(iter(params)).removeprefix('encoder.body.')!r}"
-            raise ValueError(f"layers={o!r}: the model has no parameters in such layers; it has {example}")
+            types = sorted({type(m).__name__ for m in net.modules() if list(m.parameters(recurse=False))})
+            known = ", ".join(types) if isinstance(o, type) else f"names such as {_short_name(next(iter(params)))!r}"
+            raise ValueError(f"layers={o!r}: the model has no parameters in such layers; it has {known}")
         found |= {n: p for n,p in params.items() if id(p) in hits}
     return found
 
+# %% ../../nbs/training/03_freezing.ipynb #eb6ac701
 def freeze_layers(
     learn, # A `GalaxyLearner`
-    layers # A type of layers (`nn.Conv2d`), a pattern of names (`"blocks.0"`, `"*.bias"`; `encoder.body.` may be left out), or a list of these
+    layers # A type (`nn.Conv2d`), a pattern of names (`"blocks.0"`, `"*.bias"`), or a list of these
 )->list:   # Names of the parameters that are frozen now and were not before
     "Freeze layers of a kind, until `unfreeze_layers`; raises `ValueError` where there are none, or nothing would be left to train"
     opt,was = learn.opt,set(learn.opt.held)
@@ -68,17 +79,19 @@ def freeze_layers(
 
 def unfreeze_layers(
     learn,      # A `GalaxyLearner`
-    layers=None # As for `freeze_layers`; all of them unless given
+    layers=None # As for `freeze_layers`; default: all of them
 ):
     "Let layers be trained again that `freeze_layers` froze"
-    learn.opt.held -= learn.opt.held if layers is None else set(_matching(learn.model, layers).values())
-    learn.opt.freeze_to(learn.opt.frozen_idx)
+    opt = learn.opt
+    opt.held -= opt.held if layers is None else set(_matching(learn.model, layers).values())
+    opt.freeze_to(opt.frozen_idx)
 
 # %% ../../nbs/training/03_freezing.ipynb #9858e857
 @torch.no_grad()
 def _features(net, encoder, dl, progress, desc):
     "Features `(galaxies, features)` of a loader's galaxies, in their order, and their targets"
-    dev,xs,ys = next(net.parameters()).device,[],[]
+    dev = next(net.parameters()).device
+    xs,ys = [],[]
     for x,y in tqdm(dl, desc=desc, leave=False, delay=2, disable=not progress):
         xs.append(net.features(x.to(dev), encoder))
         ys.append(y)
@@ -91,6 +104,14 @@ def _folded(net, dls, n):
     x = dls.valid_ds.batch(list(range(min(4, len(dls.valid_ds)))))[0]
     return fold_norms(enc, crop_center(x, dls.reader.size).to(next(net.parameters()).device))
 
+def _passes(dl, views, still, device):
+    "A loader of all galaxies in their order for each view, and what its progress bar says"
+    for i in range(views or 1):
+        after_batch = dl.after_batch if views else still
+        name = f", view {i+1} of {views}" if views else ""
+        yield GalaxyDL(dl.dataset, bs=dl.bs, device=device, after_batch=after_batch),f"computing features{name}"
+
+# %% ../../nbs/training/03_freezing.ipynb #9858e801
 def feature_loaders(
     dls:GalaxyDataLoaders, # Loaders of images
     net:GalaxyNet,         # Its encoder gives the features
@@ -98,12 +119,12 @@ def feature_loaders(
     progress:bool=True     # Show a progress bar?
 )->GalaxyDataLoaders:      # Loaders of features, with the same splits, targets and batch size
     "Compute the features of every galaxy once"
-    still,loaders = dls.valid.after_batch,[]
     encoder = _folded(net, dls, len(dls.train_ds)*max(views, 1) + len(dls.valid_ds))
+    loaders = []
     for dl in dls:
         k = views if dl.shuffle else 0
-        passes = [_features(net, encoder, GalaxyDL(dl.dataset, bs=dl.bs, device=dls.device, after_batch=dl.after_batch if k else still), progress, f"computing features{f', view {i+1} of {k}' if k else ''}") for i in range(k or 1)]
-        x,y = (torch.cat(o) for o in zip(*passes))
+        passes = _passes(dl, k, dls.valid.after_batch, dls.device)
+        x,y = (torch.cat(o) for o in zip(*(_features(net, encoder, one, progress, desc) for one,desc in passes)))
         ds = GalaxyDataset(x, range(len(x)), y, dl.dataset.loss_func, views=k or 1)
         loaders.append(GalaxyDL(ds, bs=dl.bs, shuffle=dl.shuffle, device=dls.device))
     out = GalaxyDataLoaders(*loaders, device=dls.device)

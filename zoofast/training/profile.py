@@ -13,11 +13,12 @@ import copy, math, time
 from contextlib import contextmanager
 import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
-from .checkpoints import copy_weights
+from fastai.callback.core import Callback, CancelTrainException
+from ..core.checks import check_number
 from ..encoders.compute import compile_encoder, memory_kept
+from .checkpoints import copy_weights
 from .distributed import n_processes
 from .learner import GalaxyLearner
-from fastai.callback.core import Callback, CancelTrainException
 
 # %% ../../nbs/training/12_profile.ipynb #07b00008
 PARTS = ("features", "loading", "augmentation", "forward", "backward", "step", "validation", "rest")
@@ -25,18 +26,23 @@ PARTS = ("features", "loading", "augmentation", "forward", "backward", "step", "
 class _Clock(Callback):
     "Seconds of each part of an epoch; stops training after `batches`"
     order = -1000
-    def __init__(self, batches): self.batches,self.took = batches,dict.fromkeys(PARTS, 0.)
+    def __init__(self, batches):
+        self.batches = batches
+        self.took = dict.fromkeys(PARTS, 0.)
     def lap(self, part):
         if torch.device(self.dls.device).type=="cuda": torch.cuda.synchronize()
         now = time.perf_counter()
         self.took[part] += now-self.at
         self.at = now
-    def before_fit(self): self.at,self.steps,self.seen = time.perf_counter(),0,0
+    def before_fit(self):
+        self.at = time.perf_counter()
+        self.steps,self.seen = 0,0
     def before_train(self): self.lap("rest")
     def before_batch(self):
         if not self.training: return
         self.lap("loading")
-        self.steps,self.seen = self.steps+1,self.seen+len(self.y)
+        self.steps += 1
+        self.seen += len(self.y)
     def after_loss(self):
         if self.training: self.lap("forward")
     def before_backward(self): self.lap("rest")
@@ -47,6 +53,7 @@ class _Clock(Callback):
     def after_validate(self): self.lap("validation")
     def after_fit(self): self.lap("rest")
 
+# %% ../../nbs/training/12_profile.ipynb #07b00108
 class _LastLap(Callback):
     "Runs after all other callbacks of a batch"
     order = 1000
@@ -67,9 +74,10 @@ def _timed_views(clock, dl):
     return timed
 
 # %% ../../nbs/training/12_profile.ipynb #07b00010
-def _bare(learn, net, b, n=3):
+def _time_step(learn, net, b, n=3):
     "Median seconds of the forward, the backward and the step of one batch, which change the weights"
-    laps,(x,y) = [],b
+    laps = []
+    x,y = b
     def now():
         if x.is_cuda: torch.cuda.synchronize()
         return time.perf_counter()
@@ -84,18 +92,22 @@ def _bare(learn, net, b, n=3):
         laps.append(np.diff([*at, now()]))
     return np.median(laps[1:], 0)               # the first one warms up
 
+# %% ../../nbs/training/12_profile.ipynb #07b00110
 @contextmanager
 def _as_it_was(learn):
     "Whatever is trained inside, the learner is the same afterwards"
-    weights,opt,ema = {k: v.clone() for k,v in learn.net.state_dict().items()},copy.deepcopy(learn.opt.opt.state_dict()),learn.ema
-    learn.ema,scaler = copy.deepcopy(ema),copy.deepcopy(learn.scaler)
+    weights = {k: v.clone() for k,v in learn.net.state_dict().items()}
+    opt = copy.deepcopy(learn.opt.opt.state_dict())
+    scaler = copy.deepcopy(learn.scaler)
+    ema,learn.ema = learn.ema,copy.deepcopy(learn.ema)
     try:
         with learn._seeded(), learn.no_bar(), learn.no_logging(): yield
     finally:
         copy_weights(learn.net, weights)
         learn.opt.zero_grad()
         learn.opt.opt.load_state_dict(opt)
-        learn.ema,learn.scaler,learn._losses,learn.diverged = ema,scaler,[],None
+        learn.ema,learn.scaler = ema,scaler
+        learn._losses,learn.diverged = [],None
 
 def _as_training(learn):
     "The model in the mode that training has it in"
@@ -103,14 +115,30 @@ def _as_training(learn):
     learn.frozen_in_eval.before_train()
     return learn.net
 
+# %% ../../nbs/training/12_profile.ipynb #07b00111
+_training = ["loading", "augmentation", "forward", "backward", "step"]
+
+def _profile_table(clock, bare):
+    "What the clock measured beside the bare arithmetic of as many steps"
+    took = pd.Series(clock.took)
+    bare = pd.Series(clock.steps*bare, ["forward", "backward", "step"])
+    out = pd.DataFrame(dict(part=took.index, seconds=took.to_numpy(), share=(took/took.sum()).to_numpy(),
+                            bare=bare.reindex(took.index, fill_value=0.).to_numpy()))
+    training,least = took[_training].sum(),bare.sum()
+    out.attrs = dict(galaxies_per_second=clock.seen/training, bare_per_second=clock.seen/least, of_bare=least/training)
+    return out
+
 # %% ../../nbs/training/12_profile.ipynb #07b00011
 @patch
 @memory_kept()
 def profile(self:GalaxyLearner,
-    batches:"int|None"=None # Training batches to look at; all of an epoch unless given
-)->pd.DataFrame:            # `part, seconds, share, bare`; its `.attrs` have `galaxies_per_second` of training, `bare_per_second`, and their ratio, `of_bare`
-    "Where an epoch's time goes, and the seconds that the bare arithmetic needs for as many steps; nothing is changed. Raises `ValueError` for `batches` below 1, and in one of several processes"
-    if batches is not None and not (isinstance(batches, (int, np.integer)) and batches>0): raise ValueError(f"batches={batches!r} must be a whole number above 0")
+    batches:"int|None"=None # Training batches to look at; default: all of an epoch
+)->pd.DataFrame:            # `part, seconds, share, bare`
+    """Where an epoch's time goes, and the seconds that the bare arithmetic needs for as many steps; nothing is changed
+
+    The table's `.attrs` have `galaxies_per_second` of training, `bare_per_second`, and their ratio, `of_bare`. Raises
+    `ValueError` for `batches` below 1, and in one of several processes."""
+    check_number("batches", batches, whole=True, none=True, above=0)
     if n_processes()>1: raise ValueError("a profile looks at one process; start it without a launcher")
     clock = _Clock(batches)
     with _as_it_was(self):
@@ -119,36 +147,37 @@ def profile(self:GalaxyLearner,
             self.fitting = False                         # no history, no checkpoint
             if self.dls is not images: clock.took["features"] = time.perf_counter()-start
             dl = self.dls.train
-            bare = _bare(self, _as_training(self), dl.one_batch())       # before, so that the epoch too is past what only the first steps cost
+            bare = _time_step(self, _as_training(self), dl.one_batch())  # first, so that the epoch is past what first steps cost
             own,dl.after_batch = dl.after_batch,_timed_views(clock, dl)
             try: super(GalaxyLearner, self).fit(1, cbs=[clock, _LastLap(clock)])
             finally: dl.after_batch = own
-    took = pd.Series(clock.took)
-    bare = pd.Series(clock.steps*bare, ["forward", "backward", "step"])
-    out = pd.DataFrame(dict(part=took.index, seconds=took.to_numpy(), share=(took/took.sum()).to_numpy(), bare=bare.reindex(took.index, fill_value=0.).to_numpy()))
-    training = took[["loading", "augmentation", "forward", "backward", "step"]].sum()
-    out.attrs = dict(galaxies_per_second=clock.seen/training, bare_per_second=clock.seen/bare.sum(), of_bare=bare.sum()/training)
-    return out
+    return _profile_table(clock, bare)
 
+# %% ../../nbs/training/12_profile.ipynb #07b00112
 def profile_text(
     profile:pd.DataFrame # What `learn.profile()` gives
 )->str:                  # Lines for a terminal
     "The parts of an epoch as text, and how near training comes to the bare arithmetic"
     t,a = profile,profile.attrs
-    parts = t.assign(seconds=t.seconds.map("{:.2f}".format), share=t.share.map("{:.1%}".format), bare=t.bare.map(lambda v: f"{v:.2f}" if v else ""))
-    return f"where an epoch's time goes, and the seconds of the bare arithmetic\n{parts.to_string(index=False)}\ntraining: {a['galaxies_per_second']:.3g} galaxies a second, {a['of_bare']:.0%} of the bare limit"
+    parts = t.assign(seconds=t.seconds.map("{:.2f}".format), share=t.share.map("{:.1%}".format),
+                     bare=t.bare.map(lambda v: f"{v:.2f}" if v else ""))
+    return "\n".join(["where an epoch's time goes, and the seconds of the bare arithmetic", parts.to_string(index=False),
+                      f"training: {a['galaxies_per_second']:.3g} galaxies a second, {a['of_bare']:.0%} of the bare limit"])
 
 # %% ../../nbs/training/12_profile.ipynb #07b00018
 @patch
 @memory_kept()
-def compile_gain(self:GalaxyLearner)->dict: # `seconds` to compile, seconds of a step `before` and `after`, and `pays_after` as many steps; `None` where it never does
-    "What `compile=True` would bring; nothing is changed. Raises `ValueError` where there is no compiler"
+def compile_gain(self:GalaxyLearner)->dict: # `seconds` to compile, and of a step `before` and `after`; `pays_after`: steps
+    """What `compile=True` would bring; nothing is changed. Raises `ValueError` where there is no compiler
+
+    `pays_after` is `None` where it never does."""
     with _as_it_was(self):
         b,net = self.dls.train.one_batch(),copy.deepcopy(_as_training(self))
-        before = _bare(self, net, b).sum()
+        before = _time_step(self, net, b).sum()
         compile_encoder(net, b[0].device)
         start = time.perf_counter()
-        _bare(self, net, b, 0)
+        _time_step(self, net, b, 0)
         seconds = time.perf_counter()-start-before
-        after = _bare(self, net, b).sum()
-    return dict(seconds=float(seconds), before=float(before), after=float(after), pays_after=math.ceil(seconds/(before-after)) if before>after else None)
+        after = _time_step(self, net, b).sum()
+    pays_after = math.ceil(seconds/(before-after)) if before>after else None
+    return dict(seconds=float(seconds), before=float(before), after=float(after), pays_after=pays_after)

@@ -18,14 +18,12 @@ from filelock import FileLock, Timeout
 import zoofast
 
 # %% ../../nbs/training/04_runs.ipynb #a405a3be
-_format = 1                                      # of config.yaml
-
 def as_plain(
     o # Anything
 ):    # The same of numbers, texts, lists and dicts
     "A value as a file can keep it: functions and objects by their names"
     if isinstance(o, np.generic): o = o.item()
-    if isinstance(o, (str, Path)): return str(o).encode("utf-8", "backslashreplace").decode()       # a file's name may be no text
+    if isinstance(o, (str, Path)): return str(o).encode("utf-8", "backslashreplace").decode()  # a file's name may be no text
     if o is None or isinstance(o, (bool, int, float)): return o
     if isinstance(o, slice): return str(o)
     if isinstance(o, dict): return {as_plain(k): as_plain(v) for k,v in o.items()}
@@ -37,13 +35,19 @@ def package_versions()->dict:
     def one(p):
         try: return version(p)
         except PackageNotFoundError: return None
-    return {"python": sys.version.split()[0], "zoofast": zoofast.__version__, **{p: v for p in ("torch", "timm", "fastai", "torchvision", "numpy") if (v := one(p))}}
+    packages = ("torch", "timm", "fastai", "torchvision", "numpy")
+    return {"python": sys.version.split()[0], "zoofast": zoofast.__version__, **{p: v for p in packages if (v := one(p))}}
+
+# %% ../../nbs/training/04_runs.ipynb #a405a302
+_format = 1                                      # of config.yaml
+_loader,_dumper = (getattr(yaml, f"CSafe{o}", getattr(yaml, f"Safe{o}")) for o in ("Loader", "Dumper"))
 
 def to_yaml(
     config:dict # A run's configuration
 )->str:
     "The text of config.yaml"
-    return yaml.dump({"zoofast_run": _format, **as_plain(config)}, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), sort_keys=False, allow_unicode=True, width=160)
+    plain = {"zoofast_run": _format, **as_plain(config)}
+    return yaml.dump(plain, Dumper=_dumper, sort_keys=False, allow_unicode=True, width=160)
 
 def read_run_config(
     folder # A run's folder
@@ -54,9 +58,10 @@ def read_run_config(
         with open(path, encoding="utf-8") as f:
             if not f.read(100).startswith("zoofast_run:"): return None
             f.seek(0)
-            config = yaml.load(f, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+            config = yaml.load(f, Loader=_loader)
     except (FileNotFoundError, NotADirectoryError): return None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e: raise ValueError(f"{path} cannot be read: {' '.join(str(e).split())[:200]}") from e
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
+        raise ValueError(f"{path} cannot be read: {' '.join(str(e).split())[:200]}") from e
     if not isinstance(config, dict): raise ValueError(f"{path} is no configuration of a run")
     return config
 
@@ -69,17 +74,19 @@ def run_lock(
 
 def read_state(
     folder # A run's folder
-)->dict:   # `state`: running, finished, interrupted, stopped (a trial of a search that was behind), diverged, failed, killed, or unknown; `pid`, `host`, `began`, `ended`, `error` where there are any
-    "How a run goes, or ended"
+)->dict:   # `state`, and `pid`, `host`, `since`, `error` where there are any
+    """How a run goes, or ended
+
+    A state is running, finished, interrupted, stopped (a trial of a search that was behind), diverged, failed, killed or unknown."""
     folder = Path(folder)
-    try: said = json.loads((folder/"state.json").read_text(encoding="utf-8"))
+    try: saved = json.loads((folder/"state.json").read_text(encoding="utf-8"))
     except (OSError, ValueError): return {"state": "unknown"}
-    if not isinstance(said, dict): return {"state": "unknown"}
-    if said.get("state")!="running": return said
+    if not isinstance(saved, dict): return {"state": "unknown"}
+    if saved.get("state")!="running": return saved
     try:
-        with run_lock(folder).acquire(timeout=0): return {**said, "state": "killed"}
-    except Timeout: return said
-    except OSError: return {**said, "state": "unknown"}           # a folder that only its owner may write to
+        with run_lock(folder).acquire(timeout=0): return {**saved, "state": "killed"}
+    except Timeout: return saved
+    except OSError: return {**saved, "state": "unknown"}          # a folder that only its owner may write to
 
 # %% ../../nbs/training/04_runs.ipynb #20736b07
 def is_low_best(
@@ -107,8 +114,7 @@ def kept_epoch(
     return None if v.isna().all() else history.loc[v.idxmin() if is_low_best(monitor) else v.idxmax()]
 
 # %% ../../nbs/training/04_runs.ipynb #a006658d
-_about = "fit", "epoch", "trained", "lr", "seconds"         # columns of history.csv that are no results
-_inside = {"checkpoints", "bundle", "wandb", "images", "fits"}
+_no_runs_inside = {"checkpoints", "bundle", "wandb", "images", "fits"}       # folders of a run's folder
 
 def find_runs(
     folder # Where to look
@@ -124,10 +130,13 @@ def find_runs(
         except ValueError: run = True
         if run:
             found.append(Path(at))
-            dirs[:] = [d for d in dirs if d not in _inside]
+            dirs[:] = [d for d in dirs if d not in _no_runs_inside]
     return found
 
-_first,_last = ("run", "state", "epochs", "kept"),("encoder", "seed", "labels", "galaxies", "seconds", "started", "path")
+# %% ../../nbs/training/04_runs.ipynb #a0066502
+_first = ("run", "state", "epochs", "kept")
+_last = ("encoder", "seed", "labels", "galaxies", "seconds", "started", "path")
+_no_metrics = ("fit", "epoch", "trained", "lr", "seconds")  # columns of history.csv
 
 def columns_of(
     table:pd.DataFrame # From `list_runs`
@@ -141,26 +150,41 @@ def _row(path, name):
     except ValueError: return dict(run=name, state="unreadable", path=str(path))
     p,data,h = config.get("parameters") or {},config.get("data") or {},read_history(path)
     kept = kept_epoch(h, p.get("monitor", "valid_loss"), p.get("keep_best", True))
-    metrics = {} if kept is None else {k: v for k,v in kept.items() if k not in _about}
-    return dict(run=name, state=read_state(path)["state"], epochs=len(h), kept=None if kept is None else int(kept.get("epoch", -1))+1, **metrics,
-                encoder=p.get("encoder"), seed=p.get("seed"), labels=", ".join(map(str, data.get("label_cols") or [])), galaxies=(data.get("galaxies") or {}).get("train"),
-                seconds=float(h.seconds.sum()) if "seconds" in h else None, started=config.get("started"), path=str(path))
+    metrics = {} if kept is None else {k: v for k,v in kept.items() if k not in _no_metrics}
+    return dict(run=name,
+                state=read_state(path)["state"],
+                epochs=len(h),
+                kept=None if kept is None else int(kept.get("epoch", -1))+1,
+                **metrics,
+                encoder=p.get("encoder"),
+                seed=p.get("seed"),
+                labels=", ".join(map(str, data.get("label_cols") or [])),
+                galaxies=(data.get("galaxies") or {}).get("train"),
+                seconds=float(h.seconds.sum()) if "seconds" in h else None,
+                started=config.get("started"),
+                path=str(path))
+
+# %% ../../nbs/training/04_runs.ipynb #a0066503
+def _whole(column):
+    "Are all numbers of a column whole, or missing?"
+    return column.map(lambda o: o is None or float(o).is_integer() or o!=o, na_action="ignore").all()
 
 def list_runs(
     folder,               # Where to look, at any depth
-    sort:"str|None"=None  # Column to sort by: a metric, the best first, or another; the time of the start unless given
-)->pd.DataFrame:          # `run, state, epochs, kept` (the epoch whose model was kept), its metrics, `encoder, seed, labels, galaxies, seconds, started, path`
+    sort:"str|None"=None  # Column to sort by: a metric, the best first, or another; default: the time of the start
+)->pd.DataFrame:          # `run, state, epochs, kept` (the epoch whose model was kept), its metrics, and what it was
     "All runs below a folder as a table; raises `ValueError` for a column that is not there"
     root = Path(folder).expanduser()
     rows = [_row(o, o.relative_to(root).as_posix()) for o in find_runs(root)]
     metrics = list(dict.fromkeys(k for r in rows for k in r if k not in (*_first, *_last)))
     table = pd.DataFrame(rows, columns=[*_first, *metrics, *_last])
-    table = table.astype({c: "Int64" for c in ("epochs", "kept", "seed", "galaxies") if table[c].map(lambda o: o is None or float(o).is_integer() or o!=o, na_action="ignore").all()})
+    table = table.astype({c: "Int64" for c in ("epochs", "kept", "seed", "galaxies") if _whole(table[c])})
     if sort is not None and sort not in table: raise ValueError(f"sort={sort!r}: there are {', '.join(table)}")
-    return table.sort_values(sort or "started", ascending=sort not in metrics or is_low_best(sort), kind="stable", na_position="last", ignore_index=True)
+    up = sort not in metrics or is_low_best(sort)
+    return table.sort_values(sort or "started", ascending=up, kind="stable", na_position="last", ignore_index=True)
 
 # %% ../../nbs/training/04_runs.ipynb #98aeb211
-_apart = {"zoofast_run", "command", "folder", "started", "resumed"}      # each run has its own
+_of_each_run = {"zoofast_run", "command", "folder", "started", "resumed"}
 
 def _flat(o, name=""):
     "Nested dicts as one, its names joined by dots"
@@ -169,21 +193,22 @@ def _flat(o, name=""):
 
 def read_run(
     folder # A run's folder
-)->dict:   # `config`, `state`, `history` (a DataFrame), and `results`: `state`, `epochs`, `kept`, `seconds` and the metrics of the epoch that was kept
+)->dict:   # `config`, `state`, `history` (a DataFrame), and `results`: how it ended, and the metrics of the kept epoch
     "All that a run's folder says; raises `ValueError` where it is none"
     path = Path(folder).expanduser()
     config = read_run_config(path)
     if config is None: raise ValueError(f"{str(folder)!r} is no run's folder: there is no config.yaml of zoofast's in it")
-    row = _row(path, path.name)
-    return dict(config=config, state=read_state(path), history=read_history(path), results={k: v for k,v in row.items() if k not in ("run", *_last) or k=="seconds"})
+    results = {k: v for k,v in _row(path, path.name).items() if k not in ("run", *_last) or k=="seconds"}
+    return dict(config=config, state=read_state(path), history=read_history(path), results=results)
 
 def compare_runs(
     a, # A run's folder
     b  # Another
 )->pd.DataFrame: # `name`, and a column for each of the two, called by their paths
     "The parameters that differ between two runs, then their results; raises `ValueError` where one is no run's folder"
-    ra,rb = read_run(a),read_run(b)
-    fa,fb = (_flat({k: v for k,v in r["config"].items() if k not in _apart}) for r in (ra, rb))
+    runs = read_run(a),read_run(b)
+    fa,fb = (_flat({k: v for k,v in r["config"].items() if k not in _of_each_run}) for r in runs)
     rows = [(k, fa.get(k), fb.get(k)) for k in dict.fromkeys([*fa, *fb]) if fa.get(k)!=fb.get(k)]
-    rows += [(f"results.{k}", ra["results"].get(k), rb["results"].get(k)) for k in dict.fromkeys([*ra["results"], *rb["results"]])]
+    ra,rb = (r["results"] for r in runs)
+    rows += [(f"results.{k}", ra.get(k), rb.get(k)) for k in dict.fromkeys([*ra, *rb])]
     return pd.DataFrame(rows, columns=["name", str(a), str(b)], dtype=object)

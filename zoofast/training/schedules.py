@@ -10,18 +10,18 @@ parameters. Whatever the schedule, each block follows it at its own rate. `plot_
 __all__ = ['list_schedulers', 'check_scheduler_kwargs', 'TimmSchedule', 'schedule_rates', 'plot_schedule']
 
 # %% ../../nbs/training/05_schedules.ipynb #ee0c0283
-import difflib, inspect, math, traceback, warnings
+import inspect, math, traceback, warnings
 from collections.abc import Mapping
 from functools import lru_cache
-from numbers import Real
 from types import SimpleNamespace
 import numpy as np, timm.scheduler, torch
 from fastcore.basics import noop, patch
 from fastcore.foundation import L
+from ..core.checks import check_number, is_number
+from ..core.errors import did_you_mean, quiet
+from .optimizer import LayerDecayOptimizer, block_names
 from .runs import is_low_best
-from .optimizer import LayerDecayOptimizer
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")              # fastai warns about recent torch when it is imported
+with quiet():
     from fastai.callback.core import Callback, CancelBatchException, TrainEvalCallback
     from fastai.callback.schedule import ParamScheduler
     from fastai.learner import Learner
@@ -35,31 +35,36 @@ def _timm_scheduler(kwargs, rates, updates_per_epoch=0):
         return timm.scheduler.create_scheduler_v2(opt, **kwargs, updates_per_epoch=updates_per_epoch)[0]
 
 @lru_cache
-def _known(sched):
-    try: return _timm_scheduler(dict(sched=sched, warmup_epochs=1), [1.]) is not None      # 'rsqrt' cannot do without a warm-up
+def _is_known(sched):
+    try: return _timm_scheduler(dict(sched=sched, warmup_epochs=1), [1.]) is not None    # 'rsqrt' needs a warm-up
     except ValueError: return False
 
 def list_schedulers()->list: # Names for `scheduler_kwargs["sched"]`
     "The schedulers of this timm"
     suffix = "LRScheduler"
     named = [n[:-len(suffix)].lower() for n in dir(timm.scheduler) if n.endswith(suffix)]
-    return sorted(n for n in {*named, "constant", "rsqrt"} if _known(n))
+    return sorted(n for n in {*named, "constant", "rsqrt"} if _is_known(n))
 
 # %% ../../nbs/training/05_schedules.ipynb #6e989db3
-_params = {k: p for k,p in inspect.signature(timm.scheduler.create_scheduler_v2).parameters.items() if k not in ("optimizer", "updates_per_epoch")}
+_ours = ("optimizer", "updates_per_epoch")
+_params = {k: p for k,p in inspect.signature(timm.scheduler.create_scheduler_v2).parameters.items() if k not in _ours}
 
-def _number(v): return isinstance(v, Real) and not isinstance(v, bool) and 0<=v<math.inf
-def _numbers(v): return isinstance(v, (list, tuple)) and len(v)>0 and all(map(_number, v))
-def _meant(word, words): return f"; did you mean {' or '.join(map(repr, near))}?" if (near := difflib.get_close_matches(str(word), words, 3)) else "."
+def _positive(v): return is_number(v, low=0)
+def _numbers(v): return isinstance(v, (list, tuple)) and len(v)>0 and all(map(_positive, v))
 
-def _wanted(p):
+def _takes(p):
     "What timm's parameter `p` takes, in words and as a test"
     kind = str(p.annotation).lower()
     if isinstance(p.default, bool): return "True or False", lambda v: isinstance(v, bool)
     if "str" in kind: return "a name", lambda v: isinstance(v, str)
     if isinstance(p.default, (list, tuple)): return "a list of numbers, 0 or more", _numbers
-    if "list" in kind: return "a number, 0 or more, or a list of them", lambda v: _number(v) or _numbers(v)
-    return "a number, 0 or more", _number
+    if "list" in kind: return "a number, 0 or more, or a list of them", lambda v: _positive(v) or _numbers(v)
+    return "a number, 0 or more", _positive
+
+def _unknown(what, name, known):
+    "A sentence about a name that is not known"
+    known = list(known)
+    return f"{what} is not known{did_you_mean(name, known, 3)}. Allowed are {', '.join(known)}"
 
 def _walk(kwargs, n_epoch):
     "Run a schedule from end to end, with two updates in an epoch"
@@ -73,42 +78,60 @@ def _walk(kwargs, n_epoch):
 # %% ../../nbs/training/05_schedules.ipynb #d1d610ec
 def check_scheduler_kwargs(
     kwargs,                  # Parameters of `timm.scheduler.create_scheduler_v2`, or `None` for no schedule
-    n_epoch:"int|None"=None  # Epochs of the fit, for `num_epochs`; timm's default unless given
+    n_epoch:"int|None"=None  # Epochs of the fit, for `num_epochs`; default: timm's
 )->"dict|None":              # The same, with `num_epochs` where `n_epoch` is given
     "Raises `ValueError` for what timm's scheduler does not take, naming it and what is allowed"
     if kwargs is None: return None
-    if not isinstance(kwargs, Mapping): raise ValueError(f"scheduler_kwargs={kwargs!r} must be a dictionary, such as {{'sched': 'cosine', 'warmup_epochs': 1}}, or None")
+    if not isinstance(kwargs, Mapping):
+        raise ValueError(f"scheduler_kwargs={kwargs!r} must be a dictionary, "
+                         "such as {'sched': 'cosine', 'warmup_epochs': 1}, or None")
     for k,v in kwargs.items():
-        if k not in _params: raise ValueError(f"scheduler_kwargs: {k!r} is not known{_meant(k, _params)} Allowed are {', '.join(_params)}")
-        what,fits = _wanted(_params[k])
-        if not (fits(v) or v is None and _params[k].default is None): raise ValueError(f"scheduler_kwargs: {k}={v!r} must be {what}")
-    full = {k: p.default for k,p in _params.items()} | ({"num_epochs": n_epoch} if n_epoch is not None else {}) | dict(kwargs)
-    if full["sched"]!="none" and not _known(full["sched"]):
-        raise ValueError(f"scheduler_kwargs: sched={full['sched']!r} is not known{_meant(full['sched'], list_schedulers())} Allowed are {', '.join(list_schedulers())} and none")
-    if full["noise"] is not None and not full["noise_std"]/1000<=full["noise_pct"]<=1:
-        raise ValueError(f"scheduler_kwargs: noise_pct={full['noise_pct']!r}: noise is drawn until it is below this, so it must be between noise_std/1000 and 1")
+        if k not in _params: raise ValueError(_unknown(f"scheduler_kwargs: {k!r}", k, _params))
+        what,fits = _takes(_params[k])
+        if not (fits(v) or v is None and _params[k].default is None):
+            raise ValueError(f"scheduler_kwargs: {k}={v!r} must be {what}")
+    _check_schedule(kwargs, n_epoch)
+    return dict(kwargs) if n_epoch is None else {"num_epochs": n_epoch, **kwargs}
+
+def _check_schedule(kwargs, n_epoch):
+    "Raise a `ValueError` where timm does not know the schedule, or cannot run it"
+    full = {k: p.default for k,p in _params.items()}
+    full |= ({"num_epochs": n_epoch} if n_epoch is not None else {}) | dict(kwargs)
+    sched,pct = full["sched"],full["noise_pct"]
+    if sched!="none" and not _is_known(sched):
+        raise ValueError(_unknown(f"scheduler_kwargs: sched={sched!r}", sched, list_schedulers())+" and none")
+    if full["noise"] is not None and not full["noise_std"]/1000<=pct<=1:
+        raise ValueError(f"scheduler_kwargs: noise_pct={pct!r}: noise is drawn until it is below this, "
+                         "so it must be between noise_std/1000 and 1")
     try: _walk(full, n_epoch or min(math.ceil(full["num_epochs"]), 1000))
     except (AssertionError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as e:
         why = str(e) or traceback.extract_tb(e.__traceback__)[-1].line      # timm's assertions have no text
-        raise ValueError(f"scheduler_kwargs={dict(kwargs)!r} with {full['num_epochs']} epochs: timm's {full['sched']!r} scheduler refuses ({why})") from e
-    return dict(kwargs) if n_epoch is None else {"num_epochs": n_epoch, **kwargs}
+        raise ValueError(f"scheduler_kwargs={dict(kwargs)!r} with {full['num_epochs']} epochs: "
+                         f"timm's {sched!r} scheduler refuses ({why})") from e
 
 # %% ../../nbs/training/05_schedules.ipynb #d726d8ed
 class TimmSchedule(Callback):
-    "Sets the learning rates of all groups by one of timm's schedulers, unless the fit brings another schedule; raises `ValueError` for what timm does not take"
+    """Sets the learning rates of all groups by one of timm's schedulers, unless the fit brings another schedule
+
+    It raises `ValueError` for what timm does not take."""
     order,run_valid = 65,False      # after the recorder and the log of epochs: they note the rate that was used
     def __init__(self,
-        scheduler_kwargs:"dict|None", # Parameters of `timm.scheduler.create_scheduler_v2`; `num_epochs` is the fit's unless given
+        scheduler_kwargs:"dict|None", # For `timm.scheduler.create_scheduler_v2`; default for `num_epochs`: the fit's
         monitor:str="valid_loss",     # What 'plateau' watches: a loss or metric, by its name in the history
         scaled:bool=False             # Do `min_lr` and `warmup_lr` decay over the blocks, as the learning rate does?
     ):
-        self.kwargs,self.monitor,self.scaled,self.sched = check_scheduler_kwargs(scheduler_kwargs),monitor,scaled,None
+        self.kwargs = check_scheduler_kwargs(scheduler_kwargs)
+        self.monitor,self.scaled = monitor,scaled
+        self.sched = None                        # timm's scheduler, within a fit
+
+    def sets_rates(self, cb):
+        "Is this a callback that sets learning rates?"
+        return isinstance(cb, TimmSchedule) or isinstance(cb, ParamScheduler) and "lr" in cb.scheds
 
     def before_fit(self):
         self.sched,self.by_step = None,[]
         kwargs = check_scheduler_kwargs(self.kwargs, self.n_epoch)
-        setters = [cb for cb in self.learn.cbs if isinstance(cb, TimmSchedule) or isinstance(cb, ParamScheduler) and "lr" in cb.scheds]
-        if kwargs is None or setters[-1] is not self: return
+        if kwargs is None or [cb for cb in self.learn.cbs if self.sets_rates(cb)][-1] is not self: return
         self.plateau = kwargs.get("sched")=="plateau"
         if self.plateau: kwargs = {"plateau_mode": "min" if is_low_best(self.monitor) else "max", **kwargs}
         self.every = getattr(self.learn, "accumulate", 1)                # batches in an update
@@ -118,28 +141,34 @@ class TimmSchedule(Callback):
         self.sched = _timm_scheduler(kwargs, [self.base.max()] if self.scaled else self.base, self.updates)
         if self.sched: self._catch_up(getattr(self.learn, "first_epoch", 0))
 
-    def after_batch(self):
-        if not self.sched: return
-        self.by_step.append([h["lr"] for h in self.opt.hypers])
-        done,rest = divmod(self.iter+1, self.every)
-        if not rest and self.iter+1<self.n_iter: self._go(updates=self.epoch*self.updates+done)
+# %% ../../nbs/training/05_schedules.ipynb #d726d801
+@patch
+def after_batch(self:TimmSchedule):
+    if not self.sched: return
+    self.by_step.append([h["lr"] for h in self.opt.hypers])
+    done,rest = divmod(self.iter+1, self.every)
+    if not rest and self.iter+1<self.n_iter: self._advance(updates=self.epoch*self.updates+done)
 
-    def after_epoch(self):
-        if self.sched and getattr(self, "fitting", True): self._go(self.epoch+1, (self.epoch+1)*self.updates, self._metrics().get(self.monitor))
+@patch
+def after_epoch(self:TimmSchedule):
+    if not self.sched or not getattr(self, "fitting", True): return
+    self._advance(self.epoch+1, (self.epoch+1)*self.updates, self._metrics().get(self.monitor))
 
-    def after_fit(self):
-        if self.sched and hasattr(self.learn, "recorder"):
-            vars(self.recorder).update(rates=np.array(self.by_step), hps={"lr": [r[-1] for r in self.by_step]})     # `plot_sched` shows the latter; fastai would warn that the learner has rates too
-        self.sched = None
+@patch
+def after_fit(self:TimmSchedule):
+    if self.sched and hasattr(self.learn, "recorder"):
+        vars(self.recorder)["rates"] = np.array(self.by_step)              # fastai would warn that the learner has rates too
+        self.recorder.hps = {"lr": [r[-1] for r in self.by_step]}          # `plot_sched` shows the head's
+    self.sched = None
 
 # %% ../../nbs/training/05_schedules.ipynb #1bae005a
 @patch
-def _go(self:TimmSchedule, epoch=None, updates=None, metric=None):
+def _advance(self:TimmSchedule, epoch=None, updates=None, metric=None):
     "Step as timm's training script does, and hand the rates over"
     if updates is not None: self.sched.step_update(updates)
     if epoch is not None: self.sched.step(epoch, metric)
     lrs = np.array([g["lr"] for g in self.sched.optimizer.param_groups])
-    if self.scaled: lrs = self.base*(lrs/(self.base.max() or 1.))       # in this order, no rate is rounded to above its own base
+    if self.scaled: lrs = self.base*(lrs/(self.base.max() or 1.))       # in this order, none is rounded to above its base
     self.opt.set_hyper("lr", lrs.tolist())
 
 @patch
@@ -151,24 +180,31 @@ def _metrics(self:TimmSchedule):
 @patch
 def _check(self:TimmSchedule):
     "What only shows when the fit begins"
-    if self.plateau and self.monitor not in (names := list(getattr(getattr(self.learn, "recorder", None), "metric_names", []))[1:]):
-        raise ValueError(f"monitor={self.monitor!r} is not recorded{_meant(self.monitor, names)} There are {', '.join(names)}")
+    names = list(getattr(getattr(self.learn, "recorder", None), "metric_names", []))[1:]
+    if self.plateau and self.monitor not in names:
+        near = did_you_mean(self.monitor, names, 3)
+        raise ValueError(f"monitor={self.monitor!r} is not recorded{near}. There are {', '.join(names)}")
+    top = self.base.max()
     for k in ("min_lr", "warmup_lr") if self.scaled else ():
-        if self.kwargs.get(k, 0)>self.base.max(): raise ValueError(f"{k}={self.kwargs[k]!r} is above the learning rate, {self.base.max():.3g}")
+        if self.kwargs.get(k, 0)>top: raise ValueError(f"{k}={self.kwargs[k]!r} is above the learning rate, {top:.3g}")
 
 @patch
 def _catch_up(self:TimmSchedule, start):
     "Bring the schedule to where the unbroken run would be after `start` epochs"
-    seen = [h.get(self.monitor) for h in self.history if h["fit"]==self.n_fits] if start and self.plateau else [None]*start
-    if len(seen)<start: raise ValueError(f"a fit that goes on after {start} epochs: the history has {len(seen)} epochs of this fit, and 'plateau' has to see all before")
+    seen = [None]*start
+    if start and self.plateau: seen = [h.get(self.monitor) for h in self.history if h["fit"]==self.n_fits]
+    if len(seen)<start:
+        raise ValueError(f"a fit that goes on after {start} epochs: the history has {len(seen)} epochs of this fit, "
+                         "and 'plateau' has to see all before")
     for e,metric in enumerate(seen[:start], 1): self.sched.step(e, metric)
-    self._go(updates=start*self.updates if start else None)
+    self._advance(updates=start*self.updates if start else None)
 
 # %% ../../nbs/training/05_schedules.ipynb #ee89da4d
 def _warm(warmup_epochs, warmup_lr, n_epoch):
     "Parameters of a warm-up; raises `ValueError` where it would not end"
-    if not (isinstance(n_epoch, (int, np.integer)) and n_epoch>0): raise ValueError(f"n_epoch={n_epoch!r} must be a whole number above 0")
-    if not (_number(warmup_epochs) and warmup_epochs<n_epoch): raise ValueError(f"warmup_epochs={warmup_epochs!r} must be a number from 0 to less than n_epoch={n_epoch}")
+    check_number("n_epoch", n_epoch, whole=True, above=0)
+    if not is_number(warmup_epochs, low=0, below=n_epoch):
+        raise ValueError(f"warmup_epochs={warmup_epochs!r} must be a number from 0 to less than n_epoch={n_epoch}")
     return dict(warmup_epochs=warmup_epochs, warmup_lr=warmup_lr, warmup_prefix=True, step_on_epochs=False)
 
 @patch
@@ -176,7 +212,7 @@ def fit_cosine(self:Learner,
     n_epoch:int,            # Epochs, with those of the warm-up
     warmup_epochs:float=0,  # Epochs of linear warm-up; a fraction will do
     min_lr:float=0.,        # Rate of the head at the end; it decays over the blocks
-    lr=None,                # Rate after the warm-up: a number, which decays over the blocks, a list or a slice; the learner's unless given
+    lr=None,                # Rate after the warm-up: one, which decays over the blocks, a list or a slice; default: the learner's
     warmup_lr:float=0.,     # Rate of the head at the first step of a warm-up; it decays over the blocks
     wd:"float|None"=None,   # Weight decay
     cbs=None,               # fastai callbacks for this fit
@@ -187,10 +223,11 @@ def fit_cosine(self:Learner,
     schedule = TimmSchedule(dict(sched="cosine", num_epochs=n_epoch-warmup_epochs, min_lr=min_lr, **warm), scaled=True)
     self.fit(n_epoch, lr, wd=wd, cbs=[schedule, *L(cbs)], **kwargs)
 
+# %% ../../nbs/training/05_schedules.ipynb #ee89da02
 @patch
 def fit_constant(self:Learner,
     n_epoch:int,            # Epochs, with those of the warm-up
-    lr=None,                # Rate after the warm-up: a number, which decays over the blocks, a list or a slice; the learner's unless given
+    lr=None,                # Rate after the warm-up: one, which decays over the blocks, a list or a slice; default: the learner's
     warmup_epochs:float=0,  # Epochs of linear warm-up; a fraction will do
     warmup_lr:float=0.,     # Rate of the head at the first step of a warm-up; it decays over the blocks
     wd:"float|None"=None,   # Weight decay
@@ -202,19 +239,23 @@ def fit_constant(self:Learner,
     self.fit(n_epoch, lr, wd=wd, cbs=[schedule, *L(cbs)], **kwargs)
 
 # %% ../../nbs/training/05_schedules.ipynb #23fee47e
-def _bare(opt):
+def _without_weights(opt):
     "The same groups and rates, without weights"
     groups = [{part: [(n, torch.zeros(0)) for n,_ in g[part][:1]] for part in ("decay", "plain")} for g in opt.groups]
-    bare = LayerDecayOptimizer(groups, torch.optim.SGD, opt.hypers[-1]["lr"], opt.layer_decay, opt.weight_decay, opt.floor)
+    lr = opt.hypers[-1]["lr"]
+    bare = LayerDecayOptimizer(groups, torch.optim.SGD, lr, opt.layer_decay, opt.weight_decay, opt.floor)
     bare.freeze_to(opt.frozen_idx)
     return bare
 
 class _DryLearner(Learner):
     "Goes through a fit step by step and notes the rates; nothing is trained, and a watched metric stands still"
     def __init__(self, learn, steps, monitor):
-        super().__init__(SimpleNamespace(train=range(steps)), torch.nn.Identity(), loss_func=noop, lr=learn.lr, default_cbs=False, cbs=TrainEvalCallback())
+        dls = SimpleNamespace(train=range(steps))
+        super().__init__(dls, torch.nn.Identity(), loss_func=noop, lr=learn.lr, default_cbs=False, cbs=TrainEvalCallback())
         if not learn.opt: learn.create_opt()
-        self.opt,self.noted,self.accumulate = _bare(learn.opt),[],getattr(learn, "accumulate", 1) if steps==len(learn.dls.train) else 1
+        self.opt = _without_weights(learn.opt)
+        self.noted = []                          # the rates of each step
+        self.accumulate = getattr(learn, "accumulate", 1) if steps==len(learn.dls.train) else 1
         self.recorder = SimpleNamespace(metric_names=["epoch", monitor], log=[0, 0.])
     def _note(self): self.noted.append([h["lr"] for h in self.opt.hypers])
     def one_batch(self, i, b):
@@ -222,20 +263,29 @@ class _DryLearner(Learner):
         self._with_events(self._note, "batch", CancelBatchException)
     def _do_epoch_validate(self, *args, **kwargs): pass
 
+# %% ../../nbs/training/05_schedules.ipynb #ab367901
+def _schedule_of(learn, fit):
+    "The schedule that a fit would follow: one of timm's by its parameters, or else the learner's own"
+    if fit is not None and not isinstance(fit, str): return TimmSchedule(fit)
+    own = [cb for cb in learn.cbs if isinstance(cb, TimmSchedule)]
+    if own: return TimmSchedule(own[-1].kwargs, own[-1].monitor, own[-1].scaled)
+    return TimmSchedule(getattr(learn, "scheduler_kwargs", None))
+
 # %% ../../nbs/training/05_schedules.ipynb #ab3679c8
 def schedule_rates(
     learn:Learner,          # With a `LayerDecayOptimizer`; it stays as it is
     n_epoch:"int|None"=None,# Epochs; `fit="sgdr"` takes `n_cycles` and `cycle_len` instead
-    fit=None,               # "one_cycle", "flat_cos", "sgdr", "cosine", "constant", a dictionary of scheduler_kwargs, or `None` for the learner's own
-    steps:"int|None"=None,  # Steps in an epoch; as many as there are batches unless given
+    fit=None,               # "one_cycle", "flat_cos", "sgdr", "cosine", "constant", scheduler_kwargs; default: the learner's own
+    steps:"int|None"=None,  # Steps in an epoch; default: as many as there are batches
     **kwargs                # Passed to the fit method
 )->np.ndarray:              # `(steps, groups)`: the rate of each group at each step, lowest block first
     "The learning rates that a fit will use; raises `ValueError` for a fit that is not known"
     fits = [n[4:] for n in dir(Learner) if n.startswith("fit_")]
-    if not (fit is None or isinstance(fit, Mapping) or fit in fits): raise ValueError(f"fit={fit!r} is not known{_meant(fit, fits)} Use {', '.join(fits)}, a dictionary of scheduler_kwargs, or None")
+    if not (fit is None or isinstance(fit, Mapping) or fit in fits):
+        raise ValueError(f"fit={fit!r} is not known{did_you_mean(fit, fits, 3)}. Use {', '.join(fits)}, "
+                         "a dictionary of scheduler_kwargs, or None")
     if n_epoch is None and fit!="sgdr": raise ValueError("n_epoch is missing: the number of epochs")
-    own = [cb for cb in learn.cbs if isinstance(cb, TimmSchedule)][-1:]
-    schedule = TimmSchedule(fit) if fit is not None and not isinstance(fit, str) else TimmSchedule(own[0].kwargs, own[0].monitor, own[0].scaled) if own else TimmSchedule(getattr(learn, "scheduler_kwargs", None))
+    schedule = _schedule_of(learn, fit)
     dry = _DryLearner(learn, steps or len(learn.dls.train), schedule.monitor)
     args = [] if n_epoch is None else [n_epoch]
     if isinstance(fit, str): getattr(dry, f"fit_{fit}")(*args, **kwargs)
@@ -255,13 +305,13 @@ def plot_schedule(
     import matplotlib.pyplot as plt
     steps = min(len(learn.dls.train), max(4, 1000//(n_epoch or 20)))         # as many as a picture can show
     rates = schedule_rates(learn, n_epoch, fit, steps, **kwargs)
-    first,n = learn.opt.frozen_idx,rates.shape[1]
     if ax is None: _,ax = plt.subplots(figsize=(6, 3), layout="constrained")
-    x,shades = np.arange(len(rates)+1)/steps,plt.get_cmap("viridis_r")(np.linspace(0.12, 0.95, max(n-1, 1)))
-    for i in reversed(range(first, n)):
-        name = "head" if i==n-1 else "stem" if i==0 and n>2 else f"block {i}"
-        style = dict(color="black", ls=":", lw=2, zorder=3) if i==n-1 else dict(color=shades[i], lw=1.5)      # the top block has the head's rate: both are seen
-        ax.plot(x, [*rates[:, i], rates[-1, i]], drawstyle="steps-post", label=name if n<=12 or i in (0, n-2, n-1) or i%5==0 else None, **style)
+    x,n = np.arange(len(rates)+1)/steps,rates.shape[1]
+    styles = [dict(color=c, lw=1.5) for c in plt.get_cmap("viridis_r")(np.linspace(0.12, 0.95, max(n-1, 1)))]
+    styles[n-1:] = [dict(color="black", ls=":", lw=2, zorder=3)]         # over the top block, which has the same rate
+    for i in reversed(range(learn.opt.frozen_idx, n)):
+        label = block_names(n)[i] if n<=12 or i in (0, n-2, n-1) or i%5==0 else None
+        ax.plot(x, [*rates[:, i], rates[-1, i]], drawstyle="steps-post", label=label, **styles[i])
     ax.set(xlabel="epoch", ylabel="learning rate", xlim=(0, x[-1]), yscale="log" if log else "linear")
     ax.xaxis.get_major_locator().set_params(integer=True)
     if not log:

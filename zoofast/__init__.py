@@ -19,10 +19,10 @@ Modules:
 - `zoofast.data.augment`: Random views of galaxies, a whole batch at a time
 - `zoofast.data.loaders`: Catalogue and task to fastai `DataLoaders`, with augmentation
 - `zoofast.data.store`: Images decoded once, kept as bytes
-- `zoofast.encoders.compute`: Ways to run the same encoder faster: memory layout, memory that is kept, folded normalisations, compiled kernels
+- `zoofast.encoders.compute`: The same encoder, faster: memory layout, memory that is kept, folded norms, compiled kernels, mixed precision
 - `zoofast.encoders.engines`: What runs an encoder for prediction: torch, ONNX Runtime or OpenVINO, checked before it is used
 - `zoofast.encoders.safe_files`: Files from strangers: found, checked, and read once
-- `zoofast.encoders.sources`: A timm encoder and a head; where its weights come from
+- `zoofast.encoders.sources`: Any encoder by its name, and where its weights come from
 - `zoofast.images.arrays`: An array that numpy has saved, as flux or as pixels
 - `zoofast.images.fits`: The flux in a FITS file, wherever it is
 - `zoofast.images.parallel`: Many images read at once, by several processes where that pays
@@ -53,7 +53,7 @@ Modules:
 - `zoofast.training.finetune`: `galaxy_learner`, `fine_tune`
 - `zoofast.training.freezing`: What is frozen stays as it is, and costs as little as that allows
 - `zoofast.training.learner`: A fastai `Learner` whose runs repeat, resume, and end with their best model
-- `zoofast.training.optimizer`: Any optimizer of torch or timm, by its name
+- `zoofast.training.optimizer`: The optimizer: a learning rate for each block (layer decay), weight decay, freezing
 - `zoofast.training.parameters`: One table of all parameters of a training
 - `zoofast.training.profile`: Where an epoch's time goes, and how near it is to the device's limit
 - `zoofast.training.run_folder`: The folder of a run: what was asked for, how it went, how it ended

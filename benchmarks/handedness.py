@@ -12,6 +12,7 @@ from pathlib import Path
 warnings.filterwarnings("ignore")
 import pandas as pd
 from zoofast.all import *
+from zoofast.training.runs import package_versions
 from datetime import date                   # fastai exports a name datetime of its own
 
 HERE = Path(__file__).resolve().parent

@@ -3,6 +3,7 @@ import json
 import numpy as np, pytest, torch
 from scipy import ndimage
 from zoofast.all import *
+from zoofast.data.augment import AddGaussianNoise, BatchViews, make_augment
 from zoofast.data.augment import PRESETS, augments_galaxies, sky_level
 
 OFF = dict(rotate=0, flip=False, zoom=1, shift=0, shear=0, erase=0, noise=0)

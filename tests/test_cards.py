@@ -3,6 +3,8 @@ import json, re
 import numpy as np, pandas as pd, pytest
 from huggingface_hub import ModelCard
 from zoofast.all import *
+from zoofast.bundles.bundle import write_bundle
+from zoofast.encoders.encoder import GalaxyNet
 
 ODD = ['a|b', '`c`', 'two\nlines', '# head', '---', '<script>', 'x: {y}', 'ünïcode', "it's \"quoted\""]
 

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT/'tools'))
-from codemap import STAGES, by_stage, code_page, imports, notebooks, sidebar, stage_of
+from codemap import FLOORS, by_floor, code_page, imports, notebooks, sidebar
 
 PAGES = notebooks(ROOT/'nbs')
 MODULES = {p.module:p for p in PAGES if p.module}
@@ -92,22 +92,22 @@ def test_maths_is_in_the_page(site, pages):
 
 def test_search_finds_a_function(site):
     entries = json.loads((site/'search.json').read_text(encoding='utf-8'))
-    assert any(e['href'].startswith('learner.html') and 'galaxy_learner' in e['text']+e['section'] for e in entries)
+    assert any(e['href'].startswith('training/finetune.html') and 'galaxy_learner' in e['text']+e['section'] for e in entries)
     assert (site/'search.js').read_text(encoding='utf-8').startswith('window.siteSearch = [')
     assert all((site/urldefrag(e['href'])[0]).is_file() for e in entries)
 
 # --- how the code fits together
 
-def test_every_module_has_a_stage():
-    assert {p.module for v in by_stage(PAGES).values() for p in v}==set(MODULES)
-    assert set(MODULES)=={p.stem for p in (ROOT/'zoofast').glob('*.py')}-{'__init__', 'all', '_modidx', '_showdoc'}
-    for p in MODULES.values(): stage_of(p)
+def test_every_module_has_its_floor():
+    from test_layering import FLOORS as house, PATHS
+    assert {p.module for v in by_floor(PAGES).values() for p in v}==set(MODULES)==set(PATHS) and len(MODULES)>40
+    assert [o for o in FLOORS if o]==[o for o in house if o in FLOORS], 'the page shows the folders in the order of the house'
 
 def test_picture_shows_what_is_imported():
     leans,html_ = imports(ROOT/'zoofast'),code_page(PAGES, ROOT/'zoofast')
-    shown = {m[1]:set(m[2].split()) for m in re.finditer(r'data-module="(\w+)" data-leans="([^"]*)"', html_)}
+    shown = {m[1]:set(m[2].split()) for m in re.finditer(r'data-module="([\w.]+)" data-leans="([^"]*)"', html_)}
     assert shown=={k:leans[k]&set(MODULES) for k in MODULES}
-    assert 'encoders' in shown['loop'] | shown['learner'] and 'catalog' in shown['data'], 'the imports are not read'
+    assert 'encoders.sources' in shown['training.finetune'] and 'catalog.read' in shown['data.loaders'], 'the imports are not read'
 
 def test_sidebar_leads_to_every_page():
     def _hrefs(items): return [h for o in items for h in ([o['href']] if 'href' in o else _hrefs(o['contents']))]
@@ -153,7 +153,7 @@ def test_parameters_are_described():
 
 def test_examples():
     "A lesson uses the function by name, or runs one that calls it; a command's help has an example of its own"
-    code = {p.stem:ast.parse(p.read_text(encoding='utf-8')) for p in (ROOT/'zoofast').glob('*.py') if p.stem in MODULES}
+    code = {m: ast.parse((ROOT/'zoofast'/f"{m.replace('.', '/')}.py").read_text(encoding='utf-8')) for m in MODULES}
     inside = {}
     for tree in code.values():
         for o in ast.walk(tree):

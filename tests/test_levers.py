@@ -2,6 +2,8 @@
 import numpy as np, pytest, torch
 from torch import nn
 from zoofast.all import *
+from zoofast.encoders.compute import has_bf16
+from zoofast.training.optimizer import eval_frozen
 
 @pytest.fixture(scope='module')
 def dls(survey): return GalaxyDataLoaders.from_catalog(survey[1], 'morphology', size=64, batch_size=16, progress=False)

@@ -5,6 +5,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from timm.loss import LabelSmoothingCrossEntropy
 from torch import nn
 from zoofast.all import *
+from zoofast.tasks.losses import FocalCrossEntropy, loss_config, loss_from_config, make_loss
 
 @pytest.fixture(scope='module')
 def dls(survey):

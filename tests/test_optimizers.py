@@ -3,6 +3,8 @@ from copy import deepcopy
 import pytest, timm.optim, torch
 from torch import nn
 from zoofast.all import *
+from zoofast.encoders.encoder import GalaxyNet
+from zoofast.training.optimizer import LayerDecayOptimizer, make_groups, make_optimizer
 
 
 BARRED = ('bnb', 'fused')                  # of bitsandbytes and apex: packages of their own, for GPUs

@@ -8,7 +8,8 @@ import zoofast
 ROOT = Path(__file__).resolve().parent.parent
 def _nbs(pattern): return sorted(o for o in (ROOT/'nbs').glob(pattern) if not any(p[0] in '._' for p in o.relative_to(ROOT).parts))
 
-NOTEBOOKS,SOURCES = _nbs('**/*.ipynb'),[o for o in _nbs('*.ipynb') if o.stem!='index']
+NOTEBOOKS = _nbs('**/*.ipynb')
+SOURCES = [o for o in NOTEBOOKS if o.stem!='index' and o.parent.name!='tutorials']
 MODULES = sorted((ROOT/'zoofast').rglob('*.py'))
 PAGES = [o for o in (*ROOT.glob('*.md'), *ROOT.glob('docs/**/*.md'), ROOT/'settings.yaml', *MODULES) if o.is_file()]
 notebooks = pytest.mark.parametrize('path', NOTEBOOKS, ids=lambda o: o.relative_to(ROOT/'nbs').as_posix())
@@ -75,7 +76,7 @@ def test_directives_are_whole(path):
     torn = [_text(c['source'])[:60] for c in cells if re.match(r'\|\s*(?:export|hide|eval|default_exp)', _text(c['source']))]
     assert not torn, f'a directive lost its #, so nbdev does not see it: {torn} (as jupytext text a markdown cell needs `# #| export`)'
 
-@pytest.mark.parametrize('path', SOURCES, ids=lambda o: o.name)
+@pytest.mark.parametrize('path', SOURCES, ids=lambda o: o.relative_to(ROOT/'nbs').as_posix())
 def test_notebook_ends_with_export(path):
     last = json.loads(path.read_text(encoding='utf-8'))['cells'][-1]
     src = _text(last['source'])
@@ -86,11 +87,11 @@ def test_page_names_no_local_path(path):
     found = [m[0] for m in _local.finditer(path.read_text(encoding='utf-8'))]
     assert not found, f'paths of one machine: {found}'
 
-@pytest.mark.parametrize('path', [o for o in MODULES if o.name!='_modidx.py'], ids=lambda o: o.name)
-def test_module_is_short(path):
-    src = path.read_text(encoding='utf-8')
-    assert len(src.splitlines())<=330, 'two ideas: give the second a notebook of its own, with a letter (04b_)'
-    assert ast.get_docstring(ast.parse(src)), 'no docstring: the notebook starts with a title and a sentence'
+def test_there_is_something_to_look_at(): assert len(SOURCES)>60 and len(MODULES)>70 and len(PAGES)>70
+
+@pytest.mark.parametrize('path', [o for o in MODULES if o.name!='_modidx.py'], ids=lambda o: o.relative_to(ROOT/'zoofast').as_posix())
+def test_module_says_what_it_is(path):
+    assert ast.get_docstring(ast.parse(path.read_text(encoding='utf-8'))), 'no docstring: the notebook starts with a title and a sentence'
 
 @notebooks
 def test_imports_have_cells_of_their_own(path):

@@ -3,6 +3,7 @@ import random, signal, subprocess, sys, time
 import numpy as np, pandas as pd, pytest, torch
 from safetensors.torch import load_file
 from zoofast.all import *
+from zoofast.training.checkpoints import copy_weights
 
 SCRIPT = '''
 import sys, warnings

@@ -3,6 +3,7 @@ import json
 from types import SimpleNamespace
 import pytest, timm, torch
 from zoofast.all import *
+from zoofast.encoders.encoder import GalaxyNet
 
 @pytest.mark.parametrize('arch,channels,size', [('test_efficientnet', 3, 64), ('test_efficientnet', 1, 64), ('test_vit', 3, 64), ('test_vit', 5, 96), ('test_convnext', 5, 64), ('resnet10t', 1, 64), ('swin_tiny_patch4_window7_224', 3, 64),
                                                 ('swinv2_cr_tiny_ns_224', 1, 64), ('test_nfnet', 3, 64), ('deit_tiny_distilled_patch16_224', 3, 48), ('maxvit_rmlp_pico_rw_256', 3, 64), ('mixer_s32_224', 3, 64), ('levit_128s', 3, 224)])

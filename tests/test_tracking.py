@@ -3,6 +3,8 @@ import json, os, re, shutil, signal, subprocess, sys, threading, time
 from pathlib import Path
 import numpy as np, pandas as pd, pytest, yaml, zoofast
 from zoofast.all import *
+from zoofast.training.runs import read_history, read_run_config, read_state
+from zoofast.training.wandb import look_at_validation
 from PIL import Image
 
 def quiet(learn, f):

@@ -9,6 +9,7 @@ Modules:
 - `zoofast.bundles.zoobot`: A model that zoobot finetuned, as one of zoofast's
 - `zoofast.catalog.paths`: Where the images of a million galaxies are
 - `zoofast.catalog.read`: A table of galaxies, read from whatever file it is in
+- `zoofast.catalog.split`: Galaxies for training, validation and test
 - `zoofast.catalog.stream`: A catalogue of any size, piece by piece
 - `zoofast.catalog.tables`: Whatever holds a table of galaxies, as a DataFrame
 - `zoofast.cli.app`: How the commands behave: options, messages, progress, several processes

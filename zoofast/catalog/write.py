@@ -11,14 +11,22 @@ __all__ = ['check_out', 'write_table', 'SavedTable']
 import os
 from pathlib import Path
 import pandas as pd, pyarrow as pa
-from ..core.errors import CatalogError
+from fastcore.basics import patch
 from .read import need_columns
 from .tables import parquet_parts, read_table
+from ..core.errors import CatalogError
+from ..core.files import unfinished
 
 # %% ../../nbs/catalog/06_write.ipynb #aa87a55b
 _writers = {".csv": "to_csv", ".csv.gz": "to_csv", ".parquet": "to_parquet", ".pq": "to_parquet"}
 
 def _suffix(out): return next((s for s in sorted(_writers, key=len, reverse=True) if str(out).lower().endswith(s)), None)
+
+def _is_same_file(a, b):
+    a,b = Path(a).expanduser(),Path(b).expanduser()
+    return a.is_file() and b.is_file() and a.samefile(b)
+
+def _cannot_write(out, e): return CatalogError(f"out={str(out)!r} cannot be written: {e.strerror or e}")
 
 def check_out(
     out,         # Path of the table to write
@@ -26,29 +34,28 @@ def check_out(
 )->Path:
     "The path, if a table can be written there; raises `CatalogError`"
     out = Path(out).expanduser()
-    if isinstance(catalog, (str, Path)) and out.is_file() and Path(catalog).expanduser().is_file() and out.samefile(Path(catalog).expanduser()): raise CatalogError(f"out={str(out)!r} is the catalogue itself, and would be lost; give another name")
+    if isinstance(catalog, (str, Path)) and _is_same_file(out, catalog):
+        raise CatalogError(f"out={str(out)!r} is the catalogue itself, and would be lost; give another name")
     if not _suffix(out): raise CatalogError(f"out={str(out)!r}: the name must end in {', '.join(_writers)}")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         probe = out.with_name(f".{out.name}.{os.getpid()}.part")
         probe.touch()
         probe.unlink()
-    except OSError as e: raise CatalogError(f"out={str(out)!r} cannot be written: {e.strerror or e}") from e
+    except OSError as e: raise _cannot_write(out, e) from e
     if out.is_dir(): raise CatalogError(f"out={str(out)!r} is a folder; give the name of a file")
     return out
 
+# %% ../../nbs/catalog/06_write.ipynb #a33b1a3d
 def write_table(
     df:pd.DataFrame, # Table
     out              # .csv, .csv.gz or .parquet
 ):
     "Write a table whole or not at all"
     out = check_out(out)
-    part = out.with_name(f".{os.getpid()}.{out.name}")         # the ending stays: it says csv or gzip
     try:
-        getattr(df, _writers[_suffix(out)])(part, index=False)
-        os.replace(part, out)
-    except OSError as e: raise CatalogError(f"out={str(out)!r} cannot be written: {e.strerror or e}") from e
-    finally: part.unlink(missing_ok=True)
+        with unfinished(out, _suffix(out)) as part: getattr(df, _writers[_suffix(out)])(part, index=False)
+    except OSError as e: raise _cannot_write(out, e) from e
 
 # %% ../../nbs/catalog/06_write.ipynb #7b476f1c
 class SavedTable:
@@ -56,47 +63,64 @@ class SavedTable:
     def __init__(self,
         path,         # A folder of shards, or a file: .csv, .csv.gz or .parquet
         n_bad:int=0,  # Rows with an error
-        rows:"int|None"=None, # How many rows it has; found unless given
-        columns:"list|None"=None # Names of its columns; found unless given
+        rows:"int|None"=None, # How many rows it has; default what is found
+        columns:"list|None"=None # Names of its columns; default those found
     ):
-        from pyarrow import parquet
         self.path,self.n_bad,self._rows,self.columns = Path(path),n_bad,rows,columns
-        if (rows is None or columns is None) and self._is_csv:
+        if rows is None or columns is None: self._rows,self.columns = self._find()
+
+    def _find(self):
+        "Number of rows and names of columns"
+        from pyarrow import parquet
+        if self._is_csv:
             table = read_table(self.path)
-            self._rows,self.columns = len(table),list(table)
-        elif rows is None or columns is None:
-            self._rows = sum(parquet.read_metadata(o).num_rows for o in self._parts())
-            self.columns = parquet.read_schema(self._parts()[0]).names
+            return len(table),list(table)
+        parts = self._parts()
+        return sum(parquet.read_metadata(o).num_rows for o in parts),parquet.read_schema(parts[0]).names
 
     @property
     def _is_csv(self): return _writers.get(_suffix(self.path))=="to_csv" and self.path.is_file()
     def _parts(self): return parquet_parts(self.path) if self.path.is_dir() else [str(self.path)]
     def __len__(self): return self._rows
-    def __repr__(self): return f"SavedTable({self.path.name!r}: {len(self)} rows, {self.n_bad} of them with an error; columns {', '.join(self.columns[:12])}{' ...' if len(self.columns)>12 else ''})"
 
-    def to_pandas(self,
-        columns:"list|None"=None # Columns to read; all unless given
-    )->pd.DataFrame:
-        "The table, or some of its columns, in memory"
-        need_columns(pd.DataFrame(columns=self.columns), *(columns or []), name=str(self.path))
-        if self._is_csv: return read_table(self.path)[columns or self.columns]
-        return pa.concat_tables(list(self.each(columns))).to_pandas()
+    def __repr__(self):
+        some = ", ".join(self.columns[:12])+(" ..." if len(self.columns)>12 else "")
+        return f"SavedTable({self.path.name!r}: {len(self)} rows, {self.n_bad} of them with an error; columns {some})"
 
-    def each(self,
-        columns:"list|None"=None # Columns to read; all unless given
-    ):                           # Yields tables of Arrow
-        "The table shard by shard, which takes the memory of one"
-        from pyarrow import parquet
-        if self._is_csv:
-            for o in pd.read_csv(self.path, dtype={"id_str": str}, usecols=columns, chunksize=10_000): yield pa.Table.from_pandas(o[columns] if columns else o, preserve_index=False)
-            return
-        for o in self._parts():
-            with parquet.ParquetFile(o) as f: yield from (f.read_row_group(g, columns) for g in range(f.num_row_groups))
+# %% ../../nbs/catalog/06_write.ipynb #83fe4af1
+@patch
+def each(self:SavedTable,
+    columns:"list|None"=None # Columns to read; default all
+):                           # Yields tables of Arrow
+    "The table shard by shard, which takes the memory of one"
+    from pyarrow import parquet
+    if self._is_csv:
+        for o in pd.read_csv(self.path, dtype={"id_str": str}, usecols=columns, chunksize=10_000):
+            yield pa.Table.from_pandas(o[columns] if columns else o, preserve_index=False)
+        return
+    for o in self._parts():
+        with parquet.ParquetFile(o) as f: yield from (f.read_row_group(g, columns) for g in range(f.num_row_groups))
 
-    def head(self,
-        n:int=5 # How many rows
-    )->pd.DataFrame:
-        "The first rows"
-        return (pd.read_csv(self.path, dtype={"id_str": str}, nrows=n) if self._is_csv else next(self.each()).slice(0, n).to_pandas())
+@patch
+def to_pandas(self:SavedTable,
+    columns:"list|None"=None # Columns to read; default all
+)->pd.DataFrame:
+    "The table, or some of its columns, in memory"
+    need_columns(pd.DataFrame(columns=self.columns), *(columns or []), name=str(self.path))
+    if self._is_csv: return read_table(self.path)[columns or self.columns]
+    return pa.concat_tables(list(self.each(columns))).to_pandas()
 
-    def __getitem__(self, columns): return self.to_pandas(list(columns))[list(columns)] if isinstance(columns, (list, tuple)) else self.to_pandas([columns])[columns]
+# %% ../../nbs/catalog/06_write.ipynb #788d3464
+@patch
+def head(self:SavedTable,
+    n:int=5 # How many rows
+)->pd.DataFrame:
+    "The first rows"
+    if self._is_csv: return pd.read_csv(self.path, dtype={"id_str": str}, nrows=n)
+    return next(self.each()).slice(0, n).to_pandas()
+
+@patch
+def __getitem__(self:SavedTable, columns):
+    several = isinstance(columns, (list, tuple))
+    table = self.to_pandas(list(columns) if several else [columns])
+    return table[list(columns) if several else columns]

@@ -14,13 +14,15 @@ from .errors import did_you_mean
 # %% ../../nbs/core/02_checks.ipynb #c0e20007
 def _limits(low, high, above, below):
     "Limits in words"
-    if low is not None and high is not None: return f" from {low:g} to {high:g}"
-    if low is not None and below is not None: return f" from {low:g} to below {below:g}"
-    if above is not None and below is not None: return f" between {above:g} and {below:g}"
-    if above is not None and high is not None: return f" above {above:g}, at most {high:g}"
-    if low is not None: return f", {low:g} or more"
-    if above is not None: return f" above {above:g}"
-    return f", at most {high:g}" if high is not None else f" below {below:g}" if below is not None else ""
+    def say(n): return n if n is None else f"{n}" if isinstance(n, Integral) else f"{n:g}"
+    low,high,above,below = map(say, (low, high, above, below))
+    if low and high: return f" from {low} to {high}"
+    if low and below: return f" from {low} to below {below}"
+    if above and below: return f" between {above} and {below}"
+    if above and high: return f" above {above}, at most {high}"
+    if low: return f", {low} or more"
+    if above: return f" above {above}"
+    return f", at most {high}" if high else f" below {below}" if below else ""
 
 def is_number(
     v,                # What was given
@@ -32,7 +34,8 @@ def is_number(
 )->bool:
     "Is it a finite number within the limits? `True` and `False` are none"
     if isinstance(v, bool) or not isinstance(v, Integral if whole else Real) or not abs(v)<float("inf"): return False
-    return not (low is not None and v<low or high is not None and v>high or above is not None and v<=above or below is not None and v>=below)
+    if low is not None and v<low or high is not None and v>high: return False
+    return not (above is not None and v<=above or below is not None and v>=below)
 
 def check_number(
     name:str,         # The parameter, as the user knows it
@@ -45,7 +48,8 @@ def check_number(
     "Raise an error that names the parameter, what was found and what would do"
     if none and v is None or is_number(v, whole, **limits): return v
     kind = "a whole number" if whole else "a number"
-    raise error(f"{name}={v!r} must be {kind}{_limits(*(limits.get(k) for k in ('low', 'high', 'above', 'below')))}")
+    within = _limits(*(limits.get(k) for k in ("low", "high", "above", "below")))
+    raise error(f"{name}={v!r} must be {kind}{within}")
 
 # %% ../../nbs/core/02_checks.ipynb #c0e20010
 def check_one_of(

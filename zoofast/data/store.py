@@ -9,7 +9,7 @@ a file that later epochs and later runs read from, and knows which images cannot
 __all__ = ['ImageStore']
 
 # %% ../../nbs/data/03_store.ipynb #4c3e1e56
-import hashlib, json, math, os, threading, time, warnings, weakref
+import hashlib, json, math, os, time, warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -19,20 +19,22 @@ from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 import zoofast
 from ..catalog.paths import file_parts
-from ..core.files import fingerprint
 from ..core.errors import ImageError
-from ..images.reader import ImageReader, reader_config
+from ..core.files import cache_dir, fingerprint
 from ..images.parallel import n_threads, read_batches
-from ..core.files import cache_dir
+from ..images.reader import ImageReader, reader_config
 from .cache import _OverLimit, _make_room, _open_map
 
 # %% ../../nbs/data/03_store.ipynb #1374ca3b
 def _identity(file):
-    "16 bytes that change when one of a galaxy's files does: of their paths, sizes and times of change (also that which copying with times does not keep)"
+    "16 bytes that change when one of a galaxy's files does: of paths, sizes and times (also that which copying does not keep)"
     h = hashlib.blake2b(digest_size=16)
     for f in file_parts(file):
-        try: s = os.stat(f); h.update(os.fsencode(f"{f}\t{s.st_size}\t{s.st_mtime_ns}\t{s.st_ctime_ns}\n"))
-        except OSError: h.update(os.fsencode(f"{f}\tmissing\n"))
+        try:
+            s = os.stat(f)
+            known_by = f"{f}\t{s.st_size}\t{s.st_mtime_ns}\t{s.st_ctime_ns}\n"
+        except OSError: known_by = f"{f}\tmissing\n"
+        h.update(os.fsencode(known_by))
     return h.digest()
 
 def _config(reader):
@@ -41,17 +43,21 @@ def _config(reader):
 
 # %% ../../nbs/data/03_store.ipynb #b0e4db7d
 def _decode(files, reader, write=None, progress=True, known=None):
-    "Read every file and hand each block of pixels to `write`; returns digests, spans, and number -> reason for those that cannot be read"
+    "Read every file, hand blocks of pixels to `write`; returns digests, spans, and number -> reason for those that cannot be read"
     shape = (reader.channels, reader.wide_size, reader.wide_size)
     step = max(1, min(len(files), 128, 2**25//math.prod(shape)))
     digests,spans,bad = np.zeros(len(files), np.uint64),np.zeros(len(files), np.float32),{}
     def one(i, px):
         try:
             if known is None or not known(i, px): np.copyto(px, reader.wide(files[i]).numpy(), "same_kind")
-        except ImageError as e: px[:] = 0; return str(e)
+        except ImageError as e:
+            px[:] = 0
+            return str(e)
         return fingerprint(px)
-    todo = ((part, part) for part in (range(i, min(i+step, len(files))) for i in range(0, len(files), step)))
-    with tqdm(total=len(files), desc="reading images", unit="image", leave=False, delay=1, disable=not progress) as bar, closing(read_batches(one, todo, shape, 0 if callable(reader.stretch) else len(files), bar.update)) as blocks:
+    todo = ((o, o) for o in (range(i, min(i+step, len(files))) for i in range(0, len(files), step)))
+    many = 0 if callable(reader.stretch) else len(files)
+    bar = tqdm(total=len(files), desc="reading images", unit="image", leave=False, delay=1, disable=not progress)
+    with bar, closing(read_batches(one, todo, shape, many, bar.update)) as blocks:
         for part,px,answers in blocks:
             for i,o in zip(part, answers):
                 if isinstance(o, str): bad[i] = o
@@ -76,23 +82,30 @@ def _known_rows(path, config, ids):
     return copy
 
 # %% ../../nbs/data/03_store.ipynb #264c1099
+def _clear_parts(path):
+    "Delete what killed runs left; nobody else builds this map now"
+    for o in path.parent.glob("*.part"):
+        if o.name.startswith(path.stem) or time.time()-o.stat().st_mtime>86400: o.unlink(missing_ok=True)
+
+def _common_folder(files): return os.path.dirname(os.path.commonprefix([o for f in files for o in file_parts(f)]))
+
 def _build(path, files, reader, config, ids, shape, progress):
     "Decode all images into a map, and write its index"
-    for o in path.parent.glob("*.part"):                 # left by runs that were killed; nobody else builds this map now
-        if o.name.startswith(path.stem) or time.time()-o.stat().st_mtime>86400: o.unlink(missing_ok=True)
+    _clear_parts(path)
     known = _known_rows(path, config, ids)
     _make_room(path, math.prod(shape))
-    part = path.with_name(f"{path.stem}.{os.getpid()}.part")
+    part = path.with_name(f"{path.stem}.{os.getpid()}.part")         # a name that the cache counts and clears
     try:
         with open(part, "wb") as f:
             np.lib.format.write_array_header_1_0(f, dict(descr="|u1", fortran_order=False, shape=shape))
             digests,spans,bad = _decode(files, reader, f.write, progress, known)
-            f.flush(); os.fsync(f.fileno())
+            f.flush()
+            os.fsync(f.fileno())
         os.replace(part, path)
         s = path.stat()
-        with open(part, "wb") as f:
-            np.savez(f, config=config, shape=np.array(shape), ids=ids, digests=digests, spans=spans, bad=json.dumps(bad), stamp=np.array([s.st_size, s.st_mtime_ns]),
-                     folder=os.path.dirname(os.path.commonprefix([o for f in files for o in file_parts(f)])))
+        index = dict(config=config, shape=np.array(shape), ids=ids, digests=digests, spans=spans, bad=json.dumps(bad))
+        stamp = np.array([s.st_size, s.st_mtime_ns])
+        with open(part, "wb") as f: np.savez(f, **index, stamp=stamp, folder=_common_folder(files))
         os.replace(part, path.with_suffix(".npz"))
     finally: part.unlink(missing_ok=True)
     return _open_map(path, shape)
@@ -104,7 +117,8 @@ def _alone(path):
     lock = FileLock(path.with_suffix(".lock"))
     try: lock.acquire(timeout=5)
     except Timeout:
-        warnings.warn(f"another process is reading the same images into {path}; waiting until it has them (cache='memory' does not wait)")
+        warnings.warn(f"another process is reading the same images into {path}; "
+                      f"waiting until it has them (cache='memory' does not wait)")
         lock.acquire()
     try: yield
     finally: lock.release()
@@ -115,7 +129,8 @@ def _from_disk(files, reader, folder, shape, progress):
     path = Path(folder).expanduser()/f"{hashlib.sha256(config.encode()+ids.tobytes()).hexdigest()[:32]}.npy"
     def ready():
         found = _open_map(path, shape)
-        if found and (bad := list(found[1]["bad"])) and len(_decode([files[i] for i in bad], reader, progress=progress)[2])<len(bad): return None
+        bad = [files[i] for i in found[1]["bad"]] if found else []
+        if bad and len(_decode(bad, reader, progress=progress)[2])<len(bad): return None     # some can be read now
         return found
     if not (found := ready()):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -142,6 +157,8 @@ def _writer(out):
     return write
 
 # %% ../../nbs/data/03_store.ipynb #2263f14d
+def _is_folder(cache): return isinstance(cache, Path) or isinstance(cache, str) and (os.sep in cache or os.path.isdir(cache))
+
 class ImageStore:
     "A catalogue's images, decoded once: `store[numbers]` gives bytes `(n, channels, wide, wide)`"
     def __init__(self,
@@ -151,17 +168,13 @@ class ImageStore:
         device="cpu",       # Device for "device", and for "auto" where it is a GPU that has room
         progress:bool=True  # Show a progress bar?
     ):
+        if cache not in ("auto", "disk", "memory", "device", None, False) and not _is_folder(cache):
+            raise ValueError(f"cache={cache!r}: use 'auto', 'disk', 'memory', 'device', a folder or None")
         self.files,self.reader = list(dict.fromkeys(files)),reader
         self.number = {f: i for i,f in enumerate(self.files)}
         self.shape = (len(self.files), reader.channels, reader.wide_size, reader.wide_size)
-        self.pixels,device = None,torch.device(device)
-        if cache not in ("auto", "disk", "memory", "device", None, False) and not (isinstance(cache, Path) or (isinstance(cache, str) and (os.sep in cache or os.path.isdir(cache)))):
-            raise ValueError(f"cache={cache!r}: use 'auto', 'disk', 'memory', 'device', a folder or None")
-        keep = self._place(cache, progress) if cache and self.files else None
-        if self.pixels is None:                      # broken files are found also where nothing is kept
-            if keep: self.pixels = torch.empty(self.shape, dtype=torch.uint8, device=device if keep=="device" else "cpu")
-            self._index(*_decode(self.files, reader, _writer(self.pixels) if keep else None, progress))
-        if cache=="auto" and self.pixels is not None and device.type=="cuda" and math.prod(self.shape) < 0.3*torch.cuda.mem_get_info(device)[0]: self._to(device)
+        self.pixels = None
+        self._fill(cache, torch.device(device), progress)
 
     def _index(self, digests, spans, bad):
         "Remember what is known of the images, and file -> reason of those that cannot be read"
@@ -169,33 +182,67 @@ class ImageStore:
 
     @property
     def looks(self)->dict:
-        "File -> `(digest, span)` of each image that could be read; see `look`"
-        return {f: (f"{d:016x}", s) for f,d,s in zip(self.files, self.digests.tolist(), self.spans.tolist()) if f not in self.bad}
+        "File -> `(digest, span)` of each image that could be read; see `fingerprint`"
+        known = zip(self.files, self.digests.tolist(), self.spans.tolist())
+        return {f: (f"{d:016x}", s) for f,d,s in known if f not in self.bad}
 
 # %% ../../nbs/data/03_store.ipynb #87bf1b97
 @patch
+def _fill(self:ImageStore, cache, device, progress):
+    "Decode the images, or take them from where they were kept; broken files are found also where nothing is kept"
+    keep = self._place(cache, progress) if cache and self.files else None
+    if self.pixels is None:
+        where = device if keep=="device" else "cpu"
+        if keep: self.pixels = torch.empty(self.shape, dtype=torch.uint8, device=where)
+        self._index(*_decode(self.files, self.reader, _writer(self.pixels) if keep else None, progress))
+    if cache=="auto" and self.pixels is not None and device.type=="cuda":
+        if math.prod(self.shape) < 0.3*torch.cuda.mem_get_info(device)[0]: self._to(device)
+
+@patch
 def _place(self:ImageStore, cache, progress):
-    "Take the images from disk where that is asked for and possible; otherwise says where to put them: memory, device or `None`"
+    "Take the images from disk where possible; otherwise says where to put them: memory, device or `None`"
     if cache in ("memory", "device"): return cache
+    named = not callable(self.reader.stretch)
     try:
-        if callable(self.reader.stretch): raise OSError("a function as stretch has no name to find images by")
-        self.pixels,index = _from_disk(self.files, self.reader, cache_dir() if cache in ("auto","disk") else cache, self.shape, progress)
+        if not named: raise OSError("a function as stretch has no name to find images by")
+        folder = cache_dir() if cache in ("auto","disk") else cache
+        self.pixels,index = _from_disk(self.files, self.reader, folder, self.shape, progress)
         return self._index(index["digests"], index["spans"], index["bad"])
     except OSError as e:
-        if cache!="auto" and not callable(self.reader.stretch): raise ValueError(f"cache={str(cache)!r}: the folder cannot be used: {e}") from e
+        if cache!="auto" and named: raise ValueError(f"cache={str(cache)!r}: the folder cannot be used: {e}") from e
         if not isinstance(e, _OverLimit) and (cache!="auto" or math.prod(self.shape)<_free_memory()/2):
-            if not callable(self.reader.stretch): warnings.warn(f"the images are kept in memory, and decoded again in the next run: {e} ($ZOOFAST_CACHE names another folder)")
+            if named: warnings.warn(f"the images are kept in memory, and decoded again in the next run: {e} "
+                                    f"($ZOOFAST_CACHE names another folder)")
             return "memory"
         warnings.warn(f"the images are not kept but decoded at each use, which is slow: {e}")
 
 @patch
 def _to(self:ImageStore, device):
     "Move all images to a device, a block at a time"
-    out,step = torch.empty(self.shape, dtype=torch.uint8, device=device),max(1, 2**26//math.prod(self.shape[1:]))
-    for i in range(0, len(out), step): out[i:i+step] = self.pixels[list(range(i, min(i+step, len(out))))]
+    out = torch.empty(self.shape, dtype=torch.uint8, device=device)
+    step = max(1, 2**26//math.prod(self.shape[1:]))
+    for i in range(0, len(out), step):
+        part = slice(i, min(i+step, len(out)))
+        out[part] = self.pixels[list(range(part.start, part.stop))]
     self.pixels = out
 
 # %% ../../nbs/data/03_store.ipynb #64917c60
+@patch
+def _check(self:ImageStore, numbers):
+    "Raise an `ImageError` where one of the images is known to be bad"
+    lost = next((f for i in numbers if (f := self.files[i]) in self.bad), None) if self.bad else None
+    if lost is not None: raise ImageError(self.bad[lost])
+
+@patch
+def _decode_some(self:ImageStore, numbers):
+    "Images with these numbers, read from their files"
+    def one(i):
+        try: return self.reader.wide(self.files[i])
+        except ImageError as e: self.bad[self.files[i]] = str(e)
+    with ThreadPoolExecutor(n_threads()) as ex: px = list(ex.map(one, numbers))
+    self._check(numbers)
+    return torch.stack(px)
+
 @patch
 def __getitem__(self:ImageStore,
     idxs           # Numbers of the images
@@ -203,18 +250,12 @@ def __getitem__(self:ImageStore,
     "Images with these numbers; raises `ImageError` where one cannot be read"
     idxs = torch.as_tensor(idxs)
     numbers = idxs.tolist()
-    def check():
-        if self.bad and (lost := [self.files[i] for i in numbers if self.files[i] in self.bad]): raise ImageError(self.bad[lost[0]])
-    check()
-    if isinstance(self.pixels, torch.Tensor): return self.pixels.index_select(0, idxs.to(self.pixels.device, non_blocking=True))
-    try: 
+    self._check(numbers)
+    if isinstance(self.pixels, torch.Tensor):
+        return self.pixels.index_select(0, idxs.to(self.pixels.device, non_blocking=True))
+    try:
         if self.pixels is not None: return self.pixels[numbers]
     except OSError as e:
         self.pixels = None
         warnings.warn(f"the cache cannot be read any more, so images are decoded at each use, which is slow: {e}")
-    def one(i):
-        try: return self.reader.wide(self.files[i])
-        except ImageError as e: self.bad[self.files[i]] = str(e)
-    with ThreadPoolExecutor(n_threads()) as ex: px = list(ex.map(one, numbers))
-    check()
-    return torch.stack(px)
+    return self._decode_some(numbers)

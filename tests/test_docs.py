@@ -9,7 +9,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT/'tools'))
-from codemap import FLOORS, by_floor, code_page, imports, notebooks, sidebar
+from codemap import FLOORS, about_folder, by_floor, code_page, imports, notebooks, sidebar
+
+import zoofast
+from zoofast._names import NAMES
 
 PAGES = notebooks(ROOT/'nbs')
 MODULES = {p.module:p for p in PAGES if p.module}
@@ -103,11 +106,17 @@ def test_every_module_has_its_floor():
     assert {p.module for v in by_floor(PAGES).values() for p in v}==set(MODULES)==set(PATHS) and len(MODULES)>40
     assert [o for o in FLOORS if o]==[o for o in house if o in FLOORS], 'the page shows the folders in the order of the house'
 
+def test_folders_say_what_they_are():
+    folders = {p.parent.name for p in (ROOT/'zoofast').glob('*/__init__.py')}
+    assert folders==set(FLOORS)-{''} and len(folders)>=13
+    for o in folders: assert len(about_folder(ROOT/'zoofast', o))>5, f'zoofast/{o}/__init__.py says nothing of itself'
+
 def test_picture_shows_what_is_imported():
     leans,html_ = imports(ROOT/'zoofast'),code_page(PAGES, ROOT/'zoofast')
     shown = {m[1]:set(m[2].split()) for m in re.finditer(r'data-module="([\w.]+)" data-leans="([^"]*)"', html_)}
     assert shown=={k:leans[k]&set(MODULES) for k in MODULES}
     assert 'encoders.sources' in shown['training.finetune'] and 'catalog.read' in shown['data.loaders'], 'the imports are not read'
+    assert 'training.finetune' in shown['cli.main'], 'an import inside a function is not read'
 
 def test_sidebar_leads_to_every_page():
     def _hrefs(items): return [h for o in items for h in ([o['href']] if 'href' in o else _hrefs(o['contents']))]
@@ -124,31 +133,40 @@ def _code():
             if c['cell_type']=='code' and not re.search(r'^#\|\s*export', s, re.M): yield s
             elif c['cell_type']=='markdown': yield from re.findall(r'^```(?:python|sh)\n(.*?)^```', s, re.S|re.M)
 
-def _public():
-    "`(module, name, object)` of every public function and class"
+def _exported():
+    "`(module, name, object)` of every function and class that a module's `__all__` names"
     for k in MODULES:
         m = importlib.import_module(f'zoofast.{k}')
         for n in m.__all__:
             o = getattr(m, n)
             if inspect.isfunction(o) or inspect.isclass(o): yield k,n,o
 
+PUBLIC = [(k, n) for k,names in NAMES.items() for n in names]     # those that a user types
+
 def _called(tree): return {o.id if isinstance(o, ast.Name) else o.attr for o in ast.walk(tree) if isinstance(o, (ast.Name, ast.Attribute))}
 
-def test_public_functions_have_entries(pages):
+def test_public_names_have_entries(pages):
+    "Each has one on the page of the module that defines it"
+    missing = [f'{k}.{n}' for k,n in PUBLIC if n not in pages[MODULES[k].href.replace('.ipynb', '.html')].ids]
+    assert not missing, '\n'.join(missing)
+
+def test_exported_functions_have_entries(pages):
     from zoofast._modidx import d
-    missing = []
+    missing,looked = [],0
     for mod,syms in d['syms'].items():
         known = importlib.import_module(mod).__all__
         for name,(link,_) in syms.items():
             parts = name.removeprefix(mod+'.').split('.')
             if any(o.startswith('_') for o in parts) or len(parts)==1 and parts[0] not in known: continue
+            looked += 1
             page,anchor = link.split('#')
             if anchor not in pages[page].ids: missing.append(name)
     assert not missing, '\n'.join(missing)
+    assert looked>250
 
 def test_parameters_are_described():
     from zoofast._showdoc import params
-    bare = [f'{k}.{n}: {a}' for k,n,o in _public() for a,_,_,told in params(o) if not told]
+    bare = [f'{k}.{n}: {a}' for k,n,o in _exported() for a,_,_,told in params(o) if not told]
     assert not bare, '\n'.join(bare)
 
 def test_examples():
@@ -166,5 +184,7 @@ def test_examples():
         reached |= new
         new = {o for n in new for o in inside[n] if o in inside}-reached
     def _own(n, o): return f"Example: zoofast {n.replace('_', '-')}" in (inspect.getdoc(o) or '')
-    missing = [f'{k}.{n}' for k,n,o in _public() if n not in shown and n not in reached and not _own(n, o)]
+    missing = [f'{k}.{n}' for k,n,o in _exported() if n not in shown and n not in reached and not _own(n, o)]
     assert not missing, f'no lesson shows {missing}'
+    hidden = [f'{k}.{n}' for k,n in PUBLIC if n not in shown]
+    assert not hidden, f'public, and only reached through others: no lesson, guide or page shows {hidden}'

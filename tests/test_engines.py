@@ -217,7 +217,7 @@ WITHOUT = """
 import sys
 for o in sys.argv[2:]: sys.modules[o] = None
 import torch
-from zoofast import engines
+from zoofast.encoders import engines
 from zoofast.encoders.sources import create_encoder
 engines.AUTO_FROM = 0
 enc = create_encoder('test_efficientnet', 64, pretrained=False).eval()

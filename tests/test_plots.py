@@ -181,7 +181,8 @@ def test_what_a_learner_shows(learn):
                                      ('mobilevit_xxs', {}), ('vit_base_patch16_siglip_224', {'depth': 2}), ('mixer_s32_224', {}), ('coat_lite_tiny', {}), ('xcit_nano_12_p16_224', {})])
 def test_where_any_encoder_looks(name, kw, files):
     import torch
-    from zoofast.all import GalaxyModel, GalaxyNet, ImageReader, create_encoder
+    from zoofast.all import GalaxyModel, ImageReader, create_encoder
+    from zoofast.encoders.encoder import GalaxyNet
     from zoofast.plots.looks import look_maps, plot_looks
     torch.manual_seed(0)
     task,size = task_of('classification'),128 if 'swin' not in name else 64
@@ -198,7 +199,8 @@ def test_it_looks_where_the_light_is(files):
     "An encoder whose one channel is brightness looks at the bright corner"
     import torch
     from torch import nn
-    from zoofast.all import Encoder, GalaxyModel, GalaxyNet, ImageReader
+    from zoofast.all import Encoder, GalaxyModel, ImageReader
+    from zoofast.encoders.encoder import GalaxyNet
     from zoofast.plots.looks import look_maps
     from PIL import Image
     class Bright(nn.Module):

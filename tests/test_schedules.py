@@ -5,7 +5,8 @@ from fastai.callback.core import Callback
 from fastai.callback.schedule import SchedCos, combine_scheds, combined_cos
 from fastai.learner import Metric
 from fastai.metrics import accuracy
-from zoofast.all import TimmSchedule, check_scheduler_kwargs, galaxy_learner, GalaxyDataLoaders, list_schedulers, plot_schedule, schedule_rates
+from zoofast.all import galaxy_learner, GalaxyDataLoaders, list_schedulers, plot_schedule
+from zoofast.training.schedules import TimmSchedule, check_scheduler_kwargs, schedule_rates
 
 GROUPS,EPOCHS,N = [0, 4, 8],6,5      # stem, a block in the middle, head; batches in an epoch
 

@@ -147,7 +147,8 @@ def test_a_profile_leaves_no_trace(dls):
 
 FAULTS = """
 import os, resource, sys, torch
-from zoofast.all import Callback, GalaxyDataLoaders, galaxy_learner, memory_kept
+from zoofast.all import Callback, GalaxyDataLoaders, galaxy_learner
+from zoofast.encoders.compute import memory_kept
 def resident(): return int(open("/proc/self/statm").read().split()[1])*os.sysconf("SC_PAGE_SIZE")
 def big(): torch.ones(200_000_000, dtype=torch.uint8)
 before = resident()

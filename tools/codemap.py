@@ -90,7 +90,8 @@ def sidebar(pages):
     def links(**texts): return [dict(text=t.replace('_', ' '), href=h) for t,h in texts.items()]
     modules = [dict(section=k or 'simulate', contents=[dict(text=p.module, href=p.href) for p in v]) for k,v in by_floor(pages).items()]
     return [
-        dict(section='Start', contents=links(zoofast='index.ipynb', How_it_fits_together='code.md', Reading_images='docs/images.md')),
+        dict(section='Start', contents=links(zoofast='index.ipynb', What_you_can_type='docs/names.md', How_it_fits_together='code.md',
+                                             Reading_images='docs/images.md')),
         dict(section='Guides', contents=[dict(text=p.title, href=p.href) for p in guides]),
         dict(section='Reference', contents=modules),
         dict(section='Measured', contents=links(Speed_and_accuracy='docs/measured.md', What_the_defaults_are_worth='docs/defaults.md',

@@ -16,7 +16,7 @@ _fence = re.compile(r'(^```.*?^```)', re.M|re.S)
 _link = re.compile(r'(\]\(|\b(?:src|href)=")([^)\s"]+)')
 _source = re.compile(r'\[source\]\([^)]*\)(?:\{[^}]*\})?')
 _twice = re.compile(r'\[\[(`[^`]*`)\]\([^)]*\)\]')     # nbdev links a name in backticks also where it is linked already
-_named = re.compile(r'\[(`[^`\n]*`)\]\((?:[^)\s]*/)?([\w-]+\.html#[\w.]+)\)')
+_named = re.compile(r'\[(`[^`\n]*`)\]\(([^)\s]+\.html#[\w.]+)\)')
 _far = re.compile(r'[a-zA-Z][\w+.-]*:|//|#')       # a web address, or a place on the same page
 _keep = {'cell_type','id','metadata','source','outputs','execution_count'}
 _math = re.compile(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', re.S)
@@ -43,9 +43,14 @@ def hidden():
 
 _hidden = hidden()
 
+def _is_hidden(url):
+    "Does a link lead to something that has no entry? Pages stand in their folder, or in none"
+    parts = url.split('/')
+    return parts[-1] in _hidden or '/'.join(parts[-2:]) in _hidden
+
 def _each_md(nb, f):
     "Apply `f` to every piece of markdown in `nb`: prose cells and markdown outputs"
-    def tidy(md): return f(_named.sub(lambda m: m[1] if m[2] in _hidden else m[0], _twice.sub(r'[\1]', md)))
+    def tidy(md): return f(_named.sub(lambda m: m[1] if _is_hidden(m[2]) else m[0], _twice.sub(r'[\1]', md)))
     for c in nb.cells:
         if c.cell_type=='markdown': c.source = tidy(_dirs.sub('', c.source))
         for o in c.get('outputs', []):

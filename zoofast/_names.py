@@ -44,7 +44,8 @@ NAMES = {
     "reports.report":     ["make_report"],
     "sweep.settings":     ["read_settings"],
     "sweep.trials":       ["SweepData", "run_sweep", "open_sweep"],
-    "sweep.page":         ["plot_best", "plot_importance", "plot_parameter", "plot_parallel", "compare_models", "plot_models", "write_page"],
+    "sweep.page":         ["plot_best", "plot_importance", "plot_parameter", "plot_parallel", "plot_models", "compare_models",
+                           "write_page"],
     "simulate":           ["simulate_survey"],
 }
 FOLDERS = list(dict.fromkeys(o.split(".")[0] for o in NAMES))+["cli"]

@@ -19,8 +19,8 @@ from ..training.runs import package_versions
 from ..images.reader import reader_config, reader_from_config
 from ..tasks.infer import same_task, task_from_config
 from ..tasks.losses import loss_from_config
-from ..encoders.safe_files import FORMAT, FORMAT_VERSION, WeightsFile, _short, check_plain, check_tensors, read_config, read_tensors
-from ..core.errors import BundleError
+from ..encoders.safe_files import FORMAT, FORMAT_VERSION, WeightsFile, check_plain, check_tensors, read_config, read_tensors
+from ..core.errors import BundleError, first_line
 from ..encoders.hub import find_bundle, hub_or_cache
 from ..encoders.encoder import Encoder, GalaxyNet
 from ..encoders.sources import build_saved, create_encoder
@@ -29,7 +29,9 @@ from .model import GalaxyModel
 
 # %% ../../nbs/bundles/03_bundle.ipynb #4588a480
 def _sha256(path):
-    with open(path, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else hashlib.sha256(f.read()).hexdigest()
+    with open(path, "rb") as f:
+        if hasattr(hashlib, "file_digest"): return hashlib.file_digest(f, "sha256").hexdigest()
+        return hashlib.sha256(f.read()).hexdigest()
 
 def _json(o):
     "As plain json: numpy's numbers as Python's, NaN as null, anything else as text"
@@ -39,92 +41,136 @@ def _json(o):
     if isinstance(o, float) and not np.isfinite(o): return None
     return o if o is None or isinstance(o, (bool, int, float, str)) else str(o)
 
+def _config(model, weights, about):
+    "What config.json says: the model, its weights' checksum and `about`"
+    enc = model.net.encoder
+    encoder = {**enc.config, "size": enc.size, "channels": enc.channels, "num_features": enc.num_features}
+    more = {k: v for k,v in {"base_model": base_model(encoder), **about}.items() if v is not None}
+    created = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    return _json(dict(format=FORMAT, format_version=FORMAT_VERSION, created=created, task=model.task.config,
+                      reader=reader_config(model.reader), encoder=encoder, head=dict(dropout=model.net.head[0].p),
+                      **more, versions=package_versions(), sha256={"model.safetensors": _sha256(weights)}))
+
+# %% ../../nbs/bundles/03_bundle.ipynb #337a4be9
+def _write_files(part, folder, model, card, history, about):
+    "Write the files of a bundle into the folder `part`"
+    from safetensors.torch import save_file
+    weights = {k: v.detach().cpu().contiguous().clone() for k,v in model.net.state_dict().items()}
+    save_file(weights, part/"model.safetensors", metadata={"format": "pt"})
+    config = _config(model, part/"model.safetensors", about)
+    name = folder.resolve().parent.name if folder.name=="bundle" else folder.resolve().name
+    (part/"README.md").write_text(model_card(config, name) if card is None else card, encoding="utf-8")
+    (part/"model.safetensors").chmod((part/"README.md").stat().st_mode)           # safetensors lets only the owner read
+    pd.DataFrame(history or []).to_csv(part/"history.csv", index=False)
+    (part/"config.json").write_text(json.dumps(config, indent=1, allow_nan=False), encoding="utf-8")
+
 def write_bundle(
     folder,              # Where to; made if it is not there
     model:GalaxyModel,   # What to save
-    card:"str|None"=None, # Text of README.md; a model card unless given
+    card:"str|None"=None, # Text of README.md; default: a model card
     history:"list|None"=None, # One dict an epoch, for history.csv
-    **about              # More for config.json, as plain json: `params`, `metrics`, `data`, `base_model`, `license`; what is `None` is left out
+    **about              # More for config.json, as plain json: `params`, `metrics`, `data`, `base_model`, `license`; not what is `None`
 )->Path:                 # The folder
     "Write a bundle; raises `BundleError` where the folder cannot be written"
     from safetensors import SafetensorError
-    from safetensors.torch import save_file
-    folder,enc = Path(folder).expanduser(),model.net.encoder
+    folder = Path(folder).expanduser()
     part = folder/f".part-{os.getpid()}"
     try:
         part.mkdir(parents=True, exist_ok=True)
-        save_file({k: v.detach().cpu().contiguous().clone() for k,v in model.net.state_dict().items()}, part/"model.safetensors", metadata={"format": "pt"})
-        encoder = {**enc.config, "size": enc.size, "channels": enc.channels, "num_features": enc.num_features}
-        config = dict(format=FORMAT, format_version=FORMAT_VERSION, created=datetime.now(timezone.utc).isoformat(timespec="seconds"), task=model.task.config, reader=reader_config(model.reader), encoder=encoder, head=dict(dropout=model.net.head[0].p),
-                      **{k: v for k,v in {"base_model": base_model(encoder), **about}.items() if v is not None}, versions=package_versions(), sha256={"model.safetensors": _sha256(part/"model.safetensors")})
-        config = _json(config)
-        (part/"README.md").write_text(model_card(config, folder.resolve().parent.name if folder.name=="bundle" else folder.resolve().name) if card is None else card, encoding="utf-8")
-        (part/"model.safetensors").chmod((part/"README.md").stat().st_mode)           # safetensors lets only the owner read
-        pd.DataFrame(history or []).to_csv(part/"history.csv", index=False)
-        (part/"config.json").write_text(json.dumps(config, indent=1, allow_nan=False), encoding="utf-8")
+        _write_files(part, folder, model, card, history, about)
         for name in ("README.md", "history.csv", "model.safetensors", "config.json"): os.replace(part/name, folder/name)
-    except (OSError, SafetensorError) as e: raise BundleError(f"the bundle cannot be written to {folder}: {getattr(e, 'strerror', None) or e}") from e
+    except (OSError, SafetensorError) as e:
+        raise BundleError(f"the bundle cannot be written to {folder}: {getattr(e, 'strerror', None) or e}") from e
     finally: shutil.rmtree(part, ignore_errors=True)
     return folder
 
 # %% ../../nbs/bundles/03_bundle.ipynb #5195c0a2
-def _parts(c):
-    "Task and reader of a bundle's description; raises `ValueError` for those that cannot be"
-    task,reader = task_from_config(c["task"]),reader_from_config(c["reader"])
+def _all_are(kinds, values): return all(isinstance(o, kinds) for o in values)
+
+def _check_task(task, said):
+    "Raise a `ValueError` for a task that cannot be"
     columns = ["id_str", "file_loc", "error", *task.columns]
-    if not all(isinstance(o, str) and o for o in [*task.label_cols, *columns]): raise ValueError("the task's labels and columns must be texts")
-    if not isinstance(c["task"].get("classes", []), list) or not all(isinstance(o, (str, bool, int)) for o in c["task"].get("classes", [])): raise ValueError("the task's classes must be texts, booleans or whole numbers")
+    if not all(isinstance(o, str) and o for o in [*task.label_cols, *columns]):
+        raise ValueError("the task's labels and columns must be texts")
+    classes = said.get("classes", [])
+    if not isinstance(classes, list) or not _all_are((str, bool, int), classes):
+        raise ValueError("the task's classes must be texts, booleans or whole numbers")
     if len(set(columns))<len(columns): raise ValueError("the task has two columns of one name")
     if task.kind=="regression" and task.mean is None: raise ValueError("the task has no mean and std, the units of its numbers")
     if task.kind=="multilabel" and set(task.values)!=set(task.labels): raise ValueError("the task lacks the values of a label")
+
+def _check_reader(reader, encoder):
+    "Raise a `ValueError` for a reader that cannot be, or gives other images than the encoder takes"
     if not isinstance(reader.stretch, (str, dict)): raise ValueError(f"the reader's stretch {reader.stretch!r} is not known")
     for k,v in (("bands", reader.bands), ("hdu", reader.hdu)):
-        if not (v is None or isinstance(v, (int, str)) or (isinstance(v, tuple) and all(isinstance(o, (int, str)) for o in v))): raise ValueError(f"the reader's {k} {v!r} must be numbers or names")
-    e = c["encoder"]
-    if (reader.size, reader.channels)!=(e["size"], e["channels"]): raise ValueError(f"the reader gives {reader.channels} x {reader.size} x {reader.size} images, and the encoder takes {e['channels']} x {e['size']} x {e['size']}")
-    return task,reader
+        if not (v is None or _all_are((int, str), v if isinstance(v, tuple) else (v,))):
+            raise ValueError(f"the reader's {k} {v!r} must be numbers or names")
+    size,channels = encoder["size"],encoder["channels"]
+    if (reader.size, reader.channels)!=(size, channels):
+        raise ValueError(f"the reader gives {reader.channels} x {reader.size} x {reader.size} images, "
+                         f"and the encoder takes {channels} x {size} x {size}")
 
-def _net(c, n_out, w, encoder):
+# %% ../../nbs/bundles/03_bundle.ipynb #c9a104ce
+def _check_head(w, n_out, n_features):
+    "Raise a `BundleError` where the head in the file is not that of the task and the encoder"
+    head = w.tensors.get("head.1.weight", (None, ()))[1]
+    if head!=(n_out, n_features):
+        raise BundleError(f"{w.path}: 'head.1.weight' has shape {head}, where the task's {n_out} outputs "
+                          f"and the encoder's {n_features} features need {(n_out, n_features)}")
+
+def _build_net(c, n_out, w, encoder):
     "Encoder and head of a bundle's description, their weights those of the file"
     e = c["encoder"]
     about = {k: e.get(k) for k in ("name", "arch", "kwargs", "weights", "mean", "std")}
-    def net(body, n_features=None): return GalaxyNet(Encoder(body, e["size"], e["channels"], e["mean"], e["std"], dict(about), n_features), n_out, c["head"]["dropout"])
+    def net(body, n_features=None):
+        enc = Encoder(body, e["size"], e["channels"], e["mean"], e["std"], dict(about), n_features)
+        return GalaxyNet(enc, n_out, c["head"]["dropout"])
     def check(plan):
         with torch.device("meta"): planned = net(plan)            # an image is tried on it, too
-        if planned.encoder.num_features!=e["num_features"]: raise ValueError(f"the encoder gives {planned.encoder.num_features} features, where config.json says {e['num_features']}")
+        gives,says = planned.encoder.num_features,e["num_features"]
+        if gives!=says: raise ValueError(f"the encoder gives {gives} features, where config.json says {says}")
         check_tensors(w, planned.state_dict())
-    head = w.tensors.get("head.1.weight", (None, ()))[1]
-    if head!=(n_out, e["num_features"]): raise BundleError(f"{w.path}: 'head.1.weight' has shape {head}, where the task's {n_out} outputs and the encoder's {e['num_features']} features need {(n_out, e['num_features'])}")
-    got = net(build_saved(e["arch"], e["kwargs"], w, check), e["num_features"]) if encoder is None else net(create_encoder(encoder, e["size"], e["channels"]).body)
+    _check_head(w, n_out, e["num_features"])
+    if encoder is None: got = net(build_saved(e["arch"], e["kwargs"], w, check), e["num_features"])
+    else: got = net(create_encoder(encoder, e["size"], e["channels"]).body)
     state = got.state_dict()
     check_tensors(w, state)
     read_tensors(w, state, c["sha256"]["model.safetensors"])
     return got
 
 # %% ../../nbs/bundles/03_bundle.ipynb #53918686
-def load_bundle(
-    source,       # A bundle's folder, a run's folder that holds one, or "hf_hub:user/name", with "@revision" where wanted
-    device=None,  # Device to predict on; a GPU where there is one unless given
-    encoder=None  # The encoder's module, where the bundle was made with one of your own
-)->GalaxyModel:
-    "Load a finetuned model, without the network for a local folder and without running code from it; raises `BundleError` naming what does not fit"
-    folder = find_bundle(source)
-    c = read_config(folder)
-    if encoder is None and not c["encoder"].get("arch"): raise BundleError(f"{folder}: the encoder was a module of one's own, {_short(c['encoder'].get('name'))!r}; give it as load_bundle(..., encoder=module)")
-    check_plain(c["task"], f"{folder/'config.json'}: the task's", largest=float("inf"), most=20_000, longest=1000)
-    try:
-        task,reader = _parts(c)
-        with WeightsFile(folder/"model.safetensors") as w: net = _net(c, task.n_out, w, encoder)
-    except BundleError: raise
-    except Exception as e: raise BundleError(f"{folder/'config.json'}: {_short(e)}{_versions(c)}") from e       # a stranger's values may fail anywhere
-    return GalaxyModel(net, task, reader, c, device)
-
 def _versions(c):
     "That the bundle was written with another timm, where so"
     v = c.get("versions")
     was,now = (v.get("timm") if isinstance(v, dict) else None),package_versions().get("timm")
-    return f" (it was written with timm {_short(was, 20)}; this is {now})" if was and was!=now else ""
+    return f" (it was written with timm {first_line(was, 20)}; this is {now})" if was and was!=now else ""
 
+def load_bundle(
+    source,       # A bundle's folder, a run's folder that holds one, or "hf_hub:user/name", with "@revision" where wanted
+    device=None,  # Device to predict on; default: a GPU where there is one
+    encoder=None  # The encoder's module, where the bundle was made with one of your own
+)->GalaxyModel:
+    """Load a finetuned model; raises `BundleError` naming what does not fit
+
+    A local folder needs no network. No code of the bundle is run."""
+    folder = find_bundle(source)
+    c = read_config(folder)
+    about = folder/"config.json"
+    if encoder is None and not c["encoder"].get("arch"):
+        name = first_line(c["encoder"].get("name"))
+        raise BundleError(f"{folder}: the encoder was a module of one's own, {name!r}; "
+                          "give it as load_bundle(..., encoder=module)")
+    check_plain(c["task"], f"{about}: the task's", largest=float("inf"), most=20_000, longest=1000)
+    try:
+        task,reader = task_from_config(c["task"]),reader_from_config(c["reader"])
+        _check_task(task, c["task"])
+        _check_reader(reader, c["encoder"])
+        with WeightsFile(folder/"model.safetensors") as w: net = _build_net(c, task.n_out, w, encoder)
+    except BundleError: raise
+    except Exception as e: raise BundleError(f"{about}: {first_line(e)}{_versions(c)}") from e    # a stranger's values may fail anywhere
+    return GalaxyModel(net, task, reader, c, device)
+
+# %% ../../nbs/bundles/03_bundle.ipynb #ee04f3b6
 def is_bundle(
     source # A folder, or "hf_hub:user/name"
 )->bool:
@@ -140,21 +186,36 @@ def is_bundle(
 
 # %% ../../nbs/bundles/03_bundle.ipynb #38640052
 def _saved_loss(config):
-    "The loss of a bundle's config.json, or `None` where it has none; raises `BundleError` for one that was not saved or is not known"
+    "The loss of a bundle's config.json, or `None`; raises `BundleError` for one that was not saved or is not known"
     saved = config.get("loss")
-    if isinstance(saved, dict) and "own" in saved: raise BundleError(f"the model was trained with a loss of one's own, {saved['own']!r}, which is not in the bundle; give it as to_learner(..., loss_func=...)")
+    if isinstance(saved, dict) and "own" in saved:
+        raise BundleError(f"the model was trained with a loss of one's own, {saved['own']!r}, which is not in the bundle; "
+                          "give it as to_learner(..., loss_func=...)")
     try: return None if saved is None else loss_from_config(saved)
-    except ValueError as e: raise BundleError(f"the bundle's loss cannot be used: {e}; give one as to_learner(..., loss_func=...)") from e
+    except ValueError as e:
+        raise BundleError(f"the bundle's loss cannot be used: {e}; give one as to_learner(..., loss_func=...)") from e
 
+def _check_data(model, dls):
+    "Raise a `BundleError` where data are read in another way, or are for another task"
+    reader,wanted = dls.reader,model.reader
+    if (reader.size, reader.channels)!=(wanted.size, wanted.channels):
+        raise BundleError(f"the data are read by {reader}, the model's by {wanted}; give reader=model.reader to from_catalog")
+    if not same_task(dls.task, model.task):
+        raise BundleError(f"the data are for {dls.task}, the model for {model.task}; "
+                          "give task=model.task to from_catalog where the labels are the same; "
+                          "to keep only the encoder, give the bundle to galaxy_learner")
+
+# %% ../../nbs/bundles/03_bundle.ipynb #8f19cd32
 @patch
 def to_learner(self:GalaxyModel,
     dls,     # `GalaxyDataLoaders` with the same task
     **kwargs # Passed to `galaxy_learner`
 ):
-    "A `GalaxyLearner` that starts from this model, head and loss included; raises `BundleError` where the classes differ, or for a loss that was not saved"
+    """A `GalaxyLearner` that starts from this model, head and loss included
+
+    Raises `BundleError` where the classes differ, or for a loss that was not saved."""
     from zoofast.training.finetune import galaxy_learner
-    if (dls.reader.size, dls.reader.channels)!=(self.reader.size, self.reader.channels): raise BundleError(f"the data are read by {dls.reader}, the model's by {self.reader}; give reader=model.reader to from_catalog")
-    if not same_task(dls.task, self.task): raise BundleError(f"the data are for {dls.task}, the model for {self.task}; give task=model.task to from_catalog where the labels are the same; to keep only the encoder, give the bundle to galaxy_learner")
+    _check_data(self, dls)
     asked = kwargs.get("label_smoothing") or any(kwargs.get(k) is not None for k in ("loss_func", "class_weights"))
     if not asked: kwargs["loss_func"] = _saved_loss(self.config)
     learn = galaxy_learner(dls, self.net.encoder, **{"head_dropout_prob": self.net.head[0].p, **kwargs})

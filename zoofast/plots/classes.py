@@ -49,8 +49,12 @@ def _write_cells(ax, counts, rate, show):
         text = {"both": f"{c}\n{rate[i,j]:.0%}", "counts": str(c), "rates": f"{rate[i,j]:.0%}"}[show]
         ax.text(j, i, text, ha="center", va="center", fontsize=8 if n<=8 else 5, color="white" if rate[i,j]>.55 else "black")
 
-def _matrix(ax, c, show):
-    "Confusion matrix of a `Choice`"
+def draw_confusion(
+    ax,             # Axes to draw on
+    c,              # A `Choice`
+    show:str="both" # See `plot_confusion`
+):                  # The Axes
+    "Confusion matrix of one choice among classes"
     from sklearn.metrics import confusion_matrix
     names,n,use = [named(o, 20) for o in c.classes],len(c.classes),c.both
     counts = confusion_matrix(c.true[use], c.said[use], labels=range(n)) if use.any() else np.zeros((n, n), dtype=int)
@@ -62,6 +66,7 @@ def _matrix(ax, c, show):
     ax.set_title(f"{counts.trace()} of {count(counts.sum())} right", fontsize=10)
     ax.set_xticklabels(names, rotation=35, ha="right", rotation_mode="anchor", fontsize=size)
     ax.set_yticklabels([o if counts[i].sum() else f"{o} (none)" for i,o in enumerate(names)], fontsize=size)
+    return ax
 
 def _matrix_axes(choices):
     "Axes for a matrix of each choice, as many inches wide as the first has classes"
@@ -86,7 +91,7 @@ def plot_confusion(
     a = _of_classes(source, truth, task, "plot_confusion")
     choices = a.task.compare_choices(a.preds, a.truth)
     axs = _matrix_axes(choices) if ax is None else np.ravel(ax)
-    for c,o in zip(choices, axs): _matrix(o, c, show)
+    for c,o in zip(choices, axs): draw_confusion(o, c, show)
     return axs[:len(choices)] if choices[0].beside_others else axs[0]
 
 # %% ../../nbs/plots/04_classes.ipynb #0077e237

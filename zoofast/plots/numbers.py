@@ -35,7 +35,7 @@ def _middle(ax, true, off):
     ax.plot(x, g.off.median(), color=COLORS[1], marker="s", ms=3, lw=1)
     ax.fill_between(x, g.off.quantile(.16), g.off.quantile(.84), color=COLORS[1], alpha=.25, lw=0)
 
-def _one_number(axs, q, name, unit):
+def draw_number(axs, q, name, unit=""):
     "Predicted against true, and what is left, of one `Quantity`"
     top,low = axs
     top.set_ylabel(f"predicted {name}")
@@ -74,7 +74,7 @@ def plot_numbers(
         axs = new_axes((3.8*n, 4.9), 2, n, sharex="col", gridspec_kw=dict(height_ratios=[3, 1.2]))
     for pair,q in zip(np.reshape(axs, (2, -1)).T, found):
         unit = f" {named(units[q.name])}" if units.get(q.name) else ""
-        _one_number(pair, q, unit_name(q.name, units), unit)
+        draw_number(pair, q, unit_name(q.name, units), unit)
     return axs
 
 # %% ../../nbs/plots/05_numbers.ipynb #c6803dd7

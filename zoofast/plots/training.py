@@ -29,70 +29,119 @@ def run_table(
         try: source = pd.read_csv(found[0])
         except pd.errors.EmptyDataError: source = []
     df = pd.DataFrame(source)
-    if not len(df): raise ValueError(f"the {name} {'are' if name.endswith('s') else 'is'} empty: nothing has been trained yet; {hint}")
+    are = "are" if name.endswith("s") else "is"
+    if not len(df): raise ValueError(f"the {name} {are} empty: nothing has been trained yet; {hint}")
     return df
 
+# %% ../../nbs/plots/03_training.ipynb #b1a50002
 _first = ("accuracy", "balanced_accuracy", "f1", "roc_auc")        # of many, those that are shown
 _no_metric = ("fit", "epoch", "trained", "lr", "train_loss", "valid_loss", "time", "seconds", "timestamp")
 
-def _panels(h, metrics):
+def _metric_columns(h, metrics):
+    "Columns of a history that are metrics, or those that are wanted"
+    there = [c for c in h.columns if c not in _no_metric]
+    if metrics is None: return [c for c in there if not c.startswith("lr") and pd.api.types.is_numeric_dtype(h[c])]
+    if missing := [c for c in metrics if c not in h]:
+        raise ValueError(f"metrics: the history has no {missing[0]!r}; there are {', '.join(there)}")
+    return list(metrics)
+
+def _error_of(c):
+    "What a column is an error of, such as `_mass`; `None` where it is no error"
+    return next((c[len(k):] for k in ("rmse", "mae") if c==k or c.startswith(k+"_")), None)
+
+def history_panels(
+    h,           # Table of a history
+    metrics=None # Names of metrics; those that say most by default
+)->list:
     "Columns of a history that belong in one panel, and what its axis is called"
-    cols = [c for c in h.columns if c not in _no_metric and not c.startswith("lr") and pd.api.types.is_numeric_dtype(h[c])] if metrics is None else list(metrics)
-    if missing := [c for c in cols if c not in h]: raise ValueError(f"metrics: the history has no {missing[0]!r}; there are {', '.join(c for c in h.columns if c not in _no_metric)}")
-    error = lambda c: next((k for k in ("rmse", "mae") if c==k or c.startswith(k+"_")), None)
-    fractions = [c for c in cols if not error(c) and c!="log_likelihood" and not c.startswith("fraction_")]
-    if metrics is None and len(fractions)>5: fractions = [c for c in fractions if c in _first] or fractions[:5]
-    panels = [(["train_loss", "valid_loss"], "loss")] + ([(fractions, "on the validation galaxies")] if fractions else [])
-    for label in dict.fromkeys(c[len(error(c)):] for c in cols if error(c)): panels.append(([c for c in cols if error(c) and c[len(error(c)):]==label], "error" + (f" of {named(label[1:].replace('_', ' '))}" if label else "") + ", in its units"))
-    if votes := [c for c in cols if c.startswith("fraction_")]: panels.append((votes, "error of the fractions"))
+    cols = _metric_columns(h, metrics)
+    votes = [c for c in cols if c.startswith("fraction_")]
+    rest = [c for c in cols if _error_of(c) is None and c!="log_likelihood" and c not in votes]
+    if metrics is None and len(rest)>5: rest = [c for c in rest if c in _first] or rest[:5]
+    panels = [(["train_loss", "valid_loss"], "loss")]
+    if rest: panels.append((rest, "on the validation galaxies"))
+    for label in dict.fromkeys(o for c in cols if (o := _error_of(c)) is not None):
+        of = f" of {named(label[1:].replace('_', ' '))}" if label else ""
+        panels.append(([c for c in cols if _error_of(c)==label], f"error{of}, in its units"))
+    if votes: panels.append((votes, "error of the fractions"))
     if "log_likelihood" in cols: panels.append((["log_likelihood"], "log-likelihood of a galaxy's votes"))
     return panels
 
-def _stages(ax, h, epochs, legend):
-    "Shade the stages in which not everything is trained, and mark where another fit begins"
+# %% ../../nbs/plots/03_training.ipynb #82472a29
+def _stages(ax, h, epochs):
+    "Shade the stages in which not everything is trained, and mark where another fit begins; what a legend would say"
     from matplotlib.patches import Patch
     handles = []
-    if "trained" in h:
-        for name in [o for o in dict.fromkeys(h.trained) if o!="all"]:
-            for e in epochs[(h.trained==name).to_numpy()]: ax.axvspan(e-.5, e+.5, color=GREY, alpha=.25 if name=="head" else .12, lw=0, zorder=0)
-            handles.append(Patch(color=GREY, alpha=.25 if name=="head" else .12, label="head alone" if name=="head" else named(name)))
+    for name in [o for o in dict.fromkeys(h.get("trained", [])) if o!="all"]:
+        alpha,label = (.25, "head alone") if name=="head" else (.12, named(name))
+        for e in epochs[(h.trained==name).to_numpy()]: ax.axvspan(e-.5, e+.5, color=GREY, alpha=alpha, lw=0, zorder=0)
+        handles.append(Patch(color=GREY, alpha=alpha, label=label))
     if "fit" in h:
         for e in epochs[1:][np.diff(h.fit.to_numpy())!=0]: ax.axvline(e-.5, color=GREY, lw=1, ls=":", zorder=0)
-    return handles if legend else []
+    return handles
 
-# %% ../../nbs/plots/03_training.ipynb #82472a29
+def _best_epoch(h, monitor):
+    "Number of the epoch that was kept, from 1; `None` where that is not known, or there is only one"
+    if len(h)<2 or monitor not in h or not h[monitor].notna().any(): return None
+    small = "loss" in monitor or monitor.startswith(("rmse", "mae", "fraction"))
+    return 1+h.index.get_loc(h[monitor].idxmin() if small else h[monitor].idxmax())
+
+_said = {"train_loss": "training loss", "valid_loss": "validation loss", "roc_auc": "ROC AUC", "r2": "R²",
+         "rmse": "RMSE", "mae": "mean absolute error"}
+
+def _lines(ax, h, cols, epochs):
+    "A line for each column that is there"
+    for c,color,mark,dash in zip(cols, COLORS*9, MARKS*9, DASHES*9):
+        if c not in h: continue
+        label = named(_said.get(c, c.replace("_", " ")))
+        ax.plot(epochs, h[c], color=color, ls=dash, marker=mark if len(h)<=30 else None, ms=5, label=label)
+
+# %% ../../nbs/plots/03_training.ipynb #b1a50004
 def plot_history(
     history,         # A learner, a run's folder, `learn.history`, or the table of a history.csv
     axs=None,        # Axes to draw on, one for each panel
     *,
-    metrics:"list|None"=None, # Names of metrics; those that say most unless given
+    metrics:"list|None"=None, # Names of metrics; those that say most by default
     monitor:"str|None"="valid_loss" # What made an epoch the best, which is then marked
 ):                   # Array of Axes: losses, metrics, and errors in units of their own
     "Losses and metrics over the epochs; raises `ValueError` where nothing has been trained"
     monitor = getattr(history, "monitor", monitor)
     h = run_table(history, "history", "plot_history draws what was trained")
-    panels,epochs = _panels(h, metrics),np.arange(1, len(h)+1)
+    panels,epochs,best = history_panels(h, metrics),np.arange(1, len(h)+1),_best_epoch(h, monitor)
+    n = len(panels)
     if axs is None:
-        ncols = min(3, len(panels))
-        axs = new_axes((4.5*ncols, 3.2*math.ceil(len(panels)/ncols)), math.ceil(len(panels)/ncols), ncols).ravel()
-        for ax in axs[len(panels):]: ax.axis("off")
-    elif len(axs)<len(panels): raise ValueError(f"axs: {len(axs)} Axes were given and {len(panels)} are needed")
-    best = (h[monitor].idxmin() if "loss" in monitor or monitor.startswith(("rmse", "mae", "fraction")) else h[monitor].idxmax()) if monitor in h and h[monitor].notna().any() else None
+        ncols = min(3, n)
+        nrows = math.ceil(n/ncols)
+        axs = new_axes((4.5*ncols, 3.2*nrows), nrows, ncols).ravel()
+        for ax in axs[n:]: ax.axis("off")
+    elif len(axs)<n: raise ValueError(f"axs: {len(axs)} Axes were given and {n} are needed")
+    ticks = epochs if len(epochs)<=12 else epochs[::math.ceil(len(epochs)/10)]
     for k,(ax,(cols,ylabel)) in enumerate(zip(axs, panels)):
-        for c,color,mark,dash in zip(cols, COLORS*9, MARKS*9, DASHES*9):
-            if c not in h: continue
-            say = {"train_loss": "training loss", "valid_loss": "validation loss", "roc_auc": "ROC AUC", "r2": "R²", "rmse": "RMSE", "mae": "mean absolute error"}.get(c, c.replace("_", " "))
-            ax.plot(epochs, h[c], color=color, ls=dash, marker=mark if len(h)<=30 else None, ms=5, label=named(say))
-        handles = _stages(ax, h, epochs, legend=k==0)
-        if best is not None and len(h)>1: ax.axvline(epochs[h.index.get_loc(best)], color=GREY, lw=1, zorder=0)
-        if best is not None and len(h)>1 and k==0: ax.annotate("kept", (epochs[h.index.get_loc(best)], 1), xycoords=("data", "axes fraction"), xytext=(0, 2), textcoords="offset points", ha="center", fontsize=8)
-        ax.set(xlabel="epoch", ylabel=ylabel, xticks=epochs if len(epochs)<=12 else epochs[::math.ceil(len(epochs)/10)], xlim=(0.5, len(h)+0.5))
-        ax.legend(handles=[*ax.lines[:sum(c in h for c in cols)], *handles], fontsize=8, framealpha=.6)
-    return axs[:len(panels)]
+        _lines(ax, h, cols, epochs)
+        shown,stages = list(ax.lines),_stages(ax, h, epochs)
+        if best: ax.axvline(best, color=GREY, lw=1, zorder=0)
+        if best and k==0:
+            ax.annotate("kept", (best, 1), xycoords=("data", "axes fraction"), xytext=(0, 2),
+                        textcoords="offset points", ha="center", fontsize=8)
+        ax.set(xlabel="epoch", ylabel=ylabel, xticks=ticks, xlim=(0.5, len(h)+0.5))
+        ax.legend(handles=shown+(stages if k==0 else []), fontsize=8, framealpha=.6)
+    return axs[:n]
 
 # %% ../../nbs/plots/03_training.ipynb #e594b229
-def _block_style(i, n, shades): return dict(color=COLORS[1], ls="--", lw=2, zorder=3) if i==n-1 else dict(color=shades[i], lw=1.6)
+def _block_styles(n):
+    "Of each block, stem first: shades from dark to light, and the head's own colour and dash"
+    import matplotlib.pyplot as plt
+    shades = plt.get_cmap("viridis")(np.linspace(.15, .75, max(n-1, 1)))
+    return [*(dict(color=c, lw=1.6) for c in shades[:n-1]), dict(color=COLORS[1], ls="--", lw=2, zorder=3)]
 
+def _block_lines(ax, h, name, label, style):
+    "The rate of a block, a line for each fit in which it is trained; the first one has the label"
+    for _,g in h.groupby("fit"):
+        if not g[name].notna().any(): continue
+        ax.plot(g.epoch, g[name], label=label, marker="o" if len(g)<4 else None, ms=3, **style)
+        label = None
+
+# %% ../../nbs/plots/03_training.ipynb #b1a50005
 def plot_rates(
     source,        # A learner that has trained, a run's folder, or its table of rates
     ax=None,       # Axes to draw on
@@ -100,18 +149,19 @@ def plot_rates(
     log:bool=True  # Logarithmic learning rates?
 ):                 # matplotlib Axes
     "The learning rate of each block over a run; a block has no line while it is frozen. Raises `ValueError` where nothing has been trained"
-    import matplotlib.pyplot as plt
     h = run_table(source, "rates", "plot_schedule draws the rates of a fit before it")
     names = [c for c in h.columns if c not in ("fit", "epoch")]
-    ax,n,shades = ax if ax is not None else new_axes((6.5, 3.2)),len(names),plt.get_cmap("viridis")(np.linspace(.15, .75, max(len(names)-1, 1)))
+    n,styles = len(names),_block_styles(len(names))
+    if ax is None: ax = new_axes((6.5, 3.2))
     for i in reversed(range(n)):
-        for k,(_,g) in enumerate(h.groupby("fit")):
-            show = n<=12 or i in (0, n-2, n-1) or i%5==0
-            if g[names[i]].notna().any(): ax.plot(g.epoch, g[names[i]], label=named(names[i]) if show and names[i] not in [l.get_gid() for l in ax.lines] else None, gid=names[i], marker="o" if len(g)<4 else None, ms=3, **_block_style(i, n, shades))
+        named_too = n<=12 or i in (0, n-2, n-1) or i%5==0
+        _block_lines(ax, h, names[i], named(names[i]) if named_too else None, styles[i])
     starts = h.groupby("fit").epoch.min().to_numpy()
     for e in starts[1:]: ax.axvline(e, color=GREY, lw=1, ls=":", zorder=0)
-    ax.set(xlabel="epoch of the run", ylabel="learning rate", yscale="log" if log and (h[names]>0).any().any() else "linear", xlim=(h.epoch.min(), max(h.epoch.max(), h.epoch.min()+1e-9)))
-    if ax.get_yscale()=="linear": ax.set_ylim(bottom=0)
+    scale = "log" if log and (h[names]>0).any().any() else "linear"
+    ax.set(xlabel="epoch of the run", ylabel="learning rate", yscale=scale)
+    ax.set_xlim(h.epoch.min(), max(h.epoch.max(), h.epoch.min()+1e-9))
+    if scale=="linear": ax.set_ylim(bottom=0)
     ax.legend(fontsize=7, loc="center left", bbox_to_anchor=(1, .5), frameon=False)
     return ax
 
@@ -123,23 +173,32 @@ def short(
     return f"{v:.1e}".replace(".0e", "e").replace("e-0", "e-").replace("e+0", "e") if v else "0"
 
 # %% ../../nbs/plots/03_training.ipynb #44f6a575
+def _rate_shades(rates, trained):
+    "Colours of the trained groups: the lower the rate beside the highest one, the darker"
+    import matplotlib.pyplot as plt
+    top = max(rates[trained].max() if trained.any() else 0, 1e-300)
+    share = np.log10(np.maximum(rates/top, 1e-4).clip(upper=1))
+    widest = max(.5, -share[trained].min() if trained.any() else 0)
+    return plt.get_cmap("viridis")(.8+.65*(share/widest).clip(lower=-1).to_numpy())
+
+def _size(n): return f"{n/1e6:.3g} M" if n>=1e6 else f"{n/1e3:.3g} k" if n>=1000 else str(n)
+
 def plot_groups(
     source,  # A learner, a run's folder, or the table of `learn.group_table()`
     ax=None  # Axes to draw on
 ):           # matplotlib Axes
     "Parameter groups as a picture of the encoder: stem below, head on top, with parameters, learning rates, and what is frozen"
-    import matplotlib.pyplot as plt
     g = run_table(source, "groups", "learn.group_table() makes one")
-    trained = g.trainable.astype(str).str.lower().eq("true").to_numpy()
-    n,top = len(g),max(g.lr[trained].max() if trained.any() else 0, 1e-300)
+    trained,n = g.trainable.astype(str).str.lower().eq("true").to_numpy(),len(g)
     if ax is None: ax = new_axes((6.5, min(12, .9+.32*n)))
-    share = np.log10(np.maximum(g.lr/top, 1e-4).clip(upper=1))
-    colors = plt.get_cmap("viridis")(.8+.65*(share/max(.5, -share[trained].min() if trained.any() else 0)).clip(lower=-1).to_numpy())
-    ax.barh(range(n), g.parameters.clip(lower=1), color=[c if t else "none" for c,t in zip(colors, trained)], edgecolor=[c if t else GREY for c,t in zip(colors, trained)], hatch=["" if t else "///" for t in trained], height=.8)
+    looks = [(c, c, "") if t else ("none", GREY, "///") for c,t in zip(_rate_shades(g.lr, trained), trained)]
+    face,edge,hatch = (list(o) for o in zip(*looks))
+    ax.barh(range(n), g.parameters.clip(lower=1), color=face, edgecolor=edge, hatch=hatch, height=.8)
     for i,(p,lr,t) in enumerate(zip(g.parameters, g.lr, trained)):
-        size = f"{p/1e6:.3g} M" if p>=1e6 else f"{p/1e3:.3g} k" if p>=1000 else str(p)
-        ax.annotate(size + (f", rate {short(lr)}" if t else ", frozen"), (max(p, 1), i), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8 if n<=30 else 5)
-    ax.set(yticks=range(n), xlabel="parameters", xscale="log", xlim=(max(1, g.parameters[g.parameters>0].min()/3), g.parameters.max()*30), ylim=(-.6, n-.4))
+        said = f"{_size(p)}, rate {short(lr)}" if t else f"{_size(p)}, frozen"
+        ax.annotate(said, (max(p, 1), i), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8 if n<=30 else 5)
+    ends = max(1, g.parameters[g.parameters>0].min()/3),g.parameters.max()*30
+    ax.set(yticks=range(n), xlabel="parameters", xscale="log", xlim=ends, ylim=(-.6, n-.4))
     ax.set_yticklabels([named(o) for o in g.block], fontsize=None if n<=30 else 6)
     for side in ("top", "right"): ax.spines[side].set_visible(False)
     return ax

@@ -14,7 +14,7 @@ import json, os, warnings
 from pathlib import Path
 import numpy as np, pandas as pd
 from ..plots.style import COLORS, GREY, MARKS, named, new_axes
-from ..reports.report import _no_display, as_svg
+from ..reports.figures import as_svg, no_display
 from .settings import REPEATS, Settings, parameter_name
 from .search import best_setting
 
@@ -237,7 +237,7 @@ def write_page(
     "Write all pictures and the table as one HTML page"
     import jinja2
     path,done,n = Path(path),_done(table, settings),table.state.value_counts()
-    with _no_display():
+    with no_display():
         sections = []
         if len(table[table[settings.metric].notna()]): sections.append(("Best so far", "A flat line at the end says that more trials of this kind will hardly help.", [_picture("metric of each trial and the best so far", lambda: plot_best(table, settings))]))
         if len(models := compare_models(table, settings))>1: sections.append(("Encoders against time", "The best setting of each encoder" + (", with the standard deviation over its repeats" if models.spread.notna().any() else "") + "; small points are its other trials.", [_picture("metric against training time for each encoder", lambda: plot_models(table, settings))]))

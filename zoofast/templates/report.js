@@ -7,8 +7,8 @@
   let filter = "all";
   const fits = {
     all: () => true,
-    wrong: d => d.verdict === "wrong" || d.verdict === "far",
-    right: d => d.verdict === "right" || d.verdict === "close",
+    wrong: d => d.verdict === "wrong",
+    right: d => d.verdict === "right",
     uncertain: d => d.uncertain === "True",
   };
   const number = (d, k, missing) => d[k] === "" ? missing : Number(d[k]);

@@ -69,7 +69,7 @@ def save_bundle(self:GalaxyLearner,
 )->Path:                   # The folder
     "Write `config.json`, `model.safetensors`, `README.md` (a model card) and `history.csv`; raises `BundleError` where that cannot be done, and warns of a loss that cannot be saved"
     written = _save(self, folder, license)
-    self.tell("after_save", written)
+    self.call_event("after_save", written)
     return written
 
 # %% ../../nbs/bundles/04_save.ipynb #a3907d37

@@ -16,13 +16,15 @@ from pathlib import Path
 import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
 from fastcore.foundation import L
+from ..core.checks import check_number
 from ..data.loaders import GalaxyDataLoaders
-from ..encoders.encoder import GalaxyNet
-from .optimizer import group_table
 from ..encoders.compute import memory_kept
+from ..encoders.encoder import GalaxyNet
+from .optimizer import group_table as _group_table
 from .freezing import FrozenInEval, feature_loaders
 from .schedules import TimmSchedule
-from .checkpoints import AnswersLoss, Checkpoints, EmaWeights, EpochLog, RateLog, SmoothLoss, best_row, copy_weights, restore_progress, read_best, read_last, restore, run_identity
+from .checkpoints import AnswersLoss, Checkpoints, EmaWeights, EpochLog, RateLog, SmoothLoss
+from .checkpoints import best_row, copy_weights, read_best, read_last, restore, restore_progress, run_identity
 from .distributed import Distributed, n_processes, need_accelerate
 import fastai.callback.all                      # adds fit_one_cycle, lr_find and the like to Learner
 from fastai.callback.core import CancelBackwardException, CancelEpochException, CancelFitException, CancelStepException
@@ -40,7 +42,7 @@ def seeded(
 ):
     "Random numbers that repeat, without disturbing those outside"
     if seed is None: return nullcontext()
-    if not (isinstance(seed, (int, np.integer)) and 0<=seed<2**63): raise ValueError(f"seed={seed!r} must be a whole number, 0 or more")
+    check_number("seed", seed, whole=True, low=0, below=2**63)
     return no_random(seed)
 
 # %% ../../nbs/training/08_learner.ipynb #0137b92e
@@ -66,97 +68,149 @@ class GalaxyLearner(Learner):
         cache_features:bool=True, # Compute features once while the whole encoder is frozen?
         **kwargs               # Passed to `Learner`
     ):
-        self.seed,self.keep_stats,self.views,self.l1,self.clip_grad,self.accumulate,self.ema_decay = seed,keep_stats,views,l1,clip_grad,accumulate,ema
-        self.scheduler_kwargs,self.monitor,self.patience,self.keep_best,self.resume,self.cache_features = scheduler_kwargs,monitor,patience,keep_best,resume,cache_features
-        self.checkpoint_dir = Path(save_dir).expanduser().absolute()/"checkpoints" if save_dir else None
-        self.task = copy.deepcopy(dls.task)                                                     # its temperature is this learner's own
-        self.calibration = None                                                                 # of the model in hand; see calibrate
-        self.n_fits,self.first_epoch,self.history,self.rates,self.params = 0,0,[],[],{}                       # fits so far; first epoch of this fit
-        self.fitting,self.diverged,self.running,self.saved = False,None,False,None              # what is wrong; inside a run; a checkpoint to go on from
-        self.best_weights,self.ema,self._cached,self._losses,self._go_on,self.fits,self.identity,self.calls,self.asked = None,None,(None,None),[],None,[],{},[],{}
+        self.seed,self.keep_stats,self.views = seed,keep_stats,views
+        self.l1,self.clip_grad = l1,clip_grad
+        self.accumulate,self.ema_decay = accumulate,ema
+        self.scheduler_kwargs = scheduler_kwargs
+        self.monitor,self.patience,self.keep_best = monitor,patience,keep_best
+        self.resume,self.cache_features = resume,cache_features
+        folder = Path(save_dir).expanduser().absolute() if save_dir else None
+        self.checkpoint_dir = folder/"checkpoints" if folder else None
+        self.task = copy.deepcopy(dls.task)      # its temperature is this learner's own
+        self._new_run()
         # Which parameters decay and which layers train is decided in the groups, not by fastai's flags
-        super().__init__(dls, model, opt_func=make_opt, splitter=lambda m: m, wd_bn_bias=True, train_bn=False, path=Path(save_dir).expanduser().absolute() if save_dir else Path(tempfile.gettempdir())/f"zoofast-{os.getpid()}", **kwargs)
-        self.scaler = torch.amp.GradScaler(torch.device(dls.device).type) if model.autocast==torch.float16 else None
-        self.recorder.loss,self.recorder.smooth_loss = AnswersLoss(),SmoothLoss(self.recorder.smooth_loss.beta)
+        flags = dict(splitter=lambda m: m, wd_bn_bias=True, train_bn=False)
+        path = folder or Path(tempfile.gettempdir())/f"zoofast-{os.getpid()}"
+        super().__init__(dls, model, opt_func=make_opt, path=path, **flags, **kwargs)
+        half = model.autocast==torch.float16
+        self.scaler = torch.amp.GradScaler(torch.device(dls.device).type) if half else None
+        self.recorder.loss = AnswersLoss()
+        self.recorder.smooth_loss = SmoothLoss(self.recorder.smooth_loss.beta)
         self.add_cbs([FrozenInEval(keep_stats), EpochLog(), RateLog(), Checkpoints(), *([EmaWeights()] if ema else [])])
         self.create_opt()
 
+    def _new_run(self):
+        "Nothing has been trained so far"
+        self.history,self.rates = [],[]          # a row for each epoch; learning rates of steps
+        self.n_fits,self.first_epoch = 0,0       # fits so far; first epoch of this fit
+        self.fits,self.calls = [],[]             # each fit in words; calls that trained, with their arguments
+        self.params,self.asked = {},{}           # what the learner was made with; see `galaxy_learner`
+        self.identity = {}                       # what has to be the same for a run to go on
+        self.running,self.fitting = False,False  # within a run; within a fit
+        self.checkpoint = None                   # of a killed run, as long as there is something to skip
+        self._resume_state = None                # of the checkpoint, for the fit that goes on
+        self.best_weights,self.ema = None,None
+        self.calibration = None                  # of the model in hand; see `calibrate`
+        self.diverged = None                     # why training cannot go on
+        self._cached = None,None                 # the frozen encoder's state, and loaders of its features
+        self._losses = []                        # not looked at yet
+
     @property
-    def net(self)->GalaxyNet: return getattr(self.model, "module", self.model)                 # several processes wrap the model
-    @property
-    def smooth_loss(self)->torch.Tensor:
-        "The recorder's average of the losses, for progress bars; on a GPU, as of some steps ago, but for lr_find, which stops by it"
-        return self._shown
-    @smooth_loss.setter
-    def smooth_loss(self, v):
-        if v.device.type=="cpu" or self.iter%20==0 or hasattr(self, "lr_finder"): self._shown = v.detach().cpu()      # a GPU that is asked after each step waits for the CPU before the next
+    def net(self)->GalaxyNet:
+        "Encoder and head; several processes wrap them"
+        return getattr(self.model, "module", self.model)
+
     @property
     def best_epoch(self)->"dict|None":
         "The row of `history` of the best epoch"
         return best_row(self.history, self.monitor)
 
-    def group_table(self)->pd.DataFrame: # `group, block, modules, parameters, lr, weight_decay, trainable`
-        "One row for each block of the encoder, lowest first, and the head; `lr` is for the learner's own learning rate"
-        return group_table(self.opt, self.net, self.lr)
+    @property
+    def smooth_loss(self)->torch.Tensor:
+        "The recorder's average of the losses, for progress bars; on a GPU as of some steps ago, but for lr_find"
+        return self._displayed_loss
 
-    def create_opt(self):
-        "Make the optimizer anew; what is frozen stays so"
-        frozen,held = (self.opt.frozen_idx,self.opt.held) if self.opt else (0,set())
-        super().create_opt()
-        self.opt.held = held
-        self.opt.freeze_to(frozen)
+    @smooth_loss.setter
+    def smooth_loss(self, v):                    # a GPU that is asked after each step waits for the CPU before the next
+        now = v.device.type=="cpu" or self.iter%20==0 or hasattr(self, "lr_finder")
+        if now: self._displayed_loss = v.detach().cpu()
 
-    def _do_grad_opt(self):
-        "One backward pass; at the last of the accumulated batches, one step"
-        i,k = self.iter,self.accumulate
-        if k>1: self.loss_grad = self.loss_grad*(self.dl.size(i)/sum(self.dl.size(j) for j in range(i//k*k, min((i//k+1)*k, self.n_iter))))      # the mean over all their galaxies
-        if self.dl.world>1: self.loss_grad = self.loss_grad*self.dl.share(i)
-        self._check_loss()
-        self._with_events(self._backward, "backward", CancelBackwardException)
-        if (i+1)%k and i+1<self.n_iter: return
-        if self.scaler: self.scaler.unscale_(self.opt.opt)
-        if self.l1: self._penalize()
-        if self.clip_grad: torch.nn.utils.clip_grad_norm_([p for p in self.model.parameters() if p.grad is not None], self.clip_grad)
-        self._with_events(self._step, "step", CancelStepException)
-        self.opt.zero_grad()
+# %% ../../nbs/training/08_learner.ipynb #0137b901
+@patch
+def group_table(self:GalaxyLearner)->pd.DataFrame: # `group, block, modules, parameters, lr, weight_decay, trainable`
+    "One row for each block of the encoder, lowest first, and the head; `lr` is for the learner's own learning rate"
+    return _group_table(self.opt, self.net, self.lr)
 
-    def _backward(self):
-        loss = self.scaler.scale(self.loss_grad) if self.scaler else self.loss_grad
-        if not getattr(self.opt.opt, "is_second_order", False): return loss.backward()
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Using backward.. with create_graph")        # the gradients are dropped after each step
-            loss.backward(create_graph=True)
+@patch
+def create_opt(self:GalaxyLearner):
+    "Make the optimizer anew; what is frozen stays so"
+    frozen,held = (self.opt.frozen_idx,self.opt.held) if self.opt else (0,set())
+    super(GalaxyLearner, self).create_opt()
+    self.opt.held = held
+    self.opt.freeze_to(frozen)
 
-    def _step(self):
-        if self.scaler:
-            self.scaler.step(self.opt.opt)
-            self.scaler.update()
-        else: self.opt.step()
-        if self.ema and not hasattr(self, "lr_finder"): self.ema.update(self.net, self.train_iter+1)
+# %% ../../nbs/training/08_learner.ipynb #0137b902
+@patch
+def _do_grad_opt(self:GalaxyLearner):
+    "One backward pass; at the last of the accumulated batches, one step"
+    i,k = self.iter,self.accumulate
+    if k>1:                                      # the mean over the galaxies of all of them
+        batches = range(i//k*k, min((i//k+1)*k, self.n_iter))
+        self.loss_grad = self.loss_grad*(self.dl.size(i)/sum(self.dl.size(j) for j in batches))
+    if self.dl.world>1: self.loss_grad = self.loss_grad*self.dl.share(i)
+    self._check_loss()
+    self._with_events(self._backward, "backward", CancelBackwardException)
+    if (i+1)%k and i+1<self.n_iter: return
+    if self.scaler: self.scaler.unscale_(self.opt.opt)
+    if self.l1: self._penalize()
+    if self.clip_grad:
+        trained = [p for p in self.model.parameters() if p.grad is not None]
+        torch.nn.utils.clip_grad_norm_(trained, self.clip_grad)
+    self._with_events(self._step, "step", CancelStepException)
+    self.opt.zero_grad()
+
+@patch
+def _backward(self:GalaxyLearner):
+    loss = self.scaler.scale(self.loss_grad) if self.scaler else self.loss_grad
+    if not getattr(self.opt.opt, "is_second_order", False): return loss.backward()
+    with warnings.catch_warnings():              # the gradients are dropped after each step
+        warnings.filterwarnings("ignore", "Using backward.. with create_graph")
+        loss.backward(create_graph=True)
+
+@patch
+def _step(self:GalaxyLearner):
+    if self.scaler:
+        self.scaler.step(self.opt.opt)
+        self.scaler.update()
+    else: self.opt.step()
+    if self.ema and not hasattr(self, "lr_finder"): self.ema.update(self.net, self.train_iter+1)
 
 # %% ../../nbs/training/08_learner.ipynb #6ccf322d
 @patch
 @torch.no_grad()
 def _penalize(self:GalaxyLearner):
     "Add the gradient of the L1 penalty"
-    ps = [p for g in self.opt.groups for part in ("decay", "plain") for _,p in g[part] if p.grad is not None and (part=="decay" or (g is self.opt.groups[-1] and p.ndim>1))]
+    head = self.opt.groups[-1]
+    ps = [p for g in self.opt.groups for _,p in g["decay"]]+[p for _,p in head["plain"] if p.ndim>1]
+    ps = [p for p in ps if p.grad is not None]
     if ps: torch._foreach_add_([p.grad for p in ps], torch._foreach_sign(ps), alpha=self.l1)
 
 # %% ../../nbs/training/08_learner.ipynb #ec6e121b
 @patch
 def _check_loss(self:GalaxyLearner, now=False):
     "Stop where a loss is not finite"
-    if not now: self._losses.append((self.loss.detach(), self.epoch, self.iter, self.dl.galaxies(self.iter), [g["lr"] for g in (self.opt.opt.param_groups[0], self.opt.opt.param_groups[-1])]))
+    if not now: self._note_loss()
     if not self._losses or not (now or self.loss.device.type=="cpu" or len(self._losses)>=50): return
-    losses,seen = torch.stack([o[0].float().mean() for o in self._losses]).cpu(),self._losses
-    self._losses = []
+    noted,self._losses = self._losses,[]
+    losses = torch.stack([o["loss"].float().mean() for o in noted]).cpu()
     if losses.isfinite().all(): return
     k = int((~losses.isfinite()).nonzero()[0])
-    _,epoch,i,galaxies,(low,high) = seen[k]
+    self.diverged = self._describe_loss(float(losses[k]), **noted[k])
+    raise CancelFitException
+
+@patch
+def _note_loss(self:GalaxyLearner):
+    "Keep the loss, and what the message would say of it"
+    low,high = (self.opt.opt.param_groups[i]["lr"] for i in (0, -1))
+    self._losses.append(dict(loss=self.loss.detach(), epoch=self.epoch, step=self.iter,
+                             galaxies=self.dl.galaxies(self.iter), low=low, high=high))
+
+@patch
+def _describe_loss(self:GalaxyLearner, value, loss, epoch, step, galaxies, low, high):
     rows = self.dls.catalog[self.dls.catalog.split=="train"]
     ids = [str(rows.id_str.iloc[g%len(rows)]) for g in galaxies]
-    self.diverged = f"the loss is {float(losses[k]):g} at step {i+1} of epoch {epoch+1}, with learning rates from {low:.3g} (lowest block) to {high:.3g} (head) and the galaxies {', '.join(ids[:40])}" + (" ..." if len(ids)>40 else "")
-    raise CancelFitException
+    return (f"the loss is {value:g} at step {step+1} of epoch {epoch+1}, with learning rates from {low:.3g} "
+            f"(lowest block) to {high:.3g} (head) and the galaxies {', '.join(ids[:40])}{' ...' if len(ids)>40 else ''}")
 
 @patch
 def _do_epoch_train(self:GalaxyLearner):
@@ -166,12 +220,13 @@ def _do_epoch_train(self:GalaxyLearner):
 @patch
 @memory_kept()
 def _do_epoch_validate(self:GalaxyLearner, ds_idx=1, dl=None):
-    with torch.inference_mode(self.fitting): super(GalaxyLearner, self)._do_epoch_validate(ds_idx, dl)      # get_preds and validate give ordinary tensors
+    with torch.inference_mode(self.fitting):     # get_preds and validate give ordinary tensors
+        super(GalaxyLearner, self)._do_epoch_validate(ds_idx, dl)
 
 # %% ../../nbs/training/08_learner.ipynb #ef9f4722
 @patch
-def tell(self:GalaxyLearner,
-    event:str, # "before_run", "after_run" (with what broke the run off, or `None`), or "after_save" (with the bundle's folder)
+def call_event(self:GalaxyLearner,
+    event:str, # "before_run", "after_run" (with the error that broke it off, or `None`), "after_save" (with the folder)
     *args
 ):
     "Call the callbacks that have a method for this event, which is none of fastai's"
@@ -181,32 +236,27 @@ def tell(self:GalaxyLearner,
 @patch
 @contextmanager
 def one_run(self:GalaxyLearner,
-    resume:"bool|None"=None # Go on from the checkpoint; the learner's own unless given
+    resume:"bool|None"=None # Go on from the checkpoint; default: as the learner was told
 ):
     "Around all fits that belong together"
-    if self.running: yield; return
-    resume,first = self.resume if resume is None else resume,self.n_fits
-    if resume and not self.checkpoint_dir: raise ValueError("resume=True needs save_dir=, the folder of the run that was killed")
-    if self.checkpoint_dir: self.identity = run_identity(self)
-    if resume and not self.n_fits: self._read()
-    self.tell("before_run")
+    if self.running:
+        yield
+        return
+    first = self.n_fits
+    self._prepare_resume(self.resume if resume is None else resume)
+    self.call_event("before_run")
     self.running,error = True,None
     try:
         yield
-        if not self.saved: self._take_best()
+        if not self.checkpoint: self._take_best()
     except BaseException as e:
         error = e
-        if isinstance(e, ValueError) and self.saved: self.n_fits,self.saved = first,None       # nothing has been trained: another try may be right
+        if isinstance(e, ValueError) and self.checkpoint:    # nothing has been trained: another try may be right
+            self.n_fits,self.checkpoint = first,None
         raise
     finally:
         self.running = False
-        self.tell("after_run", error)
-
-@patch
-def _read(self:GalaxyLearner):
-    "Read the checkpoint, and the best weights that belong to it; raises `ValueError` where one cannot be read"
-    self.saved = read_last(self, self.checkpoint_dir/"last.pt")
-    if self.saved and self.keep_best and best_row(self.saved["about"]["history"], self.monitor): self.best_weights = read_best(self.checkpoint_dir/"best.safetensors")
+        self.call_event("after_run", error)
 
 @patch
 def _take_best(self:GalaxyLearner):
@@ -219,84 +269,152 @@ def _take_best(self:GalaxyLearner):
         copy_weights(self.net, weights)
         self.opt.clear_state()                           # it belongs to the weights that were
 
-def _describe(n_epoch, lr, wd, cbs):
-    "A fit in words, to compare it with another"
-    at = lambda f: f"{float(np.asarray(f(0.3)).flat[-1]):.6g}"
-    rates = [f"lr schedule through {at(cb.scheds['lr'])}" for cb in cbs if isinstance(cb, ParamScheduler) and "lr" in cb.scheds] + [f"schedule {cb.kwargs}" for cb in cbs if isinstance(cb, TimmSchedule)]
-    return ", ".join([f"{n_epoch} epochs", *([f"lr={lr}"] if lr is not None else []), *([f"wd={wd}"] if wd is not None else []), *rates])
+# %% ../../nbs/training/08_learner.ipynb #ef9f4702
+@patch
+def _prepare_resume(self:GalaxyLearner, resume):
+    "Read the checkpoint of a run that is to go on; raises `ValueError` where there can be none, or it cannot be read"
+    if resume and not self.checkpoint_dir:
+        raise ValueError("resume=True needs save_dir=, the folder of the run that was killed")
+    if self.checkpoint_dir: self.identity = run_identity(self)
+    if not resume or self.n_fits: return
+    self.checkpoint = read_last(self, self.checkpoint_dir/"last.pt")
+    if self.checkpoint and self.keep_best and best_row(self.checkpoint["about"]["history"], self.monitor):
+        self.best_weights = read_best(self.checkpoint_dir/"best.safetensors")
 
 @patch
-def _skip(self:GalaxyLearner):
-    "Compare this fit with the checkpoint's; returns whether it is over, and the state to go on from if it is the last one"
-    about = self.saved["about"] if self.saved else None
-    if not about: return False,None
-    then,now = about["fits"][len(self.fits)-1] if len(self.fits)<=len(about["fits"]) else "none",self.fits[-1]
-    if then!=now: raise ValueError(f"resume: fit {len(self.fits)} of the run in {self.checkpoint_dir.parent} had {then}, not {now}; give the same, or start anew without resume")
-    if len(about["fits"])>len(self.fits): return True,None
-    state,self.saved = self.saved,None
+def _resume_fit(self:GalaxyLearner):
+    "Compare this fit with the checkpoint's; returns whether it is over, and the state to go on from, if there is one"
+    if not self.checkpoint: return False,None
+    about,n = self.checkpoint["about"],len(self.fits)
+    then,now = about["fits"][n-1] if n<=len(about["fits"]) else "none",self.fits[-1]
+    if then!=now:
+        raise ValueError(f"resume: fit {n} of the run in {self.checkpoint_dir.parent} had {then}, not {now}; "
+                         "give the same, or start anew without resume")
+    if len(about["fits"])>n: return True,None
+    state,self.checkpoint = self.checkpoint,None
     restore(self, state)
     return about["done"],state
 
 @patch
+def _do_fit(self:GalaxyLearner):
+    if self._resume_state: restore_progress(self, self._resume_state)
+    for self.epoch in range(self.first_epoch, self.n_epoch):
+        self._with_events(self._do_epoch, "epoch", CancelEpochException)
+
+# %% ../../nbs/training/08_learner.ipynb #ef9f4704
+def _describe_fit(n_epoch, lr, wd, cbs):
+    "A fit in words, to compare it with another"
+    def at(f): return f"{float(np.asarray(f(0.3)).flat[-1]):.6g}"
+    words = [f"{n_epoch} epochs"]
+    if lr is not None: words.append(f"lr={lr}")
+    if wd is not None: words.append(f"wd={wd}")
+    scheds = [cb.scheds for cb in cbs if isinstance(cb, ParamScheduler)]
+    words += [f"lr schedule through {at(o['lr'])}" for o in scheds if "lr" in o]
+    words += [f"schedule {cb.kwargs}" for cb in cbs if isinstance(cb, TimmSchedule)]
+    return ", ".join(words)
+
+@patch
+def _check_callbacks(self:GalaxyLearner, cbs):
+    "Raise a `ValueError` for fastai's callbacks whose work this learner does itself"
+    for cb in [*self.cbs, *cbs]:
+        for twice,use in ((GradientAccumulation, "accumulate"), (MixedPrecision, "precision")):
+            if isinstance(cb, twice):
+                raise ValueError(f"{type(cb).__name__} would act twice here: use {use}= of galaxy_learner")
+
+@patch
+def _raise_diverged(self:GalaxyLearner):
+    self._take_best()
+    best = self.best_epoch if self.keep_best else None
+    kept = "No epoch was good, so make the model anew"
+    if best: kept = f"The best model so far (epoch {best['epoch']+1}) is in hand"
+    where = f"; the last checkpoint is in {self.checkpoint_dir}" if self.checkpoint_dir and self.history else ""
+    raise ValueError(f"training has diverged: {self.diverged}; lower learning_rate, or look at these galaxies. "
+                     f"{kept}{where}")
+
+# %% ../../nbs/training/08_learner.ipynb #ef9f4705
+@patch
 @memory_kept()
 def fit(self:GalaxyLearner,
     n_epoch:int,          # Epochs
-    lr=None,              # Learning rate; the learner's own unless given
-    wd=None,              # Weight decay; as it is unless given
+    lr=None,              # Learning rate; default: the learner's own
+    wd=None,              # Weight decay; default: as it is
     cbs=None,             # More callbacks
     reset_opt:bool=False, # Make a new optimizer?
     start_epoch:int=0,    # First epoch
     resume:"bool|None"=None # Go on from the checkpoint of a run that was killed
 ):
-    "fastai's `fit`, seeded; on cached features while the whole encoder is frozen. Raises `ValueError` where training diverges"
-    if not (isinstance(n_epoch, (int, np.integer)) and n_epoch>=0): raise ValueError(f"n_epoch={n_epoch!r} must be a whole number, 0 or more")
-    if not any(p.requires_grad for p in self.model.parameters()): raise ValueError("all parameters are frozen, so nothing would be trained: learn.unfreeze() or learn.freeze() makes some trainable")
+    "fastai's `fit`, seeded; on features while the whole encoder is frozen. Raises `ValueError` where training diverges"
+    check_number("n_epoch", n_epoch, whole=True, low=0)
+    if not any(p.requires_grad for p in self.model.parameters()):
+        raise ValueError("all parameters are frozen, so nothing would be trained: "
+                         "learn.unfreeze() or learn.freeze() makes some trainable")
     cbs = L(cbs)
-    if any(isinstance(cb, LRFinder) for cb in cbs):       # looking for a learning rate changes nothing that follows
-        try:
-            with self._seeded(), self._fitting(cbs): return super(GalaxyLearner, self).fit(n_epoch, lr, wd, cbs, reset_opt)
-        finally: self._losses,self.diverged = [],None
-    for cb in [*self.cbs, *cbs]:
-        if isinstance(cb, (GradientAccumulation, MixedPrecision)): raise ValueError(f"{type(cb).__name__} would act twice here: use {'accumulate=' if isinstance(cb, GradientAccumulation) else 'precision='} of galaxy_learner")
-    if self.scheduler_kwargs and not any(isinstance(cb, (ParamScheduler, TimmSchedule)) for cb in cbs): cbs = cbs+L(TimmSchedule(self.scheduler_kwargs, self.monitor))
+    if any(isinstance(cb, LRFinder) for cb in cbs): return self._find_rate(n_epoch, lr, wd, cbs, reset_opt)
+    self._check_callbacks(cbs)
+    own_schedule = any(isinstance(cb, (ParamScheduler, TimmSchedule)) for cb in cbs)
+    if self.scheduler_kwargs and not own_schedule: cbs = cbs+L(TimmSchedule(self.scheduler_kwargs, self.monitor))
     self.calibration = None                              # what is trained on is not calibrated any more
     if hasattr(self.task, "temperature"): self.task.temperature = 1.
     with self.one_run(resume):
         del self.fits[self.n_fits:]                      # of one that was broken off
-        self.fits.append(_describe(n_epoch, lr, wd, cbs))
-        over,state = self._skip()
+        self.fits.append(_describe_fit(n_epoch, lr, wd, cbs))
+        over,state = self._resume_fit()
         try:
-            if over: return
-            self.opt.zero_grad()
-            self.first_epoch,self._go_on,self.diverged = state["about"]["epochs"] if state else start_epoch,state,None
-            with self._seeded(), self._fitting(cbs): super(GalaxyLearner, self).fit(n_epoch, lr, wd, cbs, reset_opt and not state)
-        finally: self.n_fits,self.first_epoch,self._go_on,self._losses = self.n_fits+1,0,None,[]
-        if self.diverged:
-            self._take_best()
-            kept = f"the best model so far (epoch {self.best_epoch['epoch']+1}) is in hand" if self.best_epoch and self.keep_best else "no epoch was good, so make the model anew"
-            raise ValueError(f"training has diverged: {self.diverged}; lower learning_rate, or look at these galaxies. {kept[0].upper()+kept[1:]}" + (f"; the last checkpoint is in {self.checkpoint_dir}" if self.checkpoint_dir and self.history else ""))
+            if not over: self._fit_from(state, start_epoch, n_epoch, lr, wd, cbs, reset_opt)
+        finally:
+            self.n_fits += 1
+            self.first_epoch,self._resume_state = 0,None
+            self._losses = []
+        if self.diverged and not over: self._raise_diverged()
 
 @patch
-def _do_fit(self:GalaxyLearner):
-    if self._go_on: restore_progress(self, self._go_on)
-    for self.epoch in range(self.first_epoch, self.n_epoch): self._with_events(self._do_epoch, "epoch", CancelEpochException)
+def _fit_from(self:GalaxyLearner, state, start_epoch, n_epoch, lr, wd, cbs, reset_opt):
+    "Train from the first epoch on, or from a checkpoint's state"
+    self.opt.zero_grad()
+    self.first_epoch = state["about"]["epochs"] if state else start_epoch
+    self._resume_state,self.diverged = state,None
+    with self._seeded(), self._fitting(cbs):
+        super(GalaxyLearner, self).fit(n_epoch, lr, wd, cbs, reset_opt and not state)
 
 @patch
-def _seeded(self:GalaxyLearner): return seeded(None if self.seed is None else self.seed+1000*self.n_fits+10**6*rank_distrib())
+def _find_rate(self:GalaxyLearner, n_epoch, lr, wd, cbs, reset_opt):
+    "Look for a learning rate, which changes nothing that follows"
+    try:
+        with self._seeded(), self._fitting(cbs): super(GalaxyLearner, self).fit(n_epoch, lr, wd, cbs, reset_opt)
+    finally: self._losses,self.diverged = [],None
+
+# %% ../../nbs/training/08_learner.ipynb #ef9f4706
+@patch
+def _seeded(self:GalaxyLearner):
+    "Random numbers of this fit and this process"
+    return seeded(None if self.seed is None else self.seed+1000*self.n_fits+10**6*rank_distrib())
+
+@patch
+def _encoder_frozen(self:GalaxyLearner, cbs):
+    "Can features stand for images: is nothing of the encoder trained, and are no images to be mixed?"
+    if not self.cache_features or any(p.requires_grad for p in self.net.encoder.parameters()): return False
+    return not any(isinstance(cb, MixHandler) for cb in [*self.cbs, *cbs])
+
+def _tensor_states(module):
+    "What differs where a tensor has been changed: torch counts changes, but for those by .data"
+    tensors = module.state_dict(keep_vars=True).values()
+    return [(o.data_ptr(), o._version, float(o.detach().double().sum())) for o in tensors]
 
 @patch
 @contextmanager
 def _fitting(self:GalaxyLearner, cbs):
-    "Train on features while nothing of the encoder is trained, unless images are to be mixed"
-    images,enc = self.dls,self.net.encoder
-    if self.cache_features and not any(p.requires_grad for p in enc.parameters()) and not any(isinstance(cb, MixHandler) for cb in [*self.cbs, *cbs]):
-        key = (id(images), self.views, [(o.data_ptr(), o._version, float(o.detach().double().sum())) for o in enc.state_dict(keep_vars=True).values()])       # torch counts the changes of each tensor, but for those by .data
-        if self._cached[0]!=key: self._cached = key,feature_loaders(images, self.net, self.views, hasattr(self, "progress"))
+    "Within a fit, which is on features while nothing of the encoder is trained"
+    images = self.dls
+    if self._encoder_frozen(cbs):
+        key = id(images),self.views,_tensor_states(self.net.encoder)
+        if self._cached[0]!=key:
+            self._cached = key,feature_loaders(images, self.net, self.views, hasattr(self, "progress"))
         self.dls = self._cached[1]
     self.fitting,loss = True,self.loss_func
     try: yield
-    finally:                                             # an interrupted fit leaves MixUp's loss and the averaged weights behind
-        self.dls,self.fitting,self.loss_func = images,False,loss
+    finally:                                     # an interrupted fit leaves MixUp's loss and averaged weights behind
+        self.dls,self.loss_func = images,loss
+        self.fitting = False
         if hasattr(self, "ema_weights"): self.ema_weights.after_validate()
 
 # %% ../../nbs/training/08_learner.ipynb #c71dc998
@@ -310,7 +428,7 @@ def distrib_ctx(self:GalaxyLearner, **kwargs):
 
 @patch
 def to_distributed(self:GalaxyLearner,
-    sync_bn=True, # Taken for fastai's sake; batch normalisations whose means are not kept are always synchronised on GPUs
+    sync_bn=True, # Taken for fastai's sake; batch norms whose means are not kept are always synchronised on GPUs
     **kwargs      # Passed to `Accelerator`
 ):
     "Train in several processes; called by fastai's `distrib_ctx`"

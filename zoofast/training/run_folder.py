@@ -9,18 +9,18 @@ A run with a `save_dir` writes down all that is needed to know later what it was
 __all__ = ['git_state', 'command_line', 'recorded', 'run_config', 'RunFolder']
 
 # %% ../../nbs/training/09_run_folder.ipynb #11bb801f
-import functools, inspect, json, os, platform, re, shlex, subprocess, sys, time, warnings
+import functools, inspect, json, os, platform, re, shlex, subprocess, sys, time
 from datetime import datetime, timezone
 from pathlib import Path
 import pandas as pd, torch
 from fastcore.basics import patch
 from filelock import Timeout
-from .runs import as_plain, package_versions, read_run_config, read_history, run_lock, to_yaml
+from ..core.errors import quiet
+from ..core.files import write_whole
 from ..images.reader import reader_config
 from ..tasks.summary import summarise_data
-from ..core.files import write_whole
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")              # fastai warns about recent torch when it is imported
+from .runs import as_plain, package_versions, read_run_config, read_history, run_lock, to_yaml
+with quiet():
     from fastai.callback.core import Callback
     from fastai.callback.schedule import LRFinder
     from fastai.torch_core import rank_distrib
@@ -28,30 +28,42 @@ with warnings.catch_warnings():
 # %% ../../nbs/training/09_run_folder.ipynb #ee2ed15a
 def git_state()->"dict|None": # `commit`, and whether tracked files have `changed` since
     "The repository that the working directory is in; `None` where it is in none"
-    def git(*args): return subprocess.run(["git", *args], capture_output=True, text=True, timeout=5, check=True, stdin=subprocess.DEVNULL, env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"}).stdout.strip()
+    def git(*args):
+        done = subprocess.run(["git", *args], capture_output=True, text=True, timeout=5, check=True,
+                              stdin=subprocess.DEVNULL, env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"})
+        return done.stdout.strip()
     try: return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain", "--untracked-files=no"))}
     except (OSError, subprocess.SubprocessError): return None          # no git, no repository, or one that answers too slowly
 
 def command_line()->"str|None":
     "The `zoofast` command that started this process, as one could type it; `None` in a notebook or a script"
     program = Path(sys.argv[0])
-    return shlex.join(["zoofast", *sys.argv[1:]]) if program.stem=="zoofast" or program.parts[-2:]==("zoofast", "cli.py") else None
+    ours = program.stem=="zoofast" or program.parts[-2:]==("zoofast", "cli.py")
+    return shlex.join(["zoofast", *sys.argv[1:]]) if ours else None
 
 # %% ../../nbs/training/09_run_folder.ipynb #aea3097a
+def _bind(names, learn, args, kwargs):
+    "The arguments of a call by name, with their defaults; and its callbacks"
+    bound = names.bind(learn, *args, **kwargs)
+    bound.apply_defaults()
+    given = dict(list(bound.arguments.items())[1:])
+    more,cbs = given.pop("kwargs", {}),given.pop("cbs", None)
+    given.pop("resume", None)
+    given |= more
+    if cbs is None: return given,[]
+    return given,list(cbs) if isinstance(cbs, (list, tuple)) or type(cbs).__name__=="L" else [cbs]
+
 def recorded(
     f # A method of a learner that trains
 ): # The same, which also notes its arguments in `learn.calls`
-    "Note what a fit was asked for; fits that it consists of are not noted, and neither are those that find a learning rate"
+    "Note what a fit was asked for, but not the fits that it consists of, nor those that find a learning rate"
     names = inspect.signature(f)
     @functools.wraps(f)
     def call(self, *args, **kwargs):
-        bound = names.bind(self, *args, **kwargs)
-        bound.apply_defaults()
-        given = {k: v for k,v in list(bound.arguments.items())[1:] if k not in ("resume", "cbs", "kwargs")}|bound.arguments.get("kwargs", {})
-        cbs = bound.arguments.get("cbs")
-        cbs = [] if cbs is None else list(cbs) if isinstance(cbs, (list, tuple)) or type(cbs).__name__=="L" else [cbs]
+        given,cbs = _bind(names, self, args, kwargs)
         if getattr(self, "calling", False) or any(isinstance(o, LRFinder) for o in cbs): return f(self, *args, **kwargs)
-        self.calling,before = True,len(self.history)
+        self.calling = True
+        before = len(self.history)
         self.calls.append({f.__name__: as_plain({**given, **({"cbs": cbs} if cbs else {})})})
         try: return f(self, *args, **kwargs)
         except Exception:
@@ -60,108 +72,126 @@ def recorded(
         finally: self.calling = False
     return call
 
-def _device(device):
+# %% ../../nbs/training/09_run_folder.ipynb #aea30901
+def _about_device(device):
     "What trains: the device's name, threads, processes, the machine"
     name = torch.cuda.get_device_name(device) if device.type=="cuda" else platform.processor() or platform.machine()
-    return dict(type=device.type, name=name, threads=torch.get_num_threads(), processes=int(os.environ.get("WORLD_SIZE", 1)), host=platform.node(), system=platform.platform())
+    return dict(type=device.type, name=name, threads=torch.get_num_threads(),
+                processes=int(os.environ.get("WORLD_SIZE", 1)), host=platform.node(), system=platform.platform())
+
+def _about_data(learn):
+    "The galaxies, what is asked of them, and how they are read"
+    dls = learn.dls
+    augment = re.sub(r" at 0x[0-9a-f]+", "", repr(dls.augment)) if dls.augment else None
+    return dict(task=dls.task.config, label_cols=dls.task.label_cols, **summarise_data(dls.catalog, dls.task),
+                unusable=len(getattr(dls, "bad", ())), checksum=learn.identity.get("catalogue"),
+                reader=reader_config(dls.reader), augment=augment, flip=dls.flip)
+
+def _about_encoder(enc, groups):
+    return dict(weights=enc.config.get("weights"), features=enc.num_features, pixels=enc.size, channels=enc.channels,
+                blocks=len(groups)-1, parameters=sum(p.numel() for p in enc.parameters()))
 
 def run_config(
     learn    # A `GalaxyLearner` that is about to train
 )->dict:     # Plain numbers, texts, lists and dicts
     "All that a run was asked for, for config.yaml"
-    dls,enc = learn.dls,learn.net.encoder
-    data = dict(task=dls.task.config, label_cols=dls.task.label_cols, **summarise_data(dls.catalog, dls.task), unusable=len(getattr(dls, "bad", ())), checksum=learn.identity.get("catalogue"),
-                reader=reader_config(dls.reader), augment=re.sub(r" at 0x[0-9a-f]+", "", repr(dls.augment)) if dls.augment else None, flip=dls.flip)
-    encoder = dict(weights=enc.config.get("weights"), features=enc.num_features, pixels=enc.size, channels=enc.channels, blocks=len(learn.opt.groups)-1, parameters=sum(p.numel() for p in enc.parameters()))
-    return as_plain(dict(command=command_line(), folder=os.getcwd(), seed=learn.seed, parameters={**learn.asked, **learn.params, "metrics": [m.name for m in learn.metrics]}, data=data, encoder=encoder,
-                      device=_device(torch.device(dls.device)), versions=package_versions(), git=git_state()))
+    parameters = {**learn.asked, **learn.params, "metrics": [m.name for m in learn.metrics]}
+    return as_plain(dict(command=command_line(), folder=os.getcwd(), seed=learn.seed, parameters=parameters,
+                         data=_about_data(learn), encoder=_about_encoder(learn.net.encoder, learn.opt.groups),
+                         device=_about_device(torch.device(learn.dls.device)), versions=package_versions(), git=git_state()))
 
 # %% ../../nbs/training/09_run_folder.ipynb #04d29ba1
-_unsaid = ("fit", "epoch", "trained", "lr")
-
 def _now(): return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
 class RunFolder(Callback):
     "Writes config.yaml, history.csv, state.json and log.txt in the learner's `save_dir`"
     order = 60.2                                 # after the history, before the checkpoint
-    about,opened,active,held,since,seconds = None,False,False,None,0.,()
+    about = None                                 # for config.yaml
+    opened,active = False,False                  # has this learner trained here; has this run
+    lock = None
+    since,seconds = 0.,()                        # when the epoch began; of each epoch
+
     @property
     def folder(self)->Path: return self.learn.checkpoint_dir.parent
 
     def log(self, text:str):
         "A line of log.txt, with the time"
         if rank_distrib(): return
-        with open(self.folder/"log.txt", "a", encoding="utf-8", errors="backslashreplace") as f: f.write(f"{datetime.now():%Y-%m-%d %H:%M:%S}  {' '.join(text.split())}\n")
+        line = f"{datetime.now():%Y-%m-%d %H:%M:%S}  {' '.join(text.split())}\n"
+        with open(self.folder/"log.txt", "a", encoding="utf-8", errors="backslashreplace") as f: f.write(line)
 
     def before_run(self):
         "Take the folder; raises `ValueError` where another process trains in it"
         if rank_distrib(): return
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.held,self.active,self.since = run_lock(self.folder),False,time.perf_counter()
-        try: self.held.acquire(timeout=2)
-        except Timeout: raise ValueError(f"save_dir={str(self.folder)!r}: another process trains there now; wait for it, or give another folder") from None
+        self.lock = run_lock(self.folder)
+        self.active,self.since = False,time.perf_counter()
+        try: self.lock.acquire(timeout=2)
+        except Timeout:
+            raise ValueError(f"save_dir={str(self.folder)!r}: another process trains there now; "
+                             "wait for it, or give another folder") from None
         self.about = self.about or run_config(self.learn)
-
-    def before_fit(self):
-        if not self._counts(): return
-        if not self.opened: self._open()
-        self.opened = self.active = True
-        self.about |= dict(calls=list(self.calls), fits=list(self.fits))
-        write_whole(self.folder/"config.yaml", lambda p: p.write_text(to_yaml(self.about), encoding="utf-8"))
-        self._state("running")
-        self.log(f"fit {self.n_fits+1}: " + ("the head alone" if self.opt.frozen_idx==len(self.opt.groups)-1 else "all" if self.opt.frozen_idx==0 else f"groups {self.opt.frozen_idx} and up") + f", {self.fits[-1]}"
-                 + (f", from epoch {self.first_epoch+1} of it" if self.first_epoch else ""))
-
-    def after_epoch(self):
-        if self._counts(): self._note()
-
-    def after_fit(self):
-        if not self._counts(): return
-        self._note()                             # an epoch that diverged ended the fit before it came here
-        if self.epoch+1<self.n_epoch and not self.diverged: self.log(f"ended early, after {self.epoch+1} of {self.n_epoch} epochs" + (f": {self.monitor} was not better for {self.patience} epochs" if self.patience else ""))
-
-    def after_run(self, error):
-        if rank_distrib() or not self.held: return
-        try:
-            if self.active: self._end(error)
-            elif error is None and self._said().get("state")=="running": self._state("finished")     # killed when all was trained
-        finally: self.held.release()
 
     def after_save(self, folder): self.log(f"bundle written to {folder}")
 
-# %% ../../nbs/training/09_run_folder.ipynb #5379a88c
+# %% ../../nbs/training/09_run_folder.ipynb #04d29b02
 @patch
-def _counts(self:RunFolder): return self.fitting and not hasattr(self, "lr_finder") and not rank_distrib()
+def _trains(self:RunFolder):
+    "Is this a fit that trains, in the process that writes?"
+    return self.fitting and not hasattr(self, "lr_finder") and not rank_distrib()
 
 @patch
-def _said(self:RunFolder):
-    "What state.json says; nothing where it is not there or broken"
-    try: return dict(json.loads((self.folder/"state.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError): return {}
+def before_fit(self:RunFolder):
+    if not self._trains(): return
+    if not self.opened: self._open()
+    self.opened = self.active = True
+    self.about |= dict(calls=list(self.calls), fits=list(self.fits))
+    write_whole(self.folder/"config.yaml", to_yaml(self.about))
+    self._write_state("running")
+    first,head = self.opt.frozen_idx,len(self.opt.groups)-1
+    trained = "the head alone" if first==head else "all" if first==0 else f"groups {first} and up"
+    start = f", from epoch {self.first_epoch+1} of it" if self.first_epoch else ""
+    self.log(f"fit {self.n_fits+1}: {trained}, {self.fits[-1]}{start}")
 
 @patch
-def _state(self:RunFolder, state, **more):
-    text = json.dumps({"state": state, "since": _now(), "pid": os.getpid(), "host": platform.node(), **more}, indent=1)
-    write_whole(self.folder/"state.json", lambda p: p.write_text(text, encoding="utf-8"))
+def _write_state(self:RunFolder, state, **more):
+    about = {"state": state, "since": _now(), "pid": os.getpid(), "host": platform.node(), **more}
+    write_whole(self.folder/"state.json", json.dumps(about, indent=1))
 
+# %% ../../nbs/training/09_run_folder.ipynb #5379a801
 @patch
 def _open(self:RunFolder):
     "Begin the folder, or go on with it: a history that is there before the first fit is that of a resumed run"
     again = bool(self.history)
-    try: was = (read_run_config(self.folder) or {}) if again else {}
-    except ValueError: was = {}
-    self.seconds = self._timed()
+    try: before = (read_run_config(self.folder) or {}) if again else {}
+    except ValueError: before = {}
+    self.seconds = self._all_seconds()
     if not again:
         for name in ("history.csv", "state.json"): (self.folder/name).unlink(missing_ok=True)         # of another run
-    self.about = dict(started=was.get("started", _now()), resumed=[*was.get("resumed", []), *([_now()] if again else [])], **self.about)
-    data,p = self.about["data"],self.about["parameters"]
-    if again: self.log(f"resumed after epoch {len(self.history)}")
-    else: self.log(f"zoofast {self.about['versions']['zoofast']}: {p.get('encoder')} (weights: {self.about['encoder']['weights']}) for {data['task']['kind']} of {', '.join(data['label_cols'])[:200]}; "
-                   f"galaxies: {', '.join(f'{n} {s}' for s,n in data['galaxies'].items())}; seed {self.seed}, {self.about['device']['type']}")
-    self._write()
+    resumed = [*before.get("resumed", []), *([_now()] if again else [])]
+    self.about = dict(started=before.get("started", _now()), resumed=resumed, **self.about)
+    self.log(f"resumed after epoch {len(self.history)}" if again else self._title())
+    self._write_history()
 
 @patch
-def _timed(self:RunFolder):
+def _title(self:RunFolder):
+    "What is trained, as the first line of log.txt"
+    a,data = self.about,self.about["data"]
+    encoder = f"{a['parameters'].get('encoder')} (weights: {a['encoder']['weights']})"
+    labels = ", ".join(data["label_cols"])[:200]
+    galaxies = ", ".join(f"{n} {s}" for s,n in data["galaxies"].items())
+    return (f"zoofast {a['versions']['zoofast']}: {encoder} for {data['task']['kind']} of {labels}; "
+            f"galaxies: {galaxies}; seed {self.seed}, {a['device']['type']}")
+
+# %% ../../nbs/training/09_run_folder.ipynb #5379a88c
+_not_logged = ("fit", "epoch", "trained", "lr")
+
+@patch
+def after_epoch(self:RunFolder):
+    if self._trains(): self._write_epoch()
+
+@patch
+def _all_seconds(self:RunFolder):
     "The seconds of each epoch: those of a run that was resumed are in its history.csv"
     if self.opened: return self.seconds
     old = read_history(self.folder) if self.history else ()
@@ -171,30 +201,68 @@ def _timed(self:RunFolder):
 @patch
 def table(self:RunFolder)->pd.DataFrame:
     "The history with the seconds of each epoch, as history.csv has it"
-    return pd.DataFrame(self.history).assign(seconds=[round(o, 3) for o in self._timed()])
+    return pd.DataFrame(self.history).assign(seconds=[round(o, 3) for o in self._all_seconds()])
 
 @patch
-def _write(self:RunFolder):
+def _write_history(self:RunFolder):
     if not self.history: return
     table = self.table()
     write_whole(self.folder/"history.csv", lambda p: table.to_csv(p, index=False))
 
 @patch
-def _note(self:RunFolder):
+def _write_epoch(self:RunFolder):
     "Write the epoch down, if that has not been done yet"
     if len(self.seconds)>=len(self.history): return
     now = time.perf_counter()
-    self.seconds,self.since = [*self.seconds, now-self.since],now
-    self._write()
+    self.seconds = [*self.seconds, now-self.since]
+    self.since = now
+    self._write_history()
     row = self.history[-1]
-    self.log(f"epoch {row['epoch']+1}: " + ", ".join(f"{k.replace('_', ' ')} {v:.4g}" for k,v in row.items() if k not in _unsaid) + f" ({self.seconds[-1]:.1f} s)" + (", the best so far" if self.best_epoch is row else ""))
+    numbers = ", ".join(f"{k.replace('_', ' ')} {v:.4g}" for k,v in row.items() if k not in _not_logged)
+    best = ", the best so far" if self.best_epoch is row else ""
+    self.log(f"epoch {row['epoch']+1}: {numbers} ({self.seconds[-1]:.1f} s){best}")
 
+# %% ../../nbs/training/09_run_folder.ipynb #04d29b05
+@patch
+def after_fit(self:RunFolder):
+    if not self._trains(): return
+    self._write_epoch()                          # an epoch that diverged ended the fit before it came here
+    if self.epoch+1>=self.n_epoch or self.diverged: return
+    why = f": {self.monitor} was not better for {self.patience} epochs" if self.patience else ""
+    self.log(f"ended early, after {self.epoch+1} of {self.n_epoch} epochs{why}")
+
+@patch
+def after_run(self:RunFolder, error):
+    if rank_distrib() or not self.lock: return
+    try:
+        if self.active: self._end(error)
+        elif error is None and self._saved_state().get("state")=="running":
+            self._write_state("finished")        # it was killed when all was trained
+    finally: self.lock.release()
+
+@patch
+def _saved_state(self:RunFolder):
+    "What state.json says; nothing where it is not there or broken"
+    try: return dict(json.loads((self.folder/"state.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError): return {}
+
+# %% ../../nbs/training/09_run_folder.ipynb #04d29b06
 @patch
 def _end(self:RunFolder, error):
     "How the run ended, in state.json and log.txt"
-    state = getattr(error, "run_state", None) or ("finished" if error is None else "diverged" if self.diverged else "interrupted" if isinstance(error, (KeyboardInterrupt, SystemExit)) else "failed")
-    why = None if error is None else str(error).split("\n\t")[-1] if hasattr(error, "run_state") else f"{type(error).__name__}: {error}".strip(": ")[:2000]      # fastai says before it where it was raised
+    state,why = self._outcome(error)
     best = self.best_epoch if self.keep_best else None
     kept = f"; kept: epoch {best['epoch']+1}, {self.monitor.replace('_', ' ')} {best[self.monitor]:.4g}" if best else ""
-    self._state(state, **({"error": why} if why else {}))
-    self.log(f"{state}: " + (f"{len(self.history)} epochs in {pd.Series(self.seconds, dtype=float).sum():.1f} s{kept}" if error is None else why))
+    self._write_state(state, **({"error": why} if why else {}))
+    seconds = pd.Series(self.seconds, dtype=float).sum()
+    self.log(f"{state}: {why if error is not None else f'{len(self.history)} epochs in {seconds:.1f} s{kept}'}")
+
+@patch
+def _outcome(self:RunFolder, error):
+    "The state in which a run ended, and why"
+    if error is None: return "finished",None
+    if hasattr(error, "run_state"):              # on purpose; fastai says before the reason where it was raised
+        return error.run_state or "failed",str(error).split("\n\t")[-1]
+    broken_off = isinstance(error, (KeyboardInterrupt, SystemExit))
+    state = "diverged" if self.diverged else "interrupted" if broken_off else "failed"
+    return state,f"{type(error).__name__}: {error}".strip(": ")[:2000]

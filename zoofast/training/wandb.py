@@ -9,7 +9,7 @@ each epoch, a few numbers of the steps, a table of validation galaxies, the conf
 __all__ = ['look_at_validation', 'hushed', 'why_unreachable', 'check_wandb', 'WandbLog']
 
 # %% ../../nbs/training/10_wandb.ipynb #b5a46c5e
-import atexit, difflib, inspect, io, json, os, socket, time, warnings
+import atexit, inspect, io, json, os, socket, time, warnings
 from contextlib import contextmanager, suppress, redirect_stderr, redirect_stdout
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -17,10 +17,11 @@ from urllib.request import getproxies
 import numpy as np, pandas as pd, torch
 import torch.nn.functional as F
 from fastcore.basics import patch
+from ..core.errors import did_you_mean, first_line, quiet
+from ..core.files import write_whole
 from .learner import GalaxyLearner, seeded
 from .run_folder import run_config
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore")              # fastai warns about recent torch when it is imported
+with quiet():
     from fastai.callback.core import Callback
     from fastai.torch_core import rank_distrib
 
@@ -68,21 +69,31 @@ def look_at_validation(
     learn:GalaxyLearner, # With the model in hand
     n:int=36,            # How many galaxies
     side:int=160         # Pixels along each side of their pictures, at most
-)->tuple:                # Pictures (bytes, `(height, width)` or `(height, width, 3)`), a dict of columns with what is known of these galaxies, and the predictions and truth of all of them
-    "Predict the validation galaxies and choose those to look at"
-    dls,net = learn.dls,learn.net.eval()
-    task,was,ds = learn.task,net.autocast,dls.valid_ds
-    net.autocast = None                                  # as predictions are made
-    try:
-        with seeded(0): out = torch.cat([net(x).float().cpu() for x,*_ in dls.valid])       # draws nothing from the run's random numbers
+)->tuple:                # Pictures, a dict of columns with what is known of these galaxies, predictions and truth of all
+    """Predict the validation galaxies and choose those to look at
+
+    Pictures are bytes, `(height, width)` or `(height, width, 3)`."""
+    dls,task = learn.dls,learn.task
+    rows = dls.catalog[dls.catalog.split=="valid"].reset_index(drop=True)
+    preds = task.to_frame(task.activation(_outputs(learn)).numpy())
+    show = _pick(_off(task, preds, dls.valid_ds.y.cpu().numpy()), n)
+    known = {"id_str": rows.id_str[show].astype(str).tolist(), **_columns(task, rows.loc[show], preds.loc[show])}
+    return _pictures(dls, show, side),known,preds,rows
+
+def _outputs(learn):
+    "What the model gives for the validation galaxies, in full precision, as predictions are made"
+    net = learn.net.eval()
+    was,net.autocast = net.autocast,None
+    try:                                         # nothing is drawn from the run's random numbers
+        with seeded(0): return torch.cat([net(x).float().cpu() for x,*_ in learn.dls.valid])
     finally: net.autocast = was
-    rows,preds = dls.catalog[dls.catalog.split=="valid"].reset_index(drop=True),task.to_frame(task.activation(out).numpy())
-    show = _pick(_off(task, preds, ds.y.cpu().numpy()), n)
-    x = dls.valid.after_batch(ds.batch(show.tolist()))[0].cpu().float()
+
+def _pictures(dls, show, side):
+    "Bytes of some validation galaxies"
+    x = dls.valid.after_batch(dls.valid_ds.batch(show.tolist()))[0].cpu().float()
     if x.shape[-1]>side: x = F.interpolate(x, side, mode="area")
     x = (x.clamp(0, 1)*255).round().byte().permute(0, 2, 3, 1).numpy()
-    pictures = [o if o.shape[-1]==3 else o.mean(-1).round().astype(np.uint8) for o in x]
-    return pictures,{"id_str": rows.id_str[show].astype(str).tolist(), **_columns(task, rows.loc[show], preds.loc[show])},preds,rows
+    return [o if o.shape[-1]==3 else o.mean(-1).round().astype(np.uint8) for o in x]
 
 # %% ../../nbs/training/10_wandb.ipynb #9b75f13d
 @contextmanager
@@ -94,52 +105,64 @@ def _at_exit(run):
     "End a run with the process; wandb itself does not wait until all is written"
     with suppress(Exception), hushed(): run.finish()
 
-def _short(e): return " ".join(str(e).strip().split("\n")[0].split())[:200] or type(e).__name__
-
+# %% ../../nbs/training/10_wandb.ipynb #9b75f101
 def why_unreachable(
     wandb # The package
 )->"str|None":
     "Why W&B cannot be reached; `None` where nothing speaks against it"
+    asks = {"prompt": False, "verify": False} if "prompt" in inspect.signature(wandb.login).parameters else {}
     try:
         with hushed():
-            asks = {"prompt": False, "verify": False} if "prompt" in inspect.signature(wandb.login).parameters else {}
             if not wandb.login(**asks): return "there is no API key (the command wandb login sets one)"
             url = urlsplit(wandb.setup().settings.base_url)
-    except Exception as e: return _short(e)              # a key that is none, or settings that cannot be read
+    except Exception as e: return first_line(e, 200)     # a key that is none, or settings that cannot be read
     if getproxies(): return None
-    try: socket.create_connection((url.hostname, url.port or (80 if url.scheme=="http" else 443)), timeout=5).close()
+    port = url.port or (80 if url.scheme=="http" else 443)
+    try: socket.create_connection((url.hostname, port), timeout=5).close()
     except OSError as e: return f"{url.netloc} cannot be reached ({e.strerror or e})"
 
+# %% ../../nbs/training/10_wandb.ipynb #9b75f103
 def check_wandb(
     wandb,      # `None`, "offline", "online", or a run of wandb's
     kwargs=None # For `wandb.init`
 ):
     "Check `wandb` and `wandb_kwargs`; raises `ValueError`"
-    if not (wandb is None or wandb in ("offline", "online") if isinstance(wandb, str) or wandb is None else all(hasattr(wandb, o) for o in ("log", "config", "id"))):
+    word = wandb is None or isinstance(wandb, str)
+    if not (wandb in (None, "offline", "online") if word else all(hasattr(wandb, o) for o in ("log", "config", "id"))):
         raise ValueError(f"wandb={wandb!r}: use None, 'offline', 'online', or a run that wandb.init gave")
     if kwargs is None: return
-    if not isinstance(kwargs, dict): raise ValueError(f"wandb_kwargs={kwargs!r} must be a dict for wandb.init, such as {{'project': 'rings', 'tags': ['night 1']}}")
-    if not isinstance(wandb, str): raise ValueError(f"wandb_kwargs={kwargs}: " + ("give wandb='online' or wandb='offline' with it" if wandb is None else "the run that was given has them already"))
+    if not isinstance(kwargs, dict):
+        raise ValueError(f"wandb_kwargs={kwargs!r} must be a dict for wandb.init, "
+                         "such as {'project': 'rings', 'tags': ['night 1']}")
+    if wandb is None: raise ValueError(f"wandb_kwargs={kwargs}: give wandb='online' or wandb='offline' with it")
+    if not word: raise ValueError(f"wandb_kwargs={kwargs}: the run that was given has them already")
     for k in ("mode", "resume", "reinit"):
         if k in kwargs: raise ValueError(f"wandb_kwargs={kwargs}: {k!r} is set by wandb= and resume=")
     try: from wandb import init
     except ImportError: return
     known = list(inspect.signature(init).parameters)
     for k in kwargs:
-        if k not in known: raise ValueError(f"wandb_kwargs: wandb.init knows no {k!r}" + (f"; did you mean {near[0]!r}?" if (near := difflib.get_close_matches(k, known, 1)) else f"; it knows {', '.join(known)}"))
+        if k in known: continue
+        raise ValueError(f"wandb_kwargs: wandb.init knows no {k!r}{did_you_mean(k, known) or '; it knows '+', '.join(known)}")
 
 # %% ../../nbs/training/10_wandb.ipynb #7b57b7d5
 class WandbLog(Callback):
     "Keeps the run's story on Weights & Biases; whatever happens there, training goes on"
     order,run_valid = 60.1,False                 # after the history, before the run's folder and the checkpoint
-    wandb_run,module,live,silent,row,rows,step,due,mark,about = None,None,False,False,0,(),0,0.,(0., 0),None
+    wandb_run,module = None,None                 # the run, and the package
+    live,silent = False,False                    # within a fit that is logged; given up
+    row,rows = 0,()                              # records so far, and those of epochs
+    step,due = 0,0.                              # the last step that was logged, and when the next one may be
+    mark = 0.,0                                  # time and batch of the last measurement of the speed
+    about = None                                 # for W&B's config
     def __init__(self,
         wandb="online",   # "offline", "online", or a run of wandb's, which is not finished here
         kwargs:"dict|None"=None, # For `wandb.init`: `project`, `entity`, `name`, `tags`, `group`, `notes`, ...
         n_galaxies:int=36 # In the table
     ):
         check_wandb(wandb, kwargs)
-        self.where,self.kwargs,self.n_galaxies = wandb,dict(kwargs or {}),n_galaxies
+        self.where,self.kwargs = wandb,dict(kwargs or {})
+        self.n_galaxies = n_galaxies
 
     @property
     def own(self): return isinstance(self.where, str)
@@ -148,70 +171,99 @@ class WandbLog(Callback):
     def guard(self):
         "Around all that wandb does"
         try: yield
-        except Exception as e: self.give_up(_short(e))        # of whatever kind: it must not end a training
+        except Exception as e: self.give_up(first_line(e, 200))      # of whatever kind: it must not end a training
 
     def give_up(self, why):
-        self.wandb_run,self.live,self.silent = None,False,True
-        self._say(f"{why}; training goes on without it")
+        self.wandb_run,self.live = None,False
+        self.silent = True
+        self._warn(f"{why}; training goes on without it")
 
-    def _say(self, text):
+    def _warn(self, text):
         text = f"wandb={self.where if self.own else 'run'!r}: {text}"
         warnings.warn(text)
         if hasattr(self, "run_folder"): self.run_folder.log(text)
 
-    def before_run(self):
-        if not rank_distrib() and self.about is None: self.about = run_config(self.learn)
+# %% ../../nbs/training/10_wandb.ipynb #7b57b702
+@patch
+def before_run(self:WandbLog):
+    if not rank_distrib() and self.about is None: self.about = run_config(self.learn)
 
-    def before_fit(self):
-        self.live = False
-        if not self.fitting or hasattr(self, "lr_finder") or rank_distrib() or self.silent: return
-        if self.wandb_run is None:
-            began = time.perf_counter()
-            self._start()
-            if hasattr(self, "run_folder"): self.run_folder.since += time.perf_counter()-began       # no part of the first epoch
-        if self.wandb_run is None: return
-        with self.guard(): self.wandb_run.config.update({"calls": list(self.calls), "fits": list(self.fits)}, allow_val_change=True)
-        self.live = self.wandb_run is not None
+@patch
+def before_fit(self:WandbLog):
+    self.live = False
+    if not self.fitting or hasattr(self, "lr_finder") or rank_distrib() or self.silent: return
+    if self.wandb_run is None:
+        began = time.perf_counter()
+        self._start()
+        if hasattr(self, "run_folder"): self.run_folder.since += time.perf_counter()-began
+    if self.wandb_run is None: return
+    about = {"calls": list(self.calls), "fits": list(self.fits)}
+    with self.guard(): self.wandb_run.config.update(about, allow_val_change=True)
+    self.live = self.wandb_run is not None
 
-    def before_train(self): self.mark = time.perf_counter(),0
+# %% ../../nbs/training/10_wandb.ipynb #7b57b704
+@patch
+def before_train(self:WandbLog): self.mark = time.perf_counter(),0
 
-    def after_batch(self):
-        if not self.live or time.perf_counter()<self.due: return
-        began,n,done = time.perf_counter(),len(self.history)*self.n_iter+self.iter+1,self.iter+1
-        if n<=self.step: return                  # logged before the run was killed
-        rates = [0. if i<self.opt.frozen_idx else h["lr"] for i,h in enumerate(self.opt.hypers)]
-        speed = (done-self.mark[1])*self.dls.train.bs*self.dl.world/max(began-self.mark[0], 1e-9)
-        self.step,self.mark = n,(began, done)
-        self._log({"step/number": n, "step/loss": float(self.recorder.smooth_loss.value), "step/lr_head": rates[-1], "step/lr_top": rates[-2], "step/lr_lowest": rates[0], "step/galaxies_per_second": speed})
-        self.due = (now := time.perf_counter())+min(max(1., 200*(now-began)), 30.)
+@patch
+def after_batch(self:WandbLog):
+    if not self.live or time.perf_counter()<self.due: return
+    began,done = time.perf_counter(),self.iter+1
+    n = len(self.history)*self.n_iter+done
+    if n<=self.step: return                      # logged before the run was killed
+    rates = [0. if i<self.opt.frozen_idx else h["lr"] for i,h in enumerate(self.opt.hypers)]
+    since,before = self.mark
+    speed = (done-before)*self.dls.train.bs*self.dl.world/max(began-since, 1e-9)
+    self.step,self.mark = n,(began, done)
+    self._log({"step/number": n, "step/loss": float(self.recorder.smooth_loss.value),
+               "step/lr_head": rates[-1], "step/lr_top": rates[-2], "step/lr_lowest": rates[0],
+               "step/galaxies_per_second": speed})
+    now = time.perf_counter()
+    self.due = now+min(max(1., 200*(now-began)), 30.)
 
-    def after_epoch(self):
-        if self.live and self.fitting: self._note()
+# %% ../../nbs/training/10_wandb.ipynb #7b57b706
+@patch
+def after_epoch(self:WandbLog):
+    if self.live and self.fitting: self._log_epochs()
 
-    def after_fit(self):
-        if self.live: self._note()               # an epoch that diverged ended the fit before it came here
-        self.live = False
+@patch
+def after_fit(self:WandbLog):
+    if self.live: self._log_epochs()             # an epoch that diverged ended the fit before it came here
+    self.live = False
 
-    def after_run(self, error):
-        "Galaxies, confusion and summary of the model in hand; a run that broke off is ended as failed, but for one that was stopped on purpose"
-        if self.wandb_run is None or rank_distrib(): return
-        if self.history: self._finale()
-        if error is not None and self.own: self.finish(0 if hasattr(error, "run_state") else 1)
+@patch
+def after_run(self:WandbLog, error):
+    "Galaxies, confusion and summary of the model in hand"
+    if self.wandb_run is None or rank_distrib(): return
+    if self.history: self._finale()
+    if error is not None and self.own: self.finish(0 if hasattr(error, "run_state") else 1)
 
-    def after_save(self, folder):
-        if self.wandb_run is not None and not rank_distrib(): self._artifact(Path(folder))
+@patch
+def after_save(self:WandbLog, folder):
+    if self.wandb_run is not None and not rank_distrib(): self._artifact(Path(folder))
 
-    def finish(self,
-        exit_code:int=0 # Other than 0 for a run that failed
-    ):
-        "End the W&B run, and wait until all is written or uploaded; a run that was given stays open. At its end, a process does so itself"
-        if self.wandb_run is None or not self.own: return
-        with self.guard(), hushed(): self.wandb_run.finish(exit_code=exit_code)
-        self.wandb_run = None
+@patch
+def finish(self:WandbLog,
+    exit_code:int=0 # Other than 0 for a run that failed
+):
+    """End the W&B run, and wait until all is written or uploaded; a run that was given stays open
+
+    At its end, a process does so itself."""
+    if self.wandb_run is None or not self.own: return
+    with self.guard(), hushed(): self.wandb_run.finish(exit_code=exit_code)
+    self.wandb_run = None
 
 # %% ../../nbs/training/10_wandb.ipynb #554a23c3
 @patch
 def _file(self:WandbLog): return self.checkpoint_dir.parent/"wandb.json" if self.checkpoint_dir else None
+
+@patch
+def _saved(self:WandbLog):
+    "What wandb.json says of a run that goes on; nothing where it was not on W&B before"
+    file = self._file()
+    if not self.history or not file: return {}
+    try: return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError): return {}
 
 @patch
 def _start(self:WandbLog):
@@ -222,30 +274,43 @@ def _start(self:WandbLog):
         return
     try: import wandb
     except ImportError: return self.give_up("the package wandb is not installed (pip install 'zoofast[track]')")
-    self.module,saved,file = wandb,{},self._file()
-    if self.history and file:
-        try: saved = dict(json.loads(file.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError): pass      # it was not on W&B before
+    self.module,saved = wandb,self._saved()
     why = why_unreachable(wandb) if self.where=="online" else None
     if self.where=="online" and not why:
         try: self._init("online", saved)
-        except Exception as e: why = _short(e)             # of whatever kind
+        except Exception as e: why = first_line(e, 200)    # of whatever kind
     if self.wandb_run is None:
         with self.guard(): self._init("offline", saved)
-    if self.wandb_run is not None and why: self._say(f"{why}; the run is kept in {Path(self.wandb_run.dir).parent}, which wandb sync uploads")
+    if self.wandb_run is None or not why: return
+    self._warn(f"{why}; the run is kept in {Path(self.wandb_run.dir).parent}, which wandb sync uploads")
+
+# %% ../../nbs/training/10_wandb.ipynb #554a2302
+@patch
+def _init_kwargs(self:WandbLog, mode, saved):
+    "Arguments of wandb.init: where the run is, what the user gave, and which run is gone on with"
+    folder = self.checkpoint_dir.parent if self.checkpoint_dir else None
+    kwargs = {"project": os.environ.get("WANDB_PROJECT") or "zoofast"}
+    if folder: kwargs["dir"] = str(folder)
+    if folder and not os.environ.get("WANDB_SWEEP_ID"): kwargs["name"] = folder.name         # W&B names a sweep's runs
+    kwargs |= {k: v for k,v in self.kwargs.items() if k!="settings"}
+    if "id" not in saved: return kwargs
+    if mode=="online": kwargs["resume"] = "allow"
+    return kwargs | {k: saved[k] for k in ("id", "project", "entity") if saved.get(k) or k=="id"}
 
 @patch
 def _init(self:WandbLog, mode, saved):
-    wandb,given = self.module,dict(self.kwargs)
+    wandb,settings = self.module,self.kwargs.get("settings", {})
     wanted = dict(silent=True, console="off", init_timeout=30, finish_timeout=600)
-    settings = given.pop("settings", {})
-    if isinstance(settings, dict): settings = wandb.Settings(**{**{k: v for k,v in wanted.items() if k in wandb.Settings.model_fields}, **settings})
-    place = {"dir": str(self.checkpoint_dir.parent), **({} if os.environ.get("WANDB_SWEEP_ID") else {"name": self.checkpoint_dir.parent.name})} if self.checkpoint_dir else {}      # in a sweep, W&B names its runs
-    again = {"id": saved["id"], **({"resume": "allow"} if mode=="online" else {}), **{k: saved[k] for k in ("project", "entity") if saved.get(k)}} if "id" in saved else {}
+    if isinstance(settings, dict):
+        known = {k: v for k,v in wanted.items() if k in wandb.Settings.model_fields}
+        settings = wandb.Settings(**{**known, **settings})
     with hushed():
-        self.wandb_run = wandb.init(**{"project": os.environ.get("WANDB_PROJECT") or "zoofast", **place, **given, **again}, mode=mode, reinit="create_new", settings=settings)
-        there = self.wandb_run.step if mode=="online" else 0       # what W&B has; a killed part may have lost what it had not sent or written, so an offline part has all epochs
-        self.row,self.rows,self.step = max(saved.get("row", 0), there),[o for o in saved.get("rows", []) if o<there],saved.get("step", 0)
+        kwargs = self._init_kwargs(mode, saved)
+        self.wandb_run = wandb.init(**kwargs, mode=mode, reinit="create_new", settings=settings)
+        # What W&B has: a killed part may have lost what it had not sent or written, so an offline part has all epochs
+        there = self.wandb_run.step if mode=="online" else 0
+        self.row,self.step = max(saved.get("row", 0), there),saved.get("step", 0)
+        self.rows = [o for o in saved.get("rows", []) if o<there]
         self._describe()
     atexit.register(_at_exit, self.wandb_run)
     self._keep()
@@ -253,30 +318,36 @@ def _init(self:WandbLog, mode, saved):
 @patch
 def _describe(self:WandbLog):
     "Configuration, and what is drawn over what"
-    about = dict(self.about)
-    self.wandb_run.config.update({**about.pop("parameters"), "seed": about.pop("seed"), **{("encoder_weights" if k=="encoder" else k): v for k,v in about.items() if v is not None}}, allow_val_change=True)
-    self.wandb_run.define_metric("step/number", hidden=True)
-    self.wandb_run.define_metric("step/*", step_metric="step/number")
-    for name in ("train_loss", "valid_loss", "lr", *(m.name for m in self.metrics)): self.wandb_run.define_metric(name, step_metric="epoch")
+    run,about = self.wandb_run,dict(self.about)
+    config = {**about.pop("parameters"), "seed": about.pop("seed")}
+    config |= {("encoder_weights" if k=="encoder" else k): v for k,v in about.items() if v is not None}
+    run.config.update(config, allow_val_change=True)
+    run.define_metric("step/number", hidden=True)
+    run.define_metric("step/*", step_metric="step/number")
+    for name in ("train_loss", "valid_loss", "lr", *(m.name for m in self.metrics)):
+        run.define_metric(name, step_metric="epoch")
 
+# %% ../../nbs/training/10_wandb.ipynb #554a2303
 @patch
 def _keep(self:WandbLog):
     "Note in the run's folder which W&B run it is, and what it has"
     if not (self.own and (file := self._file())): return
-    r,part = self.wandb_run,file.with_name(".wandb.json.part")
-    part.write_text(json.dumps(dict(id=r.id, project=r.project, entity=r.entity or None, dir=str(Path(r.dir).parent), url=None if getattr(r, "offline", False) else r.url, row=self.row, rows=list(self.rows), step=self.step), indent=1), encoding="utf-8")
-    os.replace(part, file)
+    r = self.wandb_run
+    about = dict(id=r.id, project=r.project, entity=r.entity or None, dir=str(Path(r.dir).parent),
+                 url=None if getattr(r, "offline", False) else r.url,
+                 row=self.row, rows=list(self.rows), step=self.step)
+    write_whole(file, json.dumps(about, indent=1))
 
 @patch
 def _log(self:WandbLog, values):
-    with self.guard():
-        if self.own: self.wandb_run.log(values, step=self.row, commit=True)      # committed at once: what is held back is lost when a run is killed
+    with self.guard():                           # committed at once: what is held back is lost when a run is killed
+        if self.own: self.wandb_run.log(values, step=self.row, commit=True)
         else: self.wandb_run.log(values)
         self.row += 1
         self._keep()
 
 @patch
-def _note(self:WandbLog):
+def _log_epochs(self:WandbLog):
     "Log the epochs that have not been logged; those of a run that was killed may have been"
     for row in self.history[len(self.rows):]:
         if self.wandb_run is None: return

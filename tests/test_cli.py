@@ -155,7 +155,7 @@ ODD = {'--epochs -1': 'epochs=-1', '--epochs 0 --freeze-epochs 0': 'nothing woul
 @pytest.mark.parametrize('given', list(ODD))
 def test_an_odd_parameter_is_named_before_images_are_read(survey, tmp_path, monkeypatch, given):
     from typer.testing import CliRunner
-    from zoofast.cli.app import app
+    from zoofast.cli.main import app
     monkeypatch.setenv('ZOOFAST_CACHE', str(tmp_path/'cache'))
     label = [] if '--label' in given else ['--label', 'morphology']
     res = CliRunner().invoke(app, ['finetune', str(survey[0]/'catalog.csv'), *label, *([] if '--encoder' in given else ['--encoder', 'tf_efficientnet_lite0']), '--epochs', '1', *([] if '--size' in given else ['--size', '64']), '--save-dir', str(tmp_path), *given.split()])
@@ -166,6 +166,40 @@ def test_an_odd_parameter_is_named_before_images_are_read(survey, tmp_path, monk
 @pytest.mark.parametrize('given', ['--batch-size -1', '--batch-size 0', '--device nonsense', '--tta 9', '--mc-dropout -1', '--on-bad hope'])
 def test_an_odd_parameter_of_predict_is_named(survey, run_dir, tmp_path, given):
     from typer.testing import CliRunner
-    from zoofast.cli.app import app
+    from zoofast.cli.main import app
     res = CliRunner().invoke(app, ['predict', str(run_dir[0]), str(survey[0]/'catalog.csv'), '--out', str(tmp_path/'p.csv'), *given.split()])
     assert res.exit_code==2 and 'zoofast:' in res.stderr and not (tmp_path/'p.csv').exists(), res.output
+
+# --- whose warnings are shown, and how the command is called ------------------------------------------------------------
+
+WARNS = """
+import sys, types, warnings
+from zoofast.cli.app import command
+from zoofast.cli.main import app
+import zoofast.catalog, zoofast.simulate
+
+def warn_from(file): exec(compile('import warnings; warnings.warn("said in "+__name__, UserWarning)', file, 'exec'), {'__name__': file})
+
+@command
+def warner():
+    for file in FILES: warn_from(file)
+sys.argv = ['zoofast', 'warner']
+app(prog_name='zoofast')
+"""
+
+def test_warnings_of_zoofast_are_shown_and_those_of_others_are_not():
+    "Whichever folder of the package they come from"
+    import subprocess
+    import typer, zoofast
+    pkg = zoofast.__path__[0]
+    ours = [f'{pkg}/simulate.py', f'{pkg}/catalog/split.py', f'{pkg}/cli/finetune.py']
+    others = [typer.__file__, f'{pkg}_of_others/x.py', f'{pkg}/../other/zoofast.py']
+    code = f'FILES = {ours+others!r}\n{WARNS}'
+    res = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert res.stderr.splitlines()==[f'zoofast: said in {o}' for o in ours], res.stderr
+
+@pytest.mark.parametrize('program,ours', [('/usr/bin/zoofast', True), ('/x/zoofast/cli/__main__.py', True), ('C:/x/zoofast.exe', True), ('/x/other/cli/__main__.py', False), ('/x/train.py', False)])
+def test_the_command_line_is_kept_with_the_run(monkeypatch, program, ours):
+    from zoofast.training.run_folder import command_line
+    monkeypatch.setattr(sys, 'argv', [program, 'finetune', 'my rings.csv'])
+    assert command_line()==("zoofast finetune 'my rings.csv'" if ours else None)

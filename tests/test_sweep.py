@@ -128,7 +128,7 @@ def test_a_page_of_nothing_and_of_failures_only(tmp_path):
 @pytest.fixture
 def here(monkeypatch, capfd, tmp_path):
     "`here('sweep', ...)`: the command in this process, whose libraries are loaded already: exit code, stdout, stderr"
-    from zoofast.cli.app import app
+    from zoofast.cli.main import app
     def _run(*args):
         monkeypatch.setattr(warnings, 'showwarning', warnings.showwarning)        # the command sets its own
         capfd.readouterr()
@@ -260,7 +260,7 @@ def test_settings_yaml_is_a_sweep_of_wandb_too():
     "W&B's own client reads the file; the arguments that its agent would make of one run are what `finetune --settings` takes"
     w = pytest.importorskip('wandb.sdk.launch.sweeps.utils')
     from zoofast.sweep.settings import read_settings
-    from zoofast.cli.app import run_settings
+    from zoofast.cli.finetune import run_settings
     config = w.load_sweep_config(str(ROOT/'settings.yaml'))
     values = {p.name: p.at(0.3) for p in read_settings(config).parameters}
     args = w.create_sweep_command_args({'args': {k: {'value': v} for k,v in values.items()}})

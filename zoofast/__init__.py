@@ -12,9 +12,13 @@ Modules:
 - `zoofast.catalog.split`: Galaxies for training, validation and test
 - `zoofast.catalog.stream`: A catalogue of any size, piece by piece
 - `zoofast.catalog.tables`: Whatever holds a table of galaxies, as a DataFrame
-- `zoofast.cli.app`: How the commands behave: options, messages, progress, several processes
+- `zoofast.cli.app`: How the commands behave: messages, progress, mistakes, exit codes
+- `zoofast.cli.check`: The commands that look before anything is trained: at a catalogue, at the encoders there are, at decoded images
+- `zoofast.cli.finetune`: Training from a shell: finetune, demo
 - `zoofast.cli.main`: The `zoofast` command
-- `zoofast.cli.options`: The options that several commands have
+- `zoofast.cli.options`: What commands are given, and what it asks for
+- `zoofast.cli.predict`: The commands that use a model: predict, represent, similar
+- `zoofast.cli.runs`: The commands that tell of runs that were: runs, report
 - `zoofast.cli.share`: The commands that pass a model on
 - `zoofast.cli.sweep`: A search for the best settings, from a shell
 - `zoofast.data.augment`: Random views of galaxies, a whole batch at a time

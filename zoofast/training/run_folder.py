@@ -38,7 +38,7 @@ def git_state()->"dict|None": # `commit`, and whether tracked files have `change
 def command_line()->"str|None":
     "The `zoofast` command that started this process, as one could type it; `None` in a notebook or a script"
     program = Path(sys.argv[0])
-    ours = program.stem=="zoofast" or program.parts[-2:]==("zoofast", "cli.py")
+    ours = program.stem=="zoofast" or program.parts[-3:]==("zoofast", "cli", "__main__.py")
     return shlex.join(["zoofast", *sys.argv[1:]]) if ours else None
 
 # %% ../../nbs/training/09_run_folder.ipynb #aea3097a

@@ -3,6 +3,7 @@ import json
 import numpy as np, pytest, torch
 from scipy import ndimage
 from zoofast.all import *
+from zoofast.images.reader import crop_center
 from zoofast.data.augment import AddGaussianNoise, BatchViews, make_augment
 from zoofast.data.augment import PRESETS, augments_galaxies, sky_level
 
@@ -55,7 +56,7 @@ def test_pixels_are_those_of_scipy(wide, kw):
         assert np.abs(got[k]-want).max()<2e-3 and np.abs(got[k]-want).mean()<1e-5
 
 def test_exact_cases(wide):
-    mid = middle(wide, SIZE).numpy()/255
+    mid = crop_center(wide, SIZE).numpy()/255
     assert np.allclose(views(wide), mid, atol=1e-5)
     assert np.allclose(views(wide, flip=1), np.flip(mid, 3), atol=1e-5)
     turned = views(wide, quarters=True).numpy()
@@ -203,7 +204,7 @@ def test_corners_do_not_tell_that_a_view_is_turned(tmp_path):
     torch.manual_seed(0)
     aug = GalaxyAugment(SIZE, **{**OFF, 'rotate': 360})
     m = aug.matrices(len(x), x.shape[-1])
-    black = torch.nn.functional.grid_sample(middle(x, SIZE)/255, torch.nn.functional.affine_grid(m*x.shape[-1]/SIZE, [len(x), 3, SIZE, SIZE], align_corners=False), align_corners=False)
+    black = torch.nn.functional.grid_sample(crop_center(x, SIZE)/255, torch.nn.functional.affine_grid(m*x.shape[-1]/SIZE, [len(x), 3, SIZE, SIZE], align_corners=False), align_corners=False)
     here,usual = _corner_statistics(views(x, rotate=360)),_corner_statistics(black)
     for name in still:
         tells = abs(_auc(here[name], still[name])-0.5)
@@ -268,14 +269,14 @@ def test_zoobot_shows_what_the_peer_shows():
 def test_light_interpolates_nothing(wide):
     "The pixels of a view are those of the image, in another order"
     torch.manual_seed(0); v = make_augment('light', SIZE)(wide)
-    for a,b in zip(v, middle(wide, SIZE)/255): assert torch.allclose(a.flatten(1).sort(1).values, b.flatten(1).sort(1).values, atol=2e-4)
+    for a,b in zip(v, crop_center(wide, SIZE)/255): assert torch.allclose(a.flatten(1).sort(1).values, b.flatten(1).sort(1).values, atol=2e-4)
 
 def test_fastai_transforms(wide):
     from fastai.vision.augment import RandomErasing, aug_transforms
     from fastai.data.transforms import IntToFloatTensor, Normalize
     tfms = aug_transforms(max_lighting=0, max_rotate=0, max_zoom=1, max_warp=0, p_affine=0)             # what is left is the mirror
     torch.manual_seed(0); v = make_augment([IntToFloatTensor(), *tfms], SIZE)(wide)
-    mid = middle(wide, SIZE)/255
+    mid = crop_center(wide, SIZE)/255
     same,mirror = ((v-o).abs().amax((1,2,3))<1e-2 for o in (mid, mid.flip(3)))
     assert type(v) is torch.Tensor and (same|mirror).all() and 10<mirror.sum()<50
     erased = make_augment(RandomErasing(p=1., sl=0.1, sh=0.2), SIZE)(wide)
@@ -285,7 +286,7 @@ def test_fastai_transforms(wide):
 
 def test_functions(wide):
     def darker(x): return x/2
-    assert torch.allclose(make_augment(darker, SIZE)(wide), middle(wide, SIZE)/510, atol=1e-6)
+    assert torch.allclose(make_augment(darker, SIZE)(wide), crop_center(wide, SIZE)/510, atol=1e-6)
     both = make_augment([darker, 'light', AddGaussianNoise(std=0.01), torch.nn.Identity()], SIZE, flip=False)
     assert both(wide).shape==(60, 3, SIZE, SIZE) and both(wide).max()<0.6 and augments_galaxies(both) and both.steps[1].flip==0
     assert repr(both)=="AugmentSteps([darker, GalaxyAugment(size=96, rotate=0, quarters=True, flip=0, zoom=(1, 1), shift=0, shear=(0, 0), erase=0, erasures=(1, 1), erase_side=(0.08, 0.25), noise=0, noise_p=0.25, band_dropout=0), AddGaussianNoise(mean=0, std=(0.01, 0.01), p=1), Identity], 96)"

@@ -7,4 +7,6 @@ with warnings.catch_warnings():
 import zoofast
 
 globals().update({n: getattr(zoofast, n) for n in zoofast.__all__ if n not in zoofast._names.FOLDERS})
-__all__ = [n for n in globals() if not n.startswith(("_", "test")) and n not in ("warnings", "zoofast")]     # fastai exports its test functions, which pytest would take for those of the importer
+_not = ("warnings", "zoofast", "Table")     # fastcore's `Table` is one of HTML, and would replace astropy's
+# fastai exports its test functions, which pytest would take for those of the importer
+__all__ = [n for n in globals() if not n.startswith(("_", "test")) and n not in _not]

@@ -12,11 +12,13 @@ PY := "$(VENV)/bin/python"
 ONE := OMP_NUM_THREADS="$${OMP_NUM_THREADS:-1}"; export OMP_NUM_THREADS;
 
 .DEFAULT_GOAL := help
-.PHONY: help env demo test docs clean clean-all
+.PHONY: help env demo lint test test-all docs clean clean-all
 
 help:
 	@echo "make demo       simulate a survey, finetune an encoder on it, predict, report (ARGS='--n 400' passes options)"
-	@echo "make test       notebooks and package agree, notebooks run, tests pass"
+	@echo "make test       style, notebooks and package agree, notebooks run, tests pass: ten minutes on two cores"
+	@echo "make test-all   the same with the slow tests: what CI runs"
+	@echo "make lint       style only: ruff"
 	@echo "make docs       README.md and the documentation site, in _docs/"
 	@echo "make clean      remove build products, caches and zoofast-demo/"
 	@echo "make clean-all  the same, and .venv"
@@ -32,10 +34,16 @@ demo: env
 	@$(RUN) $(PY) -m zoofast.cli demo $(ARGS)
 	@echo; echo "(the zoofast command is in $(VENV)/bin; to have it in this shell: . $(VENV)/bin/activate)"
 
-test: env
+lint: env
+	@$(RUN) $(PY) -m ruff check zoofast tests tools benchmarks nbs
+
+test: lint
 	@$(RUN) $(PY) tools/insync.py
 	@$(RUN) $(ONE) t=$$(mktemp -d) && trap 'rm -rf "$$t"' EXIT && CUDA_VISIBLE_DEVICES= TMPDIR="$$t" nbdev-test --n-workers 2
-	@$(RUN) $(ONE) $(PY) -m pytest -n 2 --dist loadfile $(ARGS)
+	@$(RUN) $(ONE) $(PY) -m pytest -n 2 --dist loadfile --durations=10 $(SLOW) $(ARGS)
+
+test-all: SLOW = --slow
+test-all: test
 
 docs: env
 	@$(RUN) $(PY) tools/docs.py

@@ -101,7 +101,7 @@ def test_a_function_of_ones_own_sees_each_image(how, long):
 LONG = '''
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)          # whoever starts the tests in the background has it ignored
-from zoofast.bundles.bundle import each_batch
+from zoofast.bundles.model import each_batch
 from zoofast.images.reader import ImageReader
 for i,(x,_) in enumerate(each_batch(ImageReader(64), [sys.argv[1]]*10**6, 16, progress=False)):
     if i==3:

@@ -13,12 +13,17 @@ import bz2, gzip, hashlib, io, lzma, os, zipfile
 from contextlib import contextmanager
 from pathlib import Path
 import numpy as np, pandas as pd, pyarrow as pa, pyarrow.compute as pc
+from fastcore.basics import patch
 from ..core.errors import CatalogError, first_line
 from .read import need_columns, read_catalog
-from .tables import _astropy, _format, _frame, _header, _missing, _text, id_column, parquet_parts
+from .tables import (_astropy, _check_nulls, _check_quotes, _check_text, _format, _frame, _header, _missing,
+                                    _text, _too_many_cells, id_column, parquet_parts)
 
 # %% ../../nbs/catalog/05_stream.ipynb #4a9e29f3
-_block = 2**22                       # bytes of text that are parsed at once
+def _hint(said):
+    "What may be wrong with a file, by what its reader says"
+    if "UTF8" in said: return " (is it UTF-8? save it as UTF-8)"
+    return " (has a cell a line of more than 4 MB, or a quote that is never closed?)" if "straddling" in said else ""
 
 @contextmanager
 def _reading(source, kind):
@@ -26,26 +31,29 @@ def _reading(source, kind):
     try: yield
     except (CatalogError, MemoryError, ModuleNotFoundError, GeneratorExit): raise
     except Exception as e:           # readers raise many kinds of errors on broken files; the user needs the file and the reason
-        hint = " (is it UTF-8? save it as UTF-8)" if "UTF8" in str(e) else " (has a cell a line of more than 4 MB, or a quote that is never closed?)" if "straddling" in str(e) else ""
-        raise CatalogError(f"{source}: cannot be read as {kind}: {first_line(e)}{hint}") from e
+        raise CatalogError(f"{source}: cannot be read as {kind}: {first_line(e)}{_hint(str(e))}") from e
+
+# %% ../../nbs/catalog/05_stream.ipynb #8c9634ba
+def _unpack_stream(path):
+    "The open text of a csv file, and the zip archive that it is in"
+    suffix = path.suffix.lower()
+    if suffix!=".zip": return {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}.get(suffix, open)(path, "rb"),None
+    archive = zipfile.ZipFile(path)
+    names = [o for o in archive.namelist() if not o.endswith("/") and not o.startswith("__MACOSX")]
+    if len(names)!=1: raise ValueError(f"the archive holds {len(names)} files, where one table is wanted")
+    return archive.open(names[0]),archive
 
 class _Unpacked(io.RawIOBase):
     "The text of a csv file, unpacked as it is read; counts its quotes and refuses null bytes"
     def __init__(self, path):
-        self.archive,self.quotes = None,0
-        suffix = path.suffix.lower()
-        if suffix==".zip":
-            self.archive = zipfile.ZipFile(path)
-            names = [o for o in self.archive.namelist() if not o.endswith("/") and not o.startswith("__MACOSX")]
-            if len(names)!=1: raise ValueError(f"the archive holds {len(names)} files, where one table is wanted")
-            self.f = self.archive.open(names[0])
-        else: self.f = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}.get(suffix, open)(path, "rb")
+        self.quotes,self.f,self.archive = 0,None,None
+        self.f,self.archive = _unpack_stream(path)
         if self.f.peek(3)[:3]==b"\xef\xbb\xbf": self.f.read(3)                   # the mark that Excel writes first
         while self.f.peek(1)[:1] in (b"\r", b"\n"): self.f.read(1)
     def readable(self): return True
     def read(self, n=-1):
         b = self.f.read(n)
-        if b"\0" in b: raise ValueError("it holds null bytes, so it is a binary file, UTF-16, or damaged; save it as text in UTF-8")
+        _check_nulls(b)
         self.quotes += b.count(b'"')
         return b
     def close(self):
@@ -64,7 +72,8 @@ def _as(col, kind):
     trim = pc.if_else(gone, None, trim)
     if kind!=pa.bool_(): return trim.cast(kind)
     low = pc.utf8_lower(trim)
-    if not pc.all(pc.is_in(low, value_set=pa.array(["true", "false", None], pa.string()))).as_py(): raise pa.ArrowInvalid("neither true nor false")
+    is_bool = pc.all(pc.is_in(low, value_set=pa.array(["true", "false", None], pa.string()))).as_py()
+    if not is_bool: raise pa.ArrowInvalid("neither true nor false")
     return low.cast(kind)
 
 def _can_be(col, kind):
@@ -72,49 +81,59 @@ def _can_be(col, kind):
     except pa.ArrowInvalid: return False
     return True
 
+# %% ../../nbs/catalog/05_stream.ipynb #f7a1c628
+_block = 2**22                       # bytes of text that are parsed at once
+
 class _Csv:
     "A csv file, block by block: `names` of its columns, number of `rows`, and `types` of those carried along"
     def __init__(self, path, sep, id_col, file_cols=()):
         self.path,self.sep,self.id_col,self.file_cols = path,sep,id_col,file_cols
         with _Unpacked(path) as f: data = f.read(2**20)
-        if not data.strip(): raise ValueError("the catalogue is empty")
-        if data.lstrip()[:1]==b"<": raise ValueError("it is a web page or XML, no table; download it again")
-        header,n = _header(data, sep)
-        self.names,self.cells = header,header+[f"Unnamed: {i}" for i in range(len(header), n)]
-
-    def learn(self, carried):
-        "Count the rows, and find the types of the columns in `carried`: name -> `(type, can it be missing?)`"
-        self.rows,kinds,nulls,last = 0,{o: list(_types) for o in carried},dict.fromkeys(carried, 0),None
-        extra = self.cells[len(self.names):]
-        for t in self._tables(dict.fromkeys([self.id_col, *self.file_cols, *carried, *extra])):
-            id_column(t[self.id_col].to_pandas(), self.id_col)
-            for o in carried:
-                kinds[o] = [k for k in kinds[o] if _can_be(t[o], k)]
-                nulls[o] += _as(t[o], pa.string()).null_count
-            if extra and any(_as(t[o], pa.string()).null_count<len(t) for o in extra):
-                raise ValueError(f"rows have {len(self.cells)} cells where the header names {len(self.names)} columns; name them all, or put quotes around cells with {self.sep!r}")
-            self.rows,last = self.rows+len(t),t
-        if self.quotes%2 and last is not None and any("\n" in str(c[-1]) for c in last.columns): raise ValueError("a quote is opened and never closed, which hides the rows below it")
-        self.types = {o: (k[0], nulls[o]>0) for o,k in kinds.items()}
+        _check_text(data)
+        self.names,n = _header(data, sep)
+        self.extra = [f"Unnamed: {i}" for i in range(len(self.names), n)]        # cells that have no name, to be empty
 
     def _tables(self, names):
         "Columns of text, block by block"
         from pyarrow import csv as pacsv
+        cells = self.names+self.extra
+        how = pacsv.ReadOptions(column_names=cells, skip_rows=1, block_size=_block)
+        parse = pacsv.ParseOptions(delimiter=self.sep, newlines_in_values=True)
+        convert = pacsv.ConvertOptions(column_types={o: pa.string() for o in cells}, strings_can_be_null=False,
+                                       include_columns=list(names))
         with _Unpacked(self.path) as f:
-            convert = pacsv.ConvertOptions(column_types={o: pa.string() for o in self.cells}, strings_can_be_null=False, include_columns=list(names))
-            try: blocks = pacsv.open_csv(pa.PythonFile(f, mode="r"), pacsv.ReadOptions(column_names=self.cells, skip_rows=1, block_size=_block), pacsv.ParseOptions(delimiter=self.sep, newlines_in_values=True), convert)
+            try: blocks = pacsv.open_csv(pa.PythonFile(f, mode="r"), how, parse, convert)
             except pa.ArrowInvalid as e:
                 if "Empty CSV" not in str(e): raise
                 blocks = ()                                        # a header, and nothing below it
             for b in blocks: yield pa.Table.from_batches([b])
             self.quotes = f.quotes
 
-    def blocks(self, names, skip):
-        "The columns in `names`, block by block, each with the number of its first row"
-        first = 0
-        for t in self._tables(names):
-            if not skip(first, first+len(t)): yield first,pa.table({o: _as(t[o], self.types[o][0]) if o in self.types else t[o] for o in t.column_names})
-            first += len(t)
+# %% ../../nbs/catalog/05_stream.ipynb #8baf6ecf
+@patch
+def learn(self:_Csv, carried):
+    "Count the rows, and find the types of the columns in `carried`: name -> `(type, can it be missing?)`"
+    self.rows,kinds,nulls,last = 0,{o: list(_types) for o in carried},dict.fromkeys(carried, 0),()
+    def n_missing(col): return _as(col, pa.string()).null_count
+    for t in self._tables(dict.fromkeys([self.id_col, *self.file_cols, *carried, *self.extra])):
+        id_column(t[self.id_col].to_pandas(), self.id_col)
+        for o in carried:
+            kinds[o] = [k for k in kinds[o] if _can_be(t[o], k)]
+            nulls[o] += n_missing(t[o])
+        if any(n_missing(t[o])<len(t) for o in self.extra):
+            raise _too_many_cells(self.names, len(self.names+self.extra), self.sep)
+        self.rows,last = self.rows+len(t),t
+    if len(last): _check_quotes(self.quotes, last)
+    self.types = {o: (k[0], nulls[o]>0) for o,k in kinds.items()}
+
+@patch
+def blocks(self:_Csv, names, skip):
+    "The columns in `names`, block by block, each with the number of its first row"
+    first = 0
+    def typed(t): return pa.table({o: _as(t[o], self.types[o][0]) if o in self.types else t[o] for o in t.column_names})
+    for t in self._tables(names):
+        if not skip(first, first+len(t)): yield first,typed(t)
+        first += len(t)
 
 # %% ../../nbs/catalog/05_stream.ipynb #4eb63345
 class _Parquet:
@@ -122,38 +141,50 @@ class _Parquet:
     def __init__(self, parts):
         from pyarrow import parquet
         self.parts = parts
-        self.schema = pa.unify_schemas([parquet.read_schema(o).remove_metadata() for o in parts], promote_options="permissive")
-        if twice := next((o for i,o in enumerate(self.schema.names) if o in self.schema.names[:i]), None): raise CatalogError(f"there are two columns named {twice!r}; rename one")
-        self.names = self.schema.names
+        schemas = [parquet.read_schema(o).remove_metadata() for o in parts]
+        self.schema = pa.unify_schemas(schemas, promote_options="permissive")
+        self.names = names = self.schema.names
+        twice = next((o for i,o in enumerate(names) if o in names[:i]), None)
+        if twice: raise CatalogError(f"there are two columns named {twice!r}; rename one")
 
     def learn(self, carried):
         "Count the rows, and find the types of the columns in `carried`: name -> `(type, can it be missing?)`"
         from pyarrow import parquet
         self.rows,nulls = 0,dict.fromkeys(carried, False)
-        for o in self.parts:
-            m = parquet.read_metadata(o)
+        for m in map(parquet.read_metadata, self.parts):
             self.rows += m.num_rows
             for g in range(m.num_row_groups if carried else 0):
                 group = m.row_group(g)
                 stats = {c.path_in_schema: c.statistics for c in map(group.column, range(group.num_columns))}
-                for c in carried: nulls[c] |= stats.get(c) is None or not stats[c].has_null_count or stats[c].null_count>0
+                for c in carried: nulls[c] |= _may_have_nulls(stats.get(c))
         self.types = {o: (self.schema.field(o).type, nulls[o]) for o in carried}
 
-    def blocks(self, names, skip):
-        "The columns in `names`, block by block, each with the number of its first row"
-        from pyarrow import parquet
-        first,schema = 0,pa.schema([self.schema.field(o) for o in names])
-        for o in self.parts:
-            with parquet.ParquetFile(o, pre_buffer=False, buffer_size=2**20) as f:
-                there = [n for n in names if n in f.schema_arrow.names]
-                for g in range(f.metadata.num_row_groups):
-                    n = f.metadata.row_group(g).num_rows
-                    if skip(first, first+n): first += n; continue
-                    for b in f.iter_batches(8192, [g], there):
-                        t = pa.Table.from_batches([b])
-                        t.validate(full=True)                # text that is not UTF-8
-                        yield first,pa.table([t[c].cast(schema.field(c).type) if c in there else pa.nulls(len(t), schema.field(c).type) for c in names], schema)
-                        first += len(t)
+def _may_have_nulls(stats): return stats is None or not stats.has_null_count or stats.null_count>0
+
+# %% ../../nbs/catalog/05_stream.ipynb #617e0915
+def _with_columns(t, schema):
+    "The columns of a schema; those that a file lacks are missing in all rows"
+    def one(f): return t[f.name].cast(f.type) if f.name in t.column_names else pa.nulls(len(t), f.type)
+    return pa.table([one(f) for f in schema], schema)
+
+@patch
+def blocks(self:_Parquet, names, skip):
+    "The columns in `names`, block by block, each with the number of its first row"
+    from pyarrow import parquet
+    first,schema = 0,pa.schema([self.schema.field(o) for o in names])
+    for o in self.parts:
+        with parquet.ParquetFile(o, pre_buffer=False, buffer_size=2**20) as f:
+            there = [n for n in names if n in f.schema_arrow.names]
+            for g in range(f.metadata.num_row_groups):
+                n = f.metadata.row_group(g).num_rows
+                if skip(first, first+n):
+                    first += n
+                    continue
+                for b in f.iter_batches(8192, [g], there):
+                    t = pa.Table.from_batches([b])
+                    t.validate(full=True)                # text that is not UTF-8
+                    yield first,_with_columns(t, schema)
+                    first += len(t)
 
 # %% ../../nbs/catalog/05_stream.ipynb #009bc449
 class _Whole:
@@ -164,7 +195,8 @@ class _Whole:
         "Find the types of the columns in `carried`"
         cols = ["id_str", "file_loc", *carried]
         try: self.table = pa.Table.from_pandas(self.df[cols], preserve_index=False)
-        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as e: raise CatalogError(f"a column cannot be carried along: {first_line(e)}; make it text or numbers") from e
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as e:
+            raise CatalogError(f"a column cannot be carried along: {first_line(e)}; make it text or numbers") from e
         self.types = {o: (self.table.schema.field(o).type, True) for o in carried}
 
     def blocks(self, names, skip):
@@ -174,12 +206,13 @@ class _Whole:
     def digest(self):
         "A checksum of what is in it"
         df = self.table.to_pandas()
-        df = df.assign(**{c: df[c].map(repr) for c in df if any(isinstance(o, (list, dict, set, np.ndarray)) for o in df[c])})      # which have no hash of their own
+        def has_lists(col): return any(isinstance(o, (list, dict, set, np.ndarray)) for o in col)     # which have no hash of their own
+        df = df.assign(**{c: df[c].map(repr) for c in df if has_lists(df[c])})
         return hashlib.sha256(pd.util.hash_pandas_object(df, index=False).to_numpy().tobytes()).hexdigest()
 
 # %% ../../nbs/catalog/05_stream.ipynb #607a323a
 class CatalogStream:
-    "A catalogue, read piece by piece: `n_rows`, `columns` (those carried along), `schema`, `empty` (the table without a row), `identity`"
+    "A catalogue read in pieces: `n_rows`, `columns` (carried along), `schema`, `empty` (the table without a row), `identity`"
     def __init__(self,
         source,                        # DataFrame, or path of a catalogue; see `read_catalog`
         image_dir=None,                # Folder that relative image paths start from
@@ -187,84 +220,125 @@ class CatalogStream:
         file_col:"str|list"="file_loc",# Column with the images' paths, or several
         columns:"str|list|None"=None   # More columns to carry along, or "all"
     ):
-        self.name = "the catalogue" if isinstance(source, pd.DataFrame) else str(source)
         self.id_col,self.file_cols = id_col,[file_col] if isinstance(file_col, str) else list(file_col)
-        if not self.file_cols or len(set(self.file_cols))<len(self.file_cols): raise CatalogError(f"file_col={file_col!r}: name one column, or several different ones")
-        path,self.kind = (None,"") if isinstance(source, pd.DataFrame) else (Path(source).expanduser().absolute(),_format(Path(source).expanduser().absolute(), source))
-        whole = path is None or self.kind=="dataset" or self.kind in _astropy
-        df = read_catalog(source, image_dir, id_col, self.file_cols) if whole else None
-        with _reading(self.name, self.kind.lstrip(".")):
-            if whole: self.src = _Whole(df)
-            elif self.kind in (".parquet", ".pq"): self.src = _Parquet([str(path)] if path.is_file() else parquet_parts(path))
-            else: self.src = _Csv(path, next(v for k,v in _text.items() if self.kind.startswith(k)), id_col, self.file_cols)
-            if not whole:
-                need_columns(pd.DataFrame(columns=self.src.names), id_col, name=self.name, hint="; name the right one with id_col=")
-                need_columns(pd.DataFrame(columns=self.src.names), *self.file_cols, name=self.name, hint="; name the right one with file_col=")
-            self.columns = self._carried(columns)
-            self.src.learn(self.columns)
-        if not (n := self.src.rows): raise CatalogError(f"{self.name} has no rows")
-        self.n_rows,self.base = n,str(Path(image_dir).expanduser().absolute() if image_dir is not None else path.parent if path else Path.cwd())
-        self.schema = pa.schema([("id_str", pa.large_string()), ("file_loc", pa.large_string()), *((o, t) for o,(t,_) in self.src.types.items())])
+        if not self.file_cols or len(set(self.file_cols))<len(self.file_cols):
+            raise CatalogError(f"file_col={file_col!r}: name one column, or several different ones")
+        self._open(source, image_dir, columns)
+        self.n_rows,types = self.src.rows,[(o, t) for o,(t,_) in self.src.types.items()]
+        if not self.n_rows: raise CatalogError(f"{self.name} has no rows")
+        self.schema = pa.schema([("id_str", pa.large_string()), ("file_loc", pa.large_string()), *types])
         self.empty = self._empty()
-        self.identity = dict(rows=n, sha256=self.src.digest()) if whole else dict(path=str(path), rows=n, **_state(getattr(self.src, "parts", [str(path)])))
+        self.identity = self._identity()
 
-    def _carried(self, columns):
-        "Names of the columns to carry along, which must be there"
-        taken = ("id_str", "file_loc")
-        if columns is None: return []
-        if isinstance(columns, str) and columns=="all": return [o for o in self.src.names if o not in taken]
-        columns = [columns] if isinstance(columns, str) else list(dict.fromkeys(columns))
-        need_columns(pd.DataFrame(columns=self.src.names), *columns, name=self.name, hint="; name those to carry along with columns=")
-        return [o for o in columns if o not in taken]
+# %% ../../nbs/catalog/05_stream.ipynb #3d6bb941
+@patch
+def _open(self:CatalogStream, source, image_dir, columns):
+    "Find out what there is to read, and what is to be known before"
+    given = isinstance(source, pd.DataFrame)
+    self.name = "the catalogue" if given else str(source)
+    self.path = None if given else Path(source).expanduser().absolute()
+    self.kind = "" if given else _format(self.path, source)
+    whole = given or self.kind=="dataset" or self.kind in _astropy
+    df = read_catalog(source, image_dir, self.id_col, self.file_cols) if whole else None
+    with _reading(self.name, self.kind.lstrip(".")):
+        self.src = _Whole(df) if whole else self._open_file()
+        self.columns = self._carried(columns)
+        self.src.learn(self.columns)
+    if image_dir is not None: self.base = str(Path(image_dir).expanduser().absolute())
+    else: self.base = str(Path.cwd() if given else self.path.parent)
 
-    def _empty(self):
-        "The table without a row, in pandas' types"
-        if isinstance(self.src, _Whole): rest = self.src.df[self.columns].iloc[:0]
-        else: rest = pd.DataFrame({o: _nullable(pa.array([], t)) if gone else pa.array([], t).to_pandas() for o,(t,gone) in self.src.types.items()})
-        return pd.concat([pd.DataFrame({"id_str": [], "file_loc": []}, dtype=str), rest.reset_index(drop=True)], axis=1)
+@patch
+def _open_file(self:CatalogStream):
+    "What reads the blocks of a file"
+    path = self.path
+    if self.kind in (".parquet", ".pq"): src = _Parquet([str(path)] if path.is_file() else parquet_parts(path))
+    else: src = _Csv(path, next(v for k,v in _text.items() if self.kind.startswith(k)), self.id_col, self.file_cols)
+    there = pd.DataFrame(columns=src.names)
+    need_columns(there, self.id_col, name=self.name, hint="; name the right one with id_col=")
+    need_columns(there, *self.file_cols, name=self.name, hint="; name the right one with file_col=")
+    return src
 
-    def pieces(self,
-        size:int,   # Rows in a piece
-        todo=None   # Numbers of the pieces to read; all unless given
-    ):              # Yields the piece's number and its rows, for `rows`
-        "Read the pieces in their order"
-        todo = sorted(range(-(-self.n_rows//size)) if todo is None else todo)
-        wanted = np.zeros(-(-self.n_rows//size), dtype=bool)
-        wanted[todo] = True
-        names = ["id_str", "file_loc", *self.columns] if isinstance(self.src, _Whole) else list(dict.fromkeys([self.id_col, *self.file_cols, *self.columns]))
-        skip = lambda a,b: not wanted[a//size:(b-1)//size+1].any()
-        held,blocks = [],self.src.blocks(names, skip)             # (first row, table) of blocks that are not used up
-        with _reading(self.name, self.kind.lstrip(".")):
-            for k in todo:
-                a,b = k*size,min((k+1)*size, self.n_rows)
-                while not held or held[-1][0]+len(held[-1][1])<b:
-                    if (got := next(blocks, None)) is None: raise CatalogError(f"{self.name} has changed while it was read: it had {self.n_rows} rows")
-                    held = [o for o in [*held, got] if o[0]+len(o[1])>a]
-                parts = [t.slice(max(a-i, 0), min(b, i+len(t))-max(a, i)) for i,t in held if i<b and i+len(t)>a]
-                yield k,pa.concat_tables(parts)
-                held = [o for o in held if o[0]+len(o[1])>b]
+@patch
+def _identity(self:CatalogStream):
+    "What changes when the catalogue does"
+    if isinstance(self.src, _Whole): return dict(rows=self.n_rows, sha256=self.src.digest())
+    return dict(path=str(self.path), rows=self.n_rows, **_state(getattr(self.src, "parts", [str(self.path)])))
 
-    def rows(self,
-        piece:pa.Table, # What `pieces` gave
-        first:int=0     # Number of its first row, for errors
-    )->pa.Table:        # `id_str`, `file_loc`, and the columns carried along
-        "Names, absolute paths and columns carried along; raises `CatalogError` for names that cannot be used"
-        if isinstance(self.src, _Whole): return piece.cast(self.schema)
-        text = (self.id_col, *self.file_cols)
-        try: head = read_catalog(_frame(piece.select(list(dict.fromkeys(text))), text), self.base, self.id_col, self.file_cols)
-        except CatalogError as e: raise CatalogError(f"{self.name}, rows {first+1} to {first+len(piece)}: {str(e).removeprefix('the catalogue: ')}") from e
-        return pa.table([pa.array(head.id_str, pa.large_string()), pa.array(head.file_loc, pa.large_string()), *(piece[o] for o in self.columns)], self.schema)
+# %% ../../nbs/catalog/05_stream.ipynb #3e353da7
+@patch
+def _carried(self:CatalogStream, columns):
+    "Names of the columns to carry along, which must be there"
+    taken,names = ("id_str", "file_loc"),self.src.names
+    if columns is None: return []
+    if isinstance(columns, str) and columns=="all": return [o for o in names if o not in taken]
+    columns = [columns] if isinstance(columns, str) else list(dict.fromkeys(columns))
+    need_columns(pd.DataFrame(columns=names), *columns, name=self.name, hint="; name those to carry along with columns=")
+    return [o for o in columns if o not in taken]
+
+@patch
+def _empty(self:CatalogStream):
+    "The table without a row, in pandas' types"
+    def none(t, gone): return _nullable(pa.array([], t)) if gone else pa.array([], t).to_pandas()
+    if isinstance(self.src, _Whole): rest = self.src.df[self.columns].iloc[:0]
+    else: rest = pd.DataFrame({o: none(t, gone) for o,(t,gone) in self.src.types.items()})
+    head = pd.DataFrame({"id_str": [], "file_loc": []}, dtype=str)
+    return pd.concat([head, rest.reset_index(drop=True)], axis=1)
+
+# %% ../../nbs/catalog/05_stream.ipynb #51c09780
+@patch
+def pieces(self:CatalogStream,
+    size:int,   # Rows in a piece
+    todo=None   # Numbers of the pieces to read; default all
+):              # Yields the piece's number and its rows, for `rows`
+    "Read the pieces in their order"
+    n = -(-self.n_rows//size)
+    todo = sorted(range(n) if todo is None else todo)
+    wanted = np.zeros(n, dtype=bool)
+    wanted[todo] = True
+    names = ["id_str", "file_loc"] if isinstance(self.src, _Whole) else [self.id_col, *self.file_cols]
+    def skip(a, b): return not wanted[a//size:(b-1)//size+1].any()
+    held,blocks = [],self.src.blocks(list(dict.fromkeys([*names, *self.columns])), skip)
+    with _reading(self.name, self.kind.lstrip(".")):
+        for k in todo:
+            a,b = k*size,min((k+1)*size, self.n_rows)
+            while not held or held[-1][0]+len(held[-1][1])<b:      # (first row, table) of blocks that are not used up
+                if (got := next(blocks, None)) is None:
+                    raise CatalogError(f"{self.name} has changed while it was read: it had {self.n_rows} rows")
+                held = [o for o in [*held, got] if o[0]+len(o[1])>a]
+            parts = [t.slice(max(a-i, 0), min(b, i+len(t))-max(a, i)) for i,t in held if i<b and i+len(t)>a]
+            yield k,pa.concat_tables(parts)
+            held = [o for o in held if o[0]+len(o[1])>b]
+
+# %% ../../nbs/catalog/05_stream.ipynb #614e05a7
+@patch
+def rows(self:CatalogStream,
+    piece:pa.Table, # What `pieces` gave
+    first:int=0     # Number of its first row, for errors
+)->pa.Table:        # `id_str`, `file_loc`, and the columns carried along
+    "Names, absolute paths and columns carried along; raises `CatalogError` for names that cannot be used"
+    if isinstance(self.src, _Whole): return piece.cast(self.schema)
+    text = (self.id_col, *self.file_cols)
+    df = _frame(piece.select(list(dict.fromkeys(text))), text)
+    try: head = read_catalog(df, self.base, self.id_col, self.file_cols)
+    except CatalogError as e:
+        why = str(e).removeprefix("the catalogue: ")
+        raise CatalogError(f"{self.name}, rows {first+1} to {first+len(piece)}: {why}") from e
+    known = [pa.array(head[o], pa.large_string()) for o in ("id_str", "file_loc")]
+    return pa.table([*known, *(piece[o] for o in self.columns)], self.schema)
 
 # %% ../../nbs/catalog/05_stream.ipynb #ed9188a8
 def _nullable(col):
     "A column whose whole numbers and booleans may be missing, in pandas"
     t = col.type
     if pa.types.is_boolean(t): return col.to_pandas(types_mapper={t: pd.BooleanDtype()}.get)
-    if pa.types.is_integer(t): return col.to_pandas(types_mapper={t: pd.api.types.pandas_dtype(str(t).replace("int", "Int").replace("uI", "UI"))}.get)
-    return col.to_pandas()
+    if not pa.types.is_integer(t): return col.to_pandas()
+    name = str(t).replace("int", "Int").replace("uI", "UI")
+    return col.to_pandas(types_mapper={t: pd.api.types.pandas_dtype(name)}.get)
 
 def _state(files):
     "What changes when one of the files does"
     stats = [os.stat(f) for f in files]
-    return dict(files=len(files), bytes=sum(s.st_size for s in stats), modified=max(s.st_mtime_ns for s in stats),
-                **({"parts": hashlib.sha256("\n".join(f"{os.path.basename(f)}\t{s.st_size}\t{s.st_mtime_ns}" for f,s in zip(files, stats)).encode()).hexdigest()} if len(files)>1 else {}))
+    whole = dict(files=len(files), bytes=sum(s.st_size for s in stats), modified=max(s.st_mtime_ns for s in stats))
+    if len(files)==1: return whole
+    said = "\n".join(f"{os.path.basename(f)}\t{s.st_size}\t{s.st_mtime_ns}" for f,s in zip(files, stats))
+    return dict(whole, parts=hashlib.sha256(said.encode()).hexdigest())

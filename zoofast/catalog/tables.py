@@ -14,32 +14,46 @@ from pathlib import Path
 import numpy as np, pandas as pd, pyarrow as pa, pyarrow.compute as pc
 from tqdm.auto import tqdm
 from ..core.errors import CatalogError, first_line
+from ..core.files import cache_dir, unfinished
 
 # %% ../../nbs/catalog/01_tables.ipynb #43c64ed0
+def _plain(col, name):
+    "A column of objects as text or numbers"
+    kind = pd.api.types.infer_dtype(col, skipna=True)
+    if kind in ("floating", "mixed-integer-float"): return col.astype(float)
+    if kind in ("string", "empty"): return col
+    if any(isinstance(o, (list, tuple, set, dict, np.ndarray)) for o in col):
+        raise CatalogError(f"column {name!r} holds lists, where one text is wanted; "
+                           f"give several files of a galaxy as several columns, file_col=[...]")
+    return col.map(lambda o: o.decode() if isinstance(o, bytes) else str(o), na_action="ignore")
+
+def _whole(col, name):
+    "Floating-point numbers as whole ones; raises `CatalogError` where digits are lost"
+    lost = col.dropna()
+    lost = lost[(lost % 1 != 0) | (lost.abs() > 2**53)]
+    if not len(lost): return col.astype("Int64")
+    raise CatalogError(f"column {name!r} holds floating-point numbers such as {float(lost.iloc[0])!r}, "
+                       f"so digits of the identifiers are lost: read it as text (pandas: dtype={{{name!r}: str}})")
+
 def text_column(
     col:pd.Series, # Identifiers or paths, of any type
     name:str       # The column's name, for the error
 )->pa.Array:       # The same as text; missing values become ""
     "`col` as text, exactly as written"
-    if isinstance(col.dtype, np.dtype) and not col.dtype.isnative: col = col.astype(col.dtype.newbyteorder("="))     # FITS has the other byte order
+    foreign = isinstance(col.dtype, np.dtype) and not col.dtype.isnative           # FITS has the other byte order
+    if foreign: col = col.astype(col.dtype.newbyteorder("="))
     if isinstance(col.dtype, pd.CategoricalDtype): col = col.astype(col.cat.categories.dtype)
-    if col.dtype==object:
-        kind = pd.api.types.infer_dtype(col, skipna=True)
-        if kind in ("floating", "mixed-integer-float"): col = col.astype(float)
-        elif kind not in ("string", "empty"):
-            if any(isinstance(o, (list, tuple, set, dict, np.ndarray)) for o in col): raise CatalogError(f"column {name!r} holds lists, where one text is wanted; give several files of a galaxy as several columns, file_col=[...]")
-            col = col.map(lambda o: o.decode() if isinstance(o, bytes) else str(o), na_action="ignore")
-    if pd.api.types.is_float_dtype(col):
-        lost = col.dropna()
-        lost = lost[(lost % 1 != 0) | (lost.abs() > 2**53)]
-        if len(lost):
-            raise CatalogError(f"column {name!r} holds floating-point numbers such as {float(lost.iloc[0])!r}, so digits of the identifiers are lost: "
-                               f"read it as text (pandas: dtype={{{name!r}: str}})")
-        col = col.astype("Int64")
-    if not (pd.api.types.is_integer_dtype(col) or pd.api.types.is_string_dtype(col)): col = col.map(str, na_action="ignore").astype(object)
+    if col.dtype==object: col = _plain(col, name)
+    if pd.api.types.is_float_dtype(col): col = _whole(col, name)
+    is_plain = pd.api.types.is_integer_dtype(col) or pd.api.types.is_string_dtype(col)
+    if not is_plain: col = col.map(str, na_action="ignore").astype(object)
     try: res = pc.fill_null(pc.cast(pa.array(col, from_pandas=True), pa.large_string()), "")
-    except UnicodeEncodeError as e: raise CatalogError(f"column {name!r} holds text that is not Unicode: {e.object[:100]!a}; rename these files") from e
+    except UnicodeEncodeError as e:
+        raise CatalogError(f"column {name!r} holds text that is not Unicode: {e.object[:100]!a}; rename these files") from e
     return res.combine_chunks() if isinstance(res, pa.ChunkedArray) else res
+
+# %% ../../nbs/catalog/01_tables.ipynb #4367a7ec
+_spoilt = {"^=": "a formula", r"^[0-9][.,][0-9]+[eE]\+[0-9]+$": "a rounded number"}      # by a spreadsheet
 
 def id_column(
     col:pd.Series, # Identifiers
@@ -47,24 +61,31 @@ def id_column(
 )->pa.Array:       # The same as text
     "Identifiers as text; raises `CatalogError` where a spreadsheet has changed them"
     ids = text_column(col, name)
-    for pattern,what in (("^=", "a formula"), (r"^[0-9][.,][0-9]+[eE]\+[0-9]+$", "a rounded number")):
-        if (i := pc.index(pc.match_substring_regex(ids, pattern), True).as_py())>=0:
-            raise CatalogError(f"column {name!r}, row {i+1}: found {ids[i].as_py()[:60]!r}, {what} from a spreadsheet, so digits of the identifier may be lost; have the column saved as text")
+    for pattern,what in _spoilt.items():
+        i = pc.index(pc.match_substring_regex(ids, pattern), True).as_py()
+        if i<0: continue
+        raise CatalogError(f"column {name!r}, row {i+1}: found {ids[i].as_py()[:60]!r}, {what} from a spreadsheet, "
+                           f"so digits of the identifier may be lost; have the column saved as text")
     return ids
 
 # %% ../../nbs/catalog/01_tables.ipynb #e2aee701
+def _is_large(col):
+    "Would whole numbers beside missing ones lose digits as floating-point numbers?"
+    if not pa.types.is_integer(col.type) or not col.null_count: return False
+    return max(abs(o or 0) for o in pc.min_max(col).as_py().values())>2**53
+
 def _frame(
     table:pa.Table, # Columns
     text_cols=()    # Names of galaxies and files, left as they are
 )->pd.DataFrame:
     "A table of Arrow in pandas, with every digit of its whole numbers; an empty text is a missing one"
-    out = {}
+    out,nullable = {},{pa.int64(): pd.Int64Dtype(), pa.uint64(): pd.UInt64Dtype()}
     for name,col in zip(table.column_names, table.columns):
         if name in out: raise CatalogError(f"there are two columns named {name!r}; rename one")
         if re.fullmatch(r"__index_level_\d+__", name): continue              # what pandas calls an index without a name
-        if name not in text_cols and (pa.types.is_string(col.type) or pa.types.is_large_string(col.type)): col = pc.if_else(pc.equal(col, pa.scalar("", col.type)), None, col)
-        large = pa.types.is_integer(col.type) and col.null_count and max(abs(o or 0) for o in pc.min_max(col).as_py().values())>2**53
-        out[name] = col.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype(), pa.uint64(): pd.UInt64Dtype()}.get) if large else col.to_pandas()
+        is_text = pa.types.is_string(col.type) or pa.types.is_large_string(col.type)
+        if is_text and name not in text_cols: col = pc.if_else(pc.equal(col, pa.scalar("", col.type)), None, col)
+        out[name] = col.to_pandas(types_mapper=nullable.get) if _is_large(col) else col.to_pandas()
     return pd.DataFrame(out)
 
 # %% ../../nbs/catalog/01_tables.ipynb #8a25bedc
@@ -86,72 +107,120 @@ def _typed(col):
     for t in (pa.int64(), pa.uint64(), pa.float64()):
         try: return trim.cast(t)
         except pa.ArrowInvalid: pass
-    if pc.all(pc.is_in(pc.utf8_lower(trim), value_set=pa.array(["true","false",None], pa.string()))).as_py(): return pc.utf8_lower(trim).cast(pa.bool_())
+    low = pc.utf8_lower(trim)
+    if pc.all(pc.is_in(low, value_set=pa.array(["true","false",None], pa.string()))).as_py(): return low.cast(pa.bool_())
     return col
+
+# %% ../../nbs/catalog/01_tables.ipynb #3df8a1fa
+def _check_names(names, sep):
+    "Raise a `ValueError` for a first line that is no header"
+    if names and re.match("# |sep=", names[0]):
+        raise ValueError(f"its first line is {sep.join(names)[:60]!r}, where the names of the columns are expected; "
+                         f"delete it, or what is before the names")
+    if len(names)!=1: return
+    other = next((o for o in ";\t|, " if o!=sep and o in names[0].strip()), None)
+    if other: raise ValueError(f"its columns are separated by {other!r} where {sep!r} is expected; save it with {sep!r}, "
+                               f"or read it with pandas (sep={other!r}) and give the DataFrame")
 
 def _header(data, sep):
     "Names of the columns of a csv file, and how many cells its first row has"
+    start = data[:2**20].decode(errors="ignore")                        # the last character may be cut
     try:
-        lines = csv.reader(io.StringIO(data[:2**20].decode(errors="ignore"), newline=""), delimiter=sep)      # the last character may be cut
+        lines = csv.reader(io.StringIO(start, newline=""), delimiter=sep)
         names,first = next(lines),next(lines, [])
     except csv.Error as e: raise ValueError(str(e)) from e
-    if names and re.match("# |sep=", names[0]): raise ValueError(f"its first line is {sep.join(names)[:60]!r}, where the names of the columns are expected; delete it, or what is before the names")
-    if len(names)==1 and (other := next((o for o in ";\t|, " if o!=sep and o in names[0].strip()), None)):
-        raise ValueError(f"its columns are separated by {other!r} where {sep!r} is expected; save it with {sep!r}, or read it with pandas (sep={other!r}) and give the DataFrame")
+    _check_names(names, sep)
     names = [o or f"Unnamed: {i}" for i,o in enumerate(names)]
-    if twice := next((o for i,o in enumerate(names) if o in names[:i]), None): raise ValueError(f"two columns are named {twice!r}; rename one")
+    twice = next((o for i,o in enumerate(names) if o in names[:i]), None)
+    if twice: raise ValueError(f"two columns are named {twice!r}; rename one")
     return names,len(first)
 
-def _read_csv(data, sep, text_cols):
-    "The table in the bytes of a csv file; raises `ValueError`"
-    from pyarrow import csv as pacsv
-    data = data.removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n")                # the mark that Excel writes first
+# %% ../../nbs/catalog/01_tables.ipynb #959069fe
+def _check_text(data):
+    "Raise a `ValueError` for bytes that are no csv"
     if not data.strip(): raise ValueError("the catalogue is empty")
     if data.lstrip()[:1]==b"<": raise ValueError("it is a web page or XML, no table; download it again")
-    if b"\0" in data: raise ValueError("it holds null bytes, so it is a binary file, UTF-16, or damaged; save it as text in UTF-8")
-    header,n_first = _header(data, sep)
-    names = header + [f"Unnamed: {i}" for i in range(len(header), n_first)]
+    _check_nulls(data)
+
+def _check_nulls(data):
+    if b"\0" in data:
+        raise ValueError("it holds null bytes, so it is a binary file, UTF-16, or damaged; save it as text in UTF-8")
+
+def _check_quotes(n, table):
+    "Raise a `ValueError` where the last of `n` quotes runs to the end of the table"
+    if n%2 and len(table) and any("\n" in str(c[-1]) for c in table.columns):
+        raise ValueError("a quote is opened and never closed, which hides the rows below it")
+
+def _too_many_cells(header, n, sep):
+    return ValueError(f"rows have {n} cells where the header names {len(header)} columns; "
+                      f"name them all, or put quotes around cells with {sep!r}")
+
+def _parse_csv(data, sep, names):
+    "Columns of text in the bytes of a csv file, below its header"
+    from pyarrow import csv as pacsv
+    parse = pacsv.ParseOptions(delimiter=sep, newlines_in_values=True)
+    convert = pacsv.ConvertOptions(column_types={o: pa.string() for o in names}, strings_can_be_null=False)
     def read(threads):
-        return pacsv.read_csv(pa.BufferReader(data), pacsv.ReadOptions(column_names=names, skip_rows=1, block_size=2**24, use_threads=threads), pacsv.ParseOptions(delimiter=sep, newlines_in_values=True),
-                              pacsv.ConvertOptions(column_types={o: pa.string() for o in names}, strings_can_be_null=False))
-    try: table = read(True)
-    except pa.ArrowInvalid:
-        try: table = read(False)                              # the same, slower, to know the row
-        except pa.ArrowInvalid as e:
-            if "UTF8" in str(e): raise ValueError(f"it is not UTF-8 (Latin-1, perhaps): save it as UTF-8 ({first_line(e)})") from e
-            raise ValueError(f"{first_line(e)}; the file may be cut off, or a cell with {sep!r} lacks its quotes") from e
-    if data.count(b'"')%2 and len(table) and any("\n" in str(c[-1]) for c in table.columns): raise ValueError("a quote is opened and never closed, which hides the rows below it")
-    cols = {o: c if o in text_cols else _typed(c) for o,c in zip(names, table.columns)}
-    for o in names[len(header):]:
-        if cols.pop(o).null_count<len(table): raise ValueError(f"rows have {n_first} cells where the header names {len(header)} columns; name them all, or put quotes around cells with {sep!r}")
+        how = pacsv.ReadOptions(column_names=names, skip_rows=1, block_size=2**24, use_threads=threads)
+        return pacsv.read_csv(pa.BufferReader(data), how, parse, convert)
+    try: return read(True)
+    except pa.ArrowInvalid: pass
+    try: return read(False)                              # the same, slower, to know the row
+    except pa.ArrowInvalid as e:
+        if "UTF8" in str(e): raise ValueError(f"it is not UTF-8 (Latin-1, perhaps): save it as UTF-8 ({first_line(e)})") from e
+        raise ValueError(f"{first_line(e)}; the file may be cut off, or a cell with {sep!r} lacks its quotes") from e
+
+# %% ../../nbs/catalog/01_tables.ipynb #5844527b
+def _read_csv(data, sep, text_cols):
+    "The table in the bytes of a csv file; raises `ValueError`"
+    data = data.removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n")                # the mark that Excel writes first
+    _check_text(data)
+    header,n_first = _header(data, sep)
+    extra = [f"Unnamed: {i}" for i in range(len(header), n_first)]
+    table = _parse_csv(data, sep, header+extra)
+    _check_quotes(data.count(b'"'), table)
+    cols = {o: c if o in text_cols else _typed(c) for o,c in zip(header+extra, table.columns)}
+    if any(cols.pop(o).null_count<len(table) for o in extra): raise _too_many_cells(header, n_first, sep)
     return _frame(pa.table(cols), text_cols)
 
 # %% ../../nbs/catalog/01_tables.ipynb #5ed87023
+def _manifest(folder):
+    "Is a table finished, and how many parts has it? `(True, 0)` where nobody says"
+    about = folder/"_manifest.json"
+    if not about.is_file(): return True,0
+    try:
+        m = json.loads(about.read_text(encoding="utf-8"))
+        return m.get("complete", True),len(m.get("finished", []))
+    except (OSError, ValueError, AttributeError) as e: raise CatalogError(f"{about} cannot be read: {first_line(e)}") from e
+
 def parquet_parts(
     folder # Folder of parquet files, or of folders of them
 )->list:   # Their paths
     "The files of a table in several parts, by their names; raises `CatalogError` where it is not finished"
-    folder,done,n = Path(folder),True,0
-    if (about := folder/"_manifest.json").is_file():
-        try: m = json.loads(about.read_text(encoding="utf-8")); done,n = m.get("complete", True),len(m.get("finished", []))
-        except (OSError, ValueError, AttributeError) as e: raise CatalogError(f"{about} cannot be read: {first_line(e)}") from e
-        if not done: raise CatalogError(f"{folder} is not finished: make its other rows first, by the same call that made these")
-    parts = [o for o in folder.rglob("*") if o.suffix.lower() in (".parquet", ".pq") and not any(p.startswith((".", "_")) for p in o.relative_to(folder).parts) and o.is_file()]
-    if done and n and len(parts)!=n: raise CatalogError(f"{folder} has {len(parts)} of its {n} parts: make the others by the same call that made these")
+    folder = Path(folder)
+    done,n = _manifest(folder)
+    if not done: raise CatalogError(f"{folder} is not finished: make its other rows first, by the same call that made these")
+    def is_hidden(o): return any(p.startswith((".", "_")) for p in o.relative_to(folder).parts)
+    found = [o for o in folder.rglob("*") if o.suffix.lower() in (".parquet", ".pq")]
+    parts = [o for o in found if not is_hidden(o) and o.is_file()]
+    if n and len(parts)!=n:
+        raise CatalogError(f"{folder} has {len(parts)} of its {n} parts: make the others by the same call that made these")
     return sorted(map(str, parts))
+
+# %% ../../nbs/catalog/01_tables.ipynb #85fc73c3
+def _valid(table):
+    "The table, if its text is UTF-8; raises `ArrowInvalid`"
+    table.validate(full=True)
+    return table
 
 def _read_parquet(path, text_cols):
     "A parquet file, or a folder of them"
     from pyarrow import dataset, parquet
     if path.is_file(): return _frame(_valid(parquet.ParquetFile(path).read()), text_cols)
     parts = parquet_parts(path)
-    schema = pa.unify_schemas([parquet.read_schema(o).remove_metadata() for o in parts], promote_options="permissive")
+    schemas = [parquet.read_schema(o).remove_metadata() for o in parts]
+    schema = pa.unify_schemas(schemas, promote_options="permissive")
     return _frame(_valid(dataset.dataset(parts, schema=schema, format="parquet").to_table()), text_cols)
-
-def _valid(table):
-    "The table, if its text is UTF-8; raises `ArrowInvalid`"
-    table.validate(full=True)
-    return table
 
 def _read_astropy(path, kind, text_cols):
     "A table that astropy reads: of a FITS file with several, the first"
@@ -161,50 +230,58 @@ def _read_astropy(path, kind, text_cols):
         z = _unpack.get(path.suffix.lower())                  # astropy does not end on some damaged archives
         table = Table.read(io.BytesIO(z(path.read_bytes())) if z else path, format=kind)
         wide = [o for o in table.colnames if table[o].ndim>1]
-        if bad := next((o for o in text_cols if o in wide), None): raise ValueError(f"column {bad!r} has an array in each cell, where one text is wanted")
+        bad = next((o for o in text_cols if o in wide), None)
+        if bad: raise ValueError(f"column {bad!r} has an array in each cell, where one text is wanted")
         table.remove_columns(wide)
         table.convert_bytestring_to_unicode()
         df = table.to_pandas()
     for o in df.columns:
-        if pd.api.types.is_string_dtype(df[o]) and not df[o].isna().all(): df[o] = df[o].str.rstrip(" ").replace("", None)
+        is_text = pd.api.types.is_string_dtype(df[o]) and not df[o].isna().all()
+        if is_text: df[o] = df[o].str.rstrip(" ").replace("", None)
     return df
 
 # %% ../../nbs/catalog/01_tables.ipynb #0a5dcd33
-_splits = {"validation": "valid", "val": "valid", "dev": "valid", "eval": "valid"}
-_magic = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"II*\0": ".tif", b"MM\0*": ".tif", b"II+\0": ".tif", b"SIMPLE  =": ".fits", b"GIF8": ".gif", b"BM": ".bmp", b"\x1f\x8b": ".fits.gz"}
+_magic = {b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"II*\0": ".tif", b"MM\0*": ".tif", b"II+\0": ".tif",
+          b"SIMPLE  =": ".fits", b"GIF8": ".gif", b"BM": ".bmp", b"\x1f\x8b": ".fits.gz", b"\x93NUMPY": ".npy"}
 
 def _suffix(b):
-    "Suffix of the file that these bytes are, by how they begin"
+    "Suffix of the file that these bytes are, by how they begin: to look at only, a reader goes by the bytes"
     return next((s for m,s in _magic.items() if b.startswith(m)), ".webp" if b[8:12]==b"WEBP" else ".image")
 
 def _load_dataset(source):
     "Split -> dataset, and a name for it; the split is \"\" where there is but one"
     try: import datasets
-    except ImportError: raise CatalogError(f"{source}: to read a Hugging Face dataset, install the package datasets: pip install datasets") from None
+    except ImportError:
+        raise CatalogError(f"{source}: to read a Hugging Face dataset, install the package datasets: "
+                           f"pip install datasets") from None
     if source.startswith("hf_dataset:"):
         name,config,revision = source.removeprefix("hf_dataset:"),None,None
-        if not os.path.isdir(os.path.expanduser(name)): name,config,revision = re.fullmatch("([^:@]*):?([^@]*)@?(.*)", name).groups()
+        if not os.path.isdir(os.path.expanduser(name)):
+            name,config,revision = re.fullmatch("([^:@]*):?([^@]*)@?(.*)", name).groups()
         got = datasets.load_dataset(os.path.expanduser(name), config or None, revision=revision or None)
     else: name,got = source,datasets.load_from_disk(source)
-    return (got if len(got)>1 else {"": next(iter(got.values()))}) if isinstance(got, dict) else {"": got}, re.sub(r"[^\w.-]+", "-", name.rstrip("/").rpartition("/")[2] or "dataset")
+    parts = got if isinstance(got, dict) else {"": got}
+    if len(parts)==1: parts = {"": next(iter(parts.values()))}
+    return parts,re.sub(r"[^\w.-]+", "-", name.rstrip("/").rpartition("/")[2] or "dataset")
+
+# %% ../../nbs/catalog/01_tables.ipynb #2d9b4399
+def _write_image(o, path, at):
+    "Path of an image within a dataset, which is written there unless it is there; or the path that it has"
+    b = o.get("bytes")
+    if not b: return o.get("path") or ""
+    path = path.with_name(f"{path.name}_{at:07d}{_suffix(b)}")
+    if not path.exists() or path.stat().st_size!=len(b):
+        with unfinished(path, sync=False) as part: part.write_bytes(b)
+    return str(path)
 
 def _write_images(ds, col, folder, split):
-    "Path of the image in each row of `col`: images within the dataset are written to `folder` unless they are there"
+    "Path of the image in each row of `col`: images within the dataset are written to `folder`"
     import datasets
     folder.mkdir(parents=True, exist_ok=True)
     if isinstance(ds.features[col], datasets.Image): ds = ds.cast_column(col, datasets.Image(decode=False))
-    res = []
-    for i,row in enumerate(tqdm(ds.select_columns([col]), desc="writing images", unit="image", leave=False, delay=1)):
-        o = row[col] if isinstance(row[col], dict) else {"bytes": row[col]}
-        b = o.get("bytes")
-        if not b: res.append(o.get("path") or ""); continue
-        path = folder/f"{split or col}_{i:07d}{_suffix(b)}"
-        if not path.exists() or path.stat().st_size!=len(b):
-            part = path.with_name(f".{path.name}.{os.getpid()}.part")
-            part.write_bytes(b)
-            os.replace(part, path)
-        res.append(str(path))
-    return pa.array(res, pa.string())
+    rows = tqdm(ds.select_columns([col]), desc="writing images", unit="image", leave=False, delay=1)
+    cells = (o if isinstance(o, dict) else {"bytes": o} for o in (row[col] for row in rows))
+    return pa.array([_write_image(o, folder/(split or col), i) for i,o in enumerate(cells)], pa.string())
 
 def _one_split(ds, split, images, folder):
     "Columns of a dataset as an Arrow table: paths of images, names of classes"
@@ -214,62 +291,86 @@ def _one_split(ds, split, images, folder):
         if o in images: cols[o] = _write_images(ds, o, folder/o if len(images)>1 else folder, split)
         elif isinstance(f, (datasets.Image, datasets.Audio)): continue
         else: cols[o] = ds.select_columns([o]).with_format("arrow")[:][o]
-        if isinstance(f, datasets.ClassLabel): cols[o] = pa.chunked_array([pa.array(f.names)]).take(pc.if_else(pc.less(cols[o], 0), None, cols[o]))
+        if isinstance(f, datasets.ClassLabel):
+            number = pc.if_else(pc.less(cols[o], 0), None, cols[o])
+            cols[o] = pa.chunked_array([pa.array(f.names)]).take(number)
     return pa.table(cols)
+
+# %% ../../nbs/catalog/01_tables.ipynb #121698bf
+_splits = {"validation": "valid", "val": "valid", "dev": "valid", "eval": "valid"}
+
+def _image_columns(source, features, file_cols):
+    "Columns of images to be written, and the new name of the one that is meant where none is named"
+    import datasets
+    def is_image(o, f):
+        return isinstance(f, datasets.Image) or o in file_cols and getattr(f, "dtype", "") in ("binary", "large_binary")
+    images = [o for o,f in features.items() if is_image(o, f)]
+    if file_cols!=["file_loc"] or "file_loc" in features or not images: return [o for o in images if o in file_cols],{}
+    if len(images)==1: return images,{images[0]: "file_loc"}
+    raise CatalogError(f"{source} has several columns of images: {', '.join(images)}; "
+                       f"name one, or all bands in order, with file_col=")
 
 def _read_dataset(source, id_col, file_cols, image_dir):
     "The table of a Hugging Face dataset"
     parts,name = _load_dataset(source)
-    import datasets
-    features = next(iter(parts.values())).features
-    images = [o for o,f in features.items() if isinstance(f, datasets.Image) or (o in file_cols and getattr(f, "dtype", "") in ("binary", "large_binary"))]
-    renamed = {}
-    if file_cols==["file_loc"] and "file_loc" not in features and images:
-        if len(images)>1: raise CatalogError(f"{source} has several columns of images: {', '.join(images)}; name one, or all bands in order, with file_col=")
-        renamed = {images[0]: "file_loc"}
-    images = [o for o in images if o in file_cols or o in renamed]
-    home = Path(image_dir).expanduser().absolute() if image_dir is not None else Path(os.environ.get("ZOOFAST_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")/"zoofast").expanduser().absolute()/"datasets"
-    folder = home/f"{name}-{hashlib.sha256(''.join(str(d._fingerprint) for d in parts.values()).encode()).hexdigest()[:12]}"
+    images,renamed = _image_columns(source, next(iter(parts.values())).features, file_cols)
+    home = Path(cache_dir().parent/"datasets" if image_dir is None else image_dir).expanduser().absolute()
+    digest = hashlib.sha256("".join(str(d._fingerprint) for d in parts.values()).encode()).hexdigest()[:12]
     frames = []
     for split,ds in parts.items():
-        df = _frame(_one_split(ds, split, images, folder), (id_col, *file_cols)).rename(columns=renamed)
+        columns = _one_split(ds, split, images, home/f"{name}-{digest}")
+        df = _frame(columns, (id_col, *file_cols)).rename(columns=renamed)
         if id_col=="id_str" and id_col not in df: df.insert(0, id_col, [f"{split or 'row'}_{i}" for i in range(len(df))])
         frames.append(df.assign(split=_splits.get(split, split)) if split and "split" not in df else df)
     return pd.concat(frames, ignore_index=True)
 
 # %% ../../nbs/catalog/01_tables.ipynb #51b3ca87
 _text = {".csv": ",", ".tsv": "\t"}
-_astropy = {**{s+z: "fits" for s in (".fits", ".fit", ".fts") for z in ("", ".gz", ".bz2")}, ".vot": "votable", ".votable": "votable", ".xml": "votable", ".ecsv": "ascii.ecsv", ".ecsv.gz": "ascii.ecsv"}
+_fits = {s+z: "fits" for s in (".fits", ".fit", ".fts") for z in ("", ".gz", ".bz2")}
+_votable = dict.fromkeys((".vot", ".votable", ".xml"), "votable")
+_astropy = {**_fits, **_votable, ".ecsv": "ascii.ecsv", ".ecsv.gz": "ascii.ecsv"}
 _formats = {**{s+z: "csv" for s in _text for z in ("", *_unpack)}, **_astropy, ".parquet": "parquet", ".pq": "parquet"}
 
+def _folder_format(path):
+    "What a folder holds: \"dataset\" or \".parquet\""
+    if (path/"dataset_dict.json").is_file() or (path/"state.json").is_file(): return "dataset"
+    if parquet_parts(path): return ".parquet"
+    raise CatalogError(f"{path}: cannot tell the format of the catalogue: it is a folder, and holds neither parquet files "
+                       f"nor a Hugging Face dataset written by save_to_disk")
+
 def _format(path, source):
-    "What there is at `path`: a key of `_formats`, \"dataset\" or \"parquet\""
+    "What there is at `path`: a key of `_formats`, or \"dataset\""
     if str(source).startswith("hf_dataset:"): return "dataset"
     if not path.exists(): raise CatalogError(f"{path}: there is no such catalogue")
-    if path.is_dir():
-        if (path/"dataset_dict.json").is_file() or (path/"state.json").is_file(): return "dataset"
-        if parquet_parts(path): return ".parquet"
-        raise CatalogError(f"{path}: cannot tell the format of the catalogue: it is a folder, and holds neither parquet files nor a Hugging Face dataset written by save_to_disk")
+    if path.is_dir(): return _folder_format(path)
     suffix = next((s for s in sorted(_formats, key=len, reverse=True) if path.name.lower().endswith(s)), None)
-    if suffix is None: raise CatalogError(f"{path}: cannot tell the format of the catalogue from its name; use one of {' '.join(_formats)}")
-    return suffix
+    if suffix: return suffix
+    raise CatalogError(f"{path}: cannot tell the format of the catalogue from its name; use one of {' '.join(_formats)}")
+
+# %% ../../nbs/catalog/01_tables.ipynb #6b2c758e
+def _read(source, path, suffix, id_col, file_cols, image_dir):
+    "The table at `path`, by what it is"
+    text_cols = (id_col, *file_cols)
+    if suffix=="dataset":
+        source = str(source) if str(source).startswith("hf_dataset:") else str(path)
+        return _read_dataset(source, id_col, list(file_cols), image_dir)
+    if _formats[suffix]=="parquet": return _read_parquet(path, text_cols)
+    if suffix in _astropy: return _read_astropy(path, _astropy[suffix], text_cols)
+    sep,z = next((v,suffix.removeprefix(k)) for k,v in _text.items() if suffix.startswith(k))
+    return _read_csv(_unpack.get(z, bytes)(path.read_bytes()), sep, text_cols)
 
 def read_table(
-    source:"str|Path",       # csv or tsv (also .gz .bz2 .xz .zip), parquet (also a folder of them), FITS table, VOTable, ECSV, a folder written by `Dataset.save_to_disk`, or "hf_dataset:user/name"
+    source:"str|Path",       # csv or tsv (also .gz .bz2 .xz .zip), parquet (also a folder of them), FITS table, VOTable, ECSV, a
+                             # folder written by `Dataset.save_to_disk`, or "hf_dataset:user/name"
     id_col:str="id_str",     # Column that stays text, exactly as written; made from split and row where a dataset has none
     file_cols=("file_loc",), # Columns that stay text; those with images within a dataset become paths
-    image_dir=None           # Folder for images within a dataset; one in zoofast's cache unless given
+    image_dir=None           # Folder for images within a dataset; default one in zoofast's cache
 )->pd.DataFrame:             # The table as it is
     "Read a table; raises `CatalogError` that names the file, what is wrong with it and what would do"
-    path,text_cols = Path(source).expanduser().absolute(),(id_col, *file_cols)
+    path = Path(source).expanduser().absolute()
     suffix = _format(path, source)
-    try:
-        if suffix=="dataset": return _read_dataset(str(source if str(source).startswith("hf_dataset:") else path), id_col, list(file_cols), image_dir)
-        if _formats[suffix]=="parquet": return _read_parquet(path, text_cols)
-        if suffix in _astropy: return _read_astropy(path, _astropy[suffix], text_cols)
-        sep,z = next((v,suffix.removeprefix(k)) for k,v in _text.items() if suffix.startswith(k))
-        return _read_csv(_unpack.get(z, bytes)(path.read_bytes()), sep, text_cols)
+    try: return _read(source, path, suffix, id_col, file_cols, image_dir)
     except CatalogError: raise
-    except Exception as e:                       # readers raise many kinds of errors on broken files; the user needs the file and the reason
+    except Exception as e:          # readers raise many kinds of errors on broken files; the user needs the file and the reason
         if isinstance(e, (MemoryError, ModuleNotFoundError)): raise
         raise CatalogError(f"{source}: cannot be read as {suffix.lstrip('.')}: {first_line(e)}") from e

@@ -17,7 +17,8 @@ import numpy as np
 @contextmanager
 def unfinished(
     path,            # The file's name in the end; its folder is made
-    suffix:str=""    # For a writer that goes by the name's end: ".parquet"
+    suffix:str="",   # For a writer that goes by the name's end: ".parquet"
+    sync:bool=True   # On the disk for certain before it gets its name? `False` for many small files that can be made again
 ):                   # The name to write to, a `Path`
     "Where to write a file that gets its name at the end of the `with` block, and is gone where that fails"
     path = Path(path)
@@ -25,7 +26,8 @@ def unfinished(
     part = path.with_name(f".{path.name}.{os.getpid()}.part{suffix}")
     try:
         yield part
-        with open(part, "rb+") as f: os.fsync(f.fileno())       # the content before the name, should the machine stop
+        if sync:
+            with open(part, "rb+") as f: os.fsync(f.fileno())   # the content before the name, should the machine stop
         os.replace(part, path)
     finally: part.unlink(missing_ok=True)
 
@@ -44,10 +46,11 @@ def write_whole(
 # %% ../../nbs/core/03_files.ipynb #c0e30010
 def fingerprint(
     px # Pixels, as an array or a tensor
-)->tuple: # `(digest, span)`: 16 hexadecimal digits that differ where pixels differ, and the largest pixel minus the smallest
+)->tuple: # `(digest, span)`: 16 hexadecimal digits that differ where pixels do, and the largest pixel minus the smallest
     "What is needed to know a picture again, and to see whether there is anything in it"
     px = np.ascontiguousarray(px)
-    return hashlib.blake2b(px.tobytes()+str(px.shape).encode(), digest_size=8).hexdigest(),float(px.max())-float(px.min())
+    digest = hashlib.blake2b(px.tobytes()+str(px.shape).encode(), digest_size=8).hexdigest()
+    return digest,float(px.max())-float(px.min())
 
 # %% ../../nbs/core/03_files.ipynb #c0e30013
 def cache_dir()->Path:

@@ -9,8 +9,9 @@ benchmarks/results/choosing.jsonl, which nbs/tutorials/choosing_parameters.ipynb
 import argparse, json, tempfile, time, warnings
 from pathlib import Path
 warnings.filterwarnings("ignore")
-import fastai, timm
-from zoofast.all import *
+import fastai, numpy as np, pandas as pd, timm, torch
+from zoofast.all import (GalaxyDataLoaders, galaxy_learner, predict_catalog, score_predictions, simulate_survey,
+                         split_catalog)
 
 RESULTS = Path(__file__).resolve().parent/"results"/"choosing.jsonl"
 SEEDS = 3

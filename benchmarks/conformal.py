@@ -8,11 +8,11 @@ A linear probe on the frozen encoder is trained, calibrated on the validation ga
 import argparse, json, os, platform, warnings
 from pathlib import Path
 warnings.filterwarnings("ignore")
-import pandas as pd
-from zoofast.all import *
+import numpy as np, pandas as pd, torch
+from datetime import date
+from zoofast.all import GalaxyDataLoaders, galaxy_learner, predict_catalog, read_catalog, split_catalog
 from zoofast.tasks.calibration import calibration_error
 from zoofast.training.runs import package_versions
-from datetime import date                   # fastai exports a name datetime of its own
 
 HERE = Path(__file__).resolve().parent
 

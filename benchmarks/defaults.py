@@ -10,9 +10,10 @@ setting. The data are expected in ../shared/data, or in $ZOOFAST_DATA; the ConvN
 import argparse, json, os, time, warnings
 from pathlib import Path
 warnings.filterwarnings("ignore")
-import fastai, timm
+import fastai, numpy as np, pandas as pd, timm, torch
 from sklearn.model_selection import train_test_split
-from zoofast.all import *
+from zoofast.all import (GalaxyDataLoaders, galaxy_learner, predict_catalog, read_catalog, score_predictions,
+                         split_catalog)
 
 HERE = Path(__file__).resolve().parent
 DATA = Path(os.environ.get("ZOOFAST_DATA", HERE.parents[1]/"shared"/"data"))

@@ -10,9 +10,9 @@ import argparse, os, tempfile, time, warnings
 from pathlib import Path
 warnings.filterwarnings("ignore")
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
-from zoofast.all import GalaxyDataLoaders, GalaxyModel, create_encoder, galaxy_learner, predict_catalog, simulate_survey
-from zoofast.encoders.encoder import GalaxyNet
+from zoofast.all import (GalaxyDataLoaders, GalaxyModel, create_encoder, galaxy_learner, predict_catalog, simulate_survey)
 from zoofast.encoders.compute import PRECISIONS, pick_precision, set_layout
+from zoofast.encoders.encoder import GalaxyNet
 from rounds import about, cores, keep, rates, ratios, show, take_turns, timed
 from train import fit
 

@@ -10,7 +10,8 @@ import argparse, ast, os, warnings
 from pathlib import Path
 warnings.filterwarnings("ignore")
 import pandas as pd
-from zoofast.all import *
+from zoofast.all import (GalaxyDataLoaders, ImageReader, galaxy_learner, predict_catalog, read_catalog, score_predictions,
+                         split_catalog)
 
 def run(df, seed, args, params):
     df = split_catalog(df, "morphology", valid=0.1, test=0.2, seed=seed)

@@ -10,10 +10,11 @@ $ZOOFAST_DATA/gz1. Every other option of the form --name value is a parameter of
 import argparse, ast, json, os, platform, time, warnings
 from pathlib import Path
 warnings.filterwarnings("ignore")
-import pandas as pd
-from zoofast.all import *
+import numpy as np, pandas as pd, torch
+from datetime import date
+from zoofast.all import (GalaxyDataLoaders, ImageReader, galaxy_learner, predict_catalog, read_catalog, score_predictions,
+                         split_catalog)
 from zoofast.training.runs import package_versions
-from datetime import date                   # fastai exports a name datetime of its own
 
 HERE = Path(__file__).resolve().parent
 

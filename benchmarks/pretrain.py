@@ -8,7 +8,8 @@ part of the repository.
 import argparse, tempfile, time, warnings
 from pathlib import Path
 warnings.filterwarnings("ignore")
-from zoofast.all import *
+import torch
+from zoofast.all import GalaxyDataLoaders, galaxy_learner, simulate_survey
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -15,9 +15,10 @@ from rounds import about, keep, table, timed
 def predicting(args, tmp):
     "Peak memory and seconds of `zoofast predict`, and what a galaxy costs, by rows"
     from survey import command, write_catalog
-    from zoofast.all import Classification, GalaxyModel, ImageReader, create_encoder, predict_catalog, read_catalog, simulate_survey
-    from zoofast.encoders.encoder import GalaxyNet
+    from zoofast.all import (Classification, GalaxyModel, ImageReader, create_encoder, predict_catalog, read_catalog,
+                             simulate_survey)
     from zoofast.bundles.bundle import write_bundle
+    from zoofast.encoders.encoder import GalaxyNet
     df = read_catalog(simulate_survey(tmp/"survey", n=100, size=args.pixels, fits=False, progress=False))
     task = Classification("morphology").fit(df)
     model = GalaxyModel(GalaxyNet(create_encoder(args.encoder, args.pixels, pretrained=False), task.n_out), task, ImageReader(args.pixels))

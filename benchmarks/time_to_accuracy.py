@@ -10,7 +10,8 @@ import argparse, os, shutil, tempfile, time, warnings
 from pathlib import Path
 warnings.filterwarnings("ignore")
 import numpy as np, torch
-from zoofast.all import Callback, GalaxyDataLoaders, create_encoder, galaxy_learner, split_catalog
+from fastai.callback.core import Callback
+from zoofast.all import GalaxyDataLoaders, create_encoder, galaxy_learner, split_catalog
 from rounds import DATA, Peer, about, galaxies, keep, table, zoobot_python
 
 def zoofast(df, seed, args, tmp):

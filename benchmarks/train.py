@@ -14,9 +14,10 @@ from pathlib import Path
 warnings.filterwarnings("ignore")
 import numpy as np, pandas as pd, torch, torch.nn.functional as F
 from torch import nn
-from zoofast.all import Callback, GalaxyDataLoaders, create_encoder, galaxy_learner
-from zoofast.encoders.encoder import GalaxyNet
+from fastai.callback.core import Callback
+from zoofast.all import GalaxyDataLoaders, create_encoder, galaxy_learner
 from zoofast.encoders.compute import compile_encoder, memory_kept, set_layout
+from zoofast.encoders.encoder import GalaxyNet
 from rounds import DATA, Peer, about, answer, cpu_seconds, galaxies, keep, rates, ratios, show, take_turns, timed, zoobot_python
 
 def clocks():

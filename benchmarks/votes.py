@@ -7,11 +7,12 @@ A survey of --n galaxies with 40 volunteers each is simulated for every seed; 25
 import argparse, json, os, platform, tempfile, warnings
 from pathlib import Path
 warnings.filterwarnings("ignore")
-import pandas as pd
-from zoofast.all import *
+import numpy as np, pandas as pd, torch
+from datetime import date
+from zoofast.all import (GalaxyDataLoaders, VoteCounts, galaxy_learner, predict_catalog, score_predictions, simulate_survey,
+                         split_catalog)
 from zoofast.tasks.votes import MIN_CONCENTRATION
 from zoofast.training.runs import package_versions
-from datetime import date                   # fastai exports a name datetime of its own
 
 HERE = Path(__file__).resolve().parent
 

@@ -101,9 +101,13 @@ def make_loss(
 # Where losses are found -> where they must be defined: in torch.nn, for instance, there is more than losses
 _homes = {"torch.nn": "torch.nn.modules.loss", "torch.nn.functional": "torch.nn.functional", "timm.loss": "timm.loss", "fastai.losses": "fastai.losses", "zoofast.tasks.losses": "zoofast.tasks.losses", "zoofast.tasks.metrics": "zoofast.tasks.metrics", "zoofast.tasks.votes": "zoofast.tasks.votes"}
 
+# Names that release 0.1.0 wrote into bundles -> where those losses are now
+_moved = {"zoofast.losses": "zoofast.tasks.losses", "zoofast.measures": "zoofast.tasks.metrics", "zoofast.votes": "zoofast.tasks.votes"}
+
 def _find_loss(name):
     "The class or function of this dotted name; raises `ValueError` for all that is no loss of torch, timm, fastai or ours"
     home,_,last = str(name).rpartition(".")
+    home = _moved.get(home, home)
     o = getattr(import_module(home), last, None) if home in _homes else None
     if not (isinstance(o, FunctionType if home=="torch.nn.functional" else type) and f"{o.__module__}.".startswith(f"{_homes[home]}.")):
         raise ValueError(f"{name!r} is no loss of {', '.join(_homes)}")

@@ -48,7 +48,7 @@ def _metrics(learn):
 @patch
 def to_model(self:GalaxyLearner)->GalaxyModel:
     "The learner's model, ready to predict; it shares the learner's weights. Raises `BundleError` for a resumed run whose later fits have not been called yet"
-    if self.saved: raise BundleError(f"the run in {self.checkpoint_dir.parent} was killed in fit {len(self.saved['about']['fits'])}, and only {self.n_fits} have been called: call them all, as before, to go on with it")
+    if self.checkpoint: raise BundleError(f"the run in {self.checkpoint_dir.parent} was killed in fit {len(self.checkpoint['about']['fits'])}, and only {self.n_fits} have been called: call them all, as before, to go on with it")
     dev = next(self.model.parameters()).device
     loss = loss_config(self.loss_func, self.dls.task.n_out) or {"own": getattr(self.loss_func, "__name__", type(self.loss_func).__name__)}
     about = dict(params=self.params, metrics=_metrics(self), calibration=self.calibration, data=data_summary(self), loss=loss, flip=self.dls.flip, augment=repr(self.dls.augment) if self.dls.augment else "none")

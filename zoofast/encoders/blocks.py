@@ -17,7 +17,7 @@ from ..core.checks import check_one_of
 
 # %% ../../nbs/encoders/05_blocks.ipynb #9832508c
 def _matcher(body, coarse):
-    "timm's patterns for the order of the parameters, its only ones where it has no coarse ones; `None` where it has none"
+    "timm's patterns for the order of the parameters, its only ones where it has no coarse ones, or `None`"
     try: return body.group_matcher(coarse=coarse)
     except AssertionError: return _matcher(body, False) if coarse else None
     except (AttributeError, NotImplementedError, TypeError): return None
@@ -55,8 +55,8 @@ def find_blocks(
     known = [i for i,n in enumerate(names) if found[n]!=other] if matcher else []
     ids = sorted({found[names[i]] for i in known})
     if len(ids)<2:
-        raise ValueError(f"timm knows no order of the blocks of {type(body).__name__}, so its learning rates cannot decay "
-                         "from block to block: use layer_decay=1, which trains all of it at one rate")
+        raise ValueError(f"timm knows no order of the blocks of {type(body).__name__}, so its learning rates cannot "
+                         "decay from block to block: use layer_decay=1, which trains all of it at one rate")
     block = {i: b for b,i in enumerate(ids)}
     first = next(i for i in known if block[found[names[i]]]==1)         # before the first parameter above the stem
     return {n: block[found[n]] if found[n]!=other else (0 if i<first else len(ids)-1) for i,n in enumerate(names)}

@@ -101,14 +101,14 @@ def fold_norms(
     encoder:Encoder, # The encoder, in evaluation mode; it stays as it is
     x:torch.Tensor   # A few images, bytes `(n, channels, size, size)`
 )->Encoder:          # A copy that is faster, or the encoder itself where there is none that gives the same
-    "Batch norms folded into the convolutions before them, where that changes no feature by more than 1e-5 of the largest"
+    "Batch norms folded into the convolutions before them, where no feature changes by more than 1e-5 of the largest"
     def run(e): return e(x.float().div_(255)).float()
     try:
         silent = redirect_stdout(io.StringIO()),redirect_stderr(io.StringIO())
         with torch.inference_mode(False), torch.no_grad(), quiet(), silent[0], silent[1]: new = _folded(encoder, x)
         a,b = run(encoder),run(new)
         return new if bool(((a-b).abs()<=1e-5*a.abs().max()).all()) else encoder
-    except Exception: return encoder                  # a module of one's own may fail in any way; then it stays as it is
+    except Exception: return encoder             # a module of one's own may fail in any way; then it stays as it is
 
 # %% ../../nbs/encoders/06_compute.ipynb #05d00011
 def compile_encoder(

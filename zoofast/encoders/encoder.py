@@ -55,7 +55,8 @@ def _count_features(encoder):
         raise ValueError(f"the encoder {name} does not take {channels} x {size} x {size} images{hint}: {e}") from e
     finally: encoder.train(was)
     if getattr(out, "ndim", 0)!=2:
-        raise ValueError(f"the encoder gives {getattr(out, 'shape', type(out))} instead of pooled features (n, features); "
+        given = getattr(out, "shape", type(out))
+        raise ValueError(f"the encoder gives {given} instead of pooled features (n, features); "
                          "pool them, or give it a reset_classifier")
     return out.shape[1]
 

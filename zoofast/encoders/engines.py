@@ -160,7 +160,8 @@ def same_numbers(
 class Engine:
     """Runs an encoder: images as bytes to features
 
-    After the first batch, `.name` says which program does, `.why` how it was chosen, and `.rates` holds measured images a second."""
+    After the first batch, `.name` says which program does, `.why` how it was chosen, `.rates` has measured images
+    a second."""
     def __init__(self,
         encoder:Encoder,     # The encoder, in evaluation mode
         engine:str="auto",   # One of `ENGINES`
@@ -180,18 +181,18 @@ class Engine:
 
     def __repr__(self): return f"Engine({self.name or self.asked!r}{': '+self.why if self.why else ''})"
 
-    def _stamp(self):
-        "Changes when the weights do, in place or otherwise"
-        tensors = [*self.encoder.parameters(), *self.encoder.buffers()]
-        return tuple((id(o), 0 if o.is_inference() else o._version) for o in tensors)
-
     @torch.inference_mode()
     def __call__(self,
         x:torch.Tensor # Images, bytes `(n, channels, size, size)`
     )->torch.Tensor:   # Features `(n, features)`, float32, on the encoder's device
         "Encode a batch; raises `ValueError` where the engine that was asked for cannot do it"
-        if self._run is None or self._seen!=self._stamp(): self._choose(x)
+        if self._run is None or self._seen!=_weights_version(self.encoder): self._choose(x)
         return self._run(x)
+
+def _weights_version(encoder):
+    "Changes when the weights do, in place or otherwise"
+    tensors = [*encoder.parameters(), *encoder.buffers()]
+    return tuple((id(o), 0 if o.is_inference() else o._version) for o in tensors)
 
 # %% ../../nbs/encoders/07_engines.ipynb #08b00033
 def make_engine(
@@ -258,7 +259,7 @@ def _torch(self:Engine, encoder): return lambda x: encoder(x.to(self.device).flo
 def _choose(self:Engine, x):
     "Decide what runs the encoder, with the first batch"
     n,found = self.n_images,{}
-    self.rates,self._seen = {},self._stamp()
+    self.rates,self._seen = {},_weights_version(self.encoder)
     if self.asked in _runners:
         found[self.asked],why = self._other(self.asked, self._probes(x))
         if why: raise ValueError(f"engine={self.asked!r} cannot run this encoder: {why}; use engine='torch'")

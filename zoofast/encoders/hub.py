@@ -69,6 +69,7 @@ def _fetch(source):
     except Exception as e:                       # offline, unknown, forbidden, ...
         raise BundleError(f"{source}: the bundle cannot be fetched: {hub_reason(e)}") from e
 
+# %% ../../nbs/encoders/02_hub.ipynb #02_hub10
 def find_bundle(
     source # Folder of a bundle or of a run that holds one, or "hf_hub:user/name", with "@revision" where wanted
 )->Path:   # The folder with config.json

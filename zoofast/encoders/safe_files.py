@@ -13,6 +13,7 @@ __all__ = ['MOST_JSON', 'MOST_NESTED', 'FORMAT', 'FORMAT_VERSION', 'open_file', 
 import hashlib, json, math, os, re, stat
 from pathlib import Path
 import torch
+from fastcore.basics import patch
 import zoofast
 from ..core.checks import is_number
 from ..core.errors import BundleError, first_line
@@ -20,7 +21,8 @@ from ..core.errors import BundleError, first_line
 # %% ../../nbs/encoders/01_safe_files.ipynb #29d03bd7
 _short = first_line              # its name in bundles
 
-_flags = os.O_RDONLY | sum(getattr(os, o, 0) for o in ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY"))  # not all systems have them
+_no_wait = ("O_NOFOLLOW", "O_NONBLOCK", "O_BINARY")              # not all systems have them
+_flags = os.O_RDONLY | sum(getattr(os, o, 0) for o in _no_wait)
 
 def open_file(
     path # File of a bundle
@@ -103,7 +105,8 @@ def _check_entry(name, o):
     if not (_counts(shape) and _counts(place) and len(shape)<=8 and len(place)==2):
         raise ValueError(f"{name!r} has the shape {shape!r} and the place {place!r}")
     n = place[1]-place[0]
-    if n!=math.prod(shape)*_types[kind].itemsize: raise ValueError(f"{name!r} has {n} bytes, which is not its shape {shape}")
+    if n!=math.prod(shape)*_types[kind].itemsize:
+        raise ValueError(f"{name!r} has {n} bytes, which is not its shape {shape}")
     return _types[kind],tuple(shape),*place
 
 # %% ../../nbs/encoders/01_safe_files.ipynb #5af30002
@@ -126,22 +129,25 @@ class WeightsFile:
     def __enter__(self): return self
     def __exit__(self, *args): self.f.close()
 
-    def _read_header(self):
-        size,start = os.fstat(self.f.fileno()).st_size,self.f.read(8)
-        n = int.from_bytes(start, "little")
-        if len(start)<8 or n>size-8 or n>MOST_JSON:
-            few = size<8 or n<=MOST_JSON
-            raise ValueError(_kind(start) or (f"its {size} bytes are too few" if few else f"its header would have {n} bytes"))
-        self.head = start+self.f.read(n)
-        try: header = _parse_json(self.head[8:], "its header")
-        except BundleError as e: raise ValueError(_kind(start) or str(e)) from None
-        header.pop("__metadata__", None)
-        self.tensors = dict(sorted(((k, _check_entry(k, o)) for k,o in header.items()), key=lambda kv: kv[1][2:]))
-        at = 0
-        for name,(_,_,a,b) in self.tensors.items():
-            if a!=at: raise ValueError(f"{name!r} does not begin where the tensor before it ends")
-            at = b
-        if at!=size-8-n: raise ValueError(f"it has {size-8-n} bytes of numbers where its header says {at}")
+# %% ../../nbs/encoders/01_safe_files.ipynb #5af30009
+@patch
+def _read_header(self:WeightsFile):
+    size,start = os.fstat(self.f.fileno()).st_size,self.f.read(8)
+    n = int.from_bytes(start, "little")
+    if len(start)<8 or n>size-8 or n>MOST_JSON:
+        few = size<8 or n<=MOST_JSON
+        what = f"its {size} bytes are too few" if few else f"its header would have {n} bytes"
+        raise ValueError(_kind(start) or what)
+    self.head = start+self.f.read(n)
+    try: header = _parse_json(self.head[8:], "its header")
+    except BundleError as e: raise ValueError(_kind(start) or str(e)) from None
+    header.pop("__metadata__", None)
+    self.tensors = dict(sorted(((k, _check_entry(k, o)) for k,o in header.items()), key=lambda kv: kv[1][2:]))
+    at = 0
+    for name,(_,_,a,b) in self.tensors.items():
+        if a!=at: raise ValueError(f"{name!r} does not begin where the tensor before it ends")
+        at = b
+    if at!=size-8-n: raise ValueError(f"it has {size-8-n} bytes of numbers where its header says {at}")
 
 # %% ../../nbs/encoders/01_safe_files.ipynb #bd3400f0
 _widens = {torch.float32: (torch.float32, torch.float16, torch.bfloat16)}      # halves become floats without loss
@@ -240,7 +246,8 @@ def read_config(
     for k,(fits,what) in _needed.items():
         part,_,name = k.partition(".")
         v = c[part].get(name)
-        if not fits(v): raise BundleError(f"{path}: {part}'s {name!r} is {first_line(repr(v), 60)}, and should be {what}")
+        if fits(v): continue
+        raise BundleError(f"{path}: {part}'s {name!r} is {first_line(repr(v), 60)}, and should be {what}")
     _check_scaling(path, c["encoder"])
     sums = c["sha256"]
     if set(sums)!={"model.safetensors"} or not re.fullmatch("[0-9a-f]{64}", str(sums["model.safetensors"])):

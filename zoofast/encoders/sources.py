@@ -15,7 +15,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 import timm, torch
 from torch import nn
-from torch.nn.modules.module import register_module_buffer_registration_hook, register_module_parameter_registration_hook
+from torch.nn.modules import module as torch_module
 from ..core.errors import BundleError, first_line
 from .safe_files import FORMAT, WeightsFile, check_plain, check_tensors, read_config, read_tensors
 from .hub import find_bundle, hub_or_cache, hub_reason
@@ -83,7 +83,8 @@ def _offline_weights(arch, body):
     return f"ImageNet, from the package {OFFLINE[arch].replace('_', '-')}"
 
 # %% ../../nbs/encoders/04_sources.ipynb #27643f1a
-_not_ours = ("checkpoint_path", "cache_dir", "features_only", "scriptable", "exportable", "num_classes", "device", "dtype")
+_not_ours = ("checkpoint_path", "cache_dir", "features_only", "scriptable", "exportable", "num_classes", "device",
+             "dtype")
 
 def check_timm(
     arch,   # Name of an architecture
@@ -124,6 +125,7 @@ def _config_file(encoder, kind, name):
     except Exception as e:                       # offline, no such repository, no permission, ...
         raise ValueError(f"encoder {encoder!r} cannot be fetched: {hub_reason(e)}") from e
 
+# %% ../../nbs/encoders/04_sources.ipynb #27643f03
 def _find_source(encoder):
     "Kind of source, timm architecture, its arguments and its configuration, for an encoder's name; raises `ValueError`"
     if not encoder.strip(): raise ValueError("encoder='': give an encoder's name, such as convnext_nano")
@@ -151,7 +153,8 @@ def _from_bundle(source):
     "A zoofast bundle as a source: its encoder's configuration is in config.json"
     folder = find_bundle(source)
     e = read_config(folder)["encoder"]
-    if not e.get("arch"): raise BundleError(f"{folder}: the bundle was made with a module of one's own; give that module instead")
+    if not e.get("arch"):
+        raise BundleError(f"{folder}: the bundle was made with a module of one's own; give that module instead")
     return "bundle",e["arch"],e["kwargs"],{**e, "folder": folder}
 
 @contextmanager
@@ -167,8 +170,10 @@ def _within(weights):
         far_more = seen["tensors"]>1000+8*len(weights.tensors)
         if far_more or seen["parameters"]>2*size+10**8 or seen["buffers"]>size+10**9:
             raise BundleError(f"the encoder that config.json describes is larger than {weights.path}")
-    hooks = [register_module_parameter_registration_hook(lambda module, name, t: count("parameters", t)),
-             register_module_buffer_registration_hook(lambda module, name, t: count("buffers", t))]
+    def parameter(module, name, t): count("parameters", t)
+    def buffer(module, name, t): count("buffers", t)
+    hooks = [torch_module.register_module_parameter_registration_hook(parameter),
+             torch_module.register_module_buffer_registration_hook(buffer)]
     try: yield
     finally:
         for h in hooks: h.remove()
@@ -192,6 +197,7 @@ def build_saved(
         if plan is not None: check(plan)
         return timm.create_model(arch, pretrained=False, num_classes=0, **kwargs)
 
+# %% ../../nbs/encoders/04_sources.ipynb #e525f905
 def _load_saved(arch, kwargs, e, pretrained):
     "The encoder of a bundle; its weights are read unless others are wanted"
     head = "encoder.body."

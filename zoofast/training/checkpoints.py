@@ -52,7 +52,8 @@ class EpochLog(Callback):
     def after_epoch(self):
         if not self.fitting or hasattr(self, "lr_finder") or not hasattr(self, "recorder"): return    # as in validate()
         learn,recorded = self.learn,zip(self.recorder.metric_names, self.recorder.log)
-        row = dict(fit=learn.n_fits, epoch=len(learn.history), trained=what_is_trained(self.opt), lr=self.opt.hypers[-1]["lr"])
+        row = dict(fit=learn.n_fits, epoch=len(learn.history), trained=what_is_trained(self.opt),
+                   lr=self.opt.hypers[-1]["lr"])
         row |= {n: float(v) for n,v in recorded if n not in ("epoch", "time") and v is not None}
         rows = [row]
         if _n_processes(learn)>1: torch.distributed.broadcast_object_list(rows, 0)
@@ -151,7 +152,7 @@ def run_identity(
 # %% ../../nbs/training/06_checkpoints.ipynb #8c38834e
 def _numbers(ts):
     "Numbers on any device, which is asked once"
-    if not len(ts): return []
+    if not len(ts): return []                    # fastai's are tensors of a class of its own
     return torch.stack([o.detach().as_subclass(torch.Tensor).to(ts[-1].device, non_blocking=True) for o in ts]).tolist()
 
 def _run_state(learn, states, done):
@@ -166,8 +167,9 @@ def _run_state(learn, states, done):
                 ema=learn.ema.module.state_dict() if learn.ema else None,
                 scaler=learn.scaler.state_dict() if learn.scaler else None,
                 smooth=(rec.smooth_loss.count, float(rec.smooth_loss.val)),
-                curves=(list(map(float, rec.lrs)), _numbers(rec.losses), list(rec.iters)))  # fastai's are tensors of its own class
+                curves=(list(map(float, rec.lrs)), _numbers(rec.losses), list(rec.iters)))
 
+# %% ../../nbs/training/06_checkpoints.ipynb #8c388304
 def write_checkpoint(
     learn,         # A `GalaxyLearner` after an epoch
     path:Path,     # File to write
@@ -198,8 +200,8 @@ def read_last(
     now,then = learn.identity,about["identity"]
     for k in sorted({*now, *then}, key=lambda k: (k=="catalogue", k)):
         if now.get(k)==then.get(k): continue
-        raise ValueError(f"resume: the run in {path.parent.parent} was made with {k}={then.get(k)!r}, not {now.get(k)!r}; "
-                         "give the same, or start anew with another save_dir or without resume")
+        raise ValueError(f"resume: the run in {path.parent.parent} was made with {k}={then.get(k)!r}, "
+                         f"not {now.get(k)!r}; give the same, or start anew with another save_dir or without resume")
     return state
 
 def read_best(
@@ -210,7 +212,8 @@ def read_best(
     from safetensors.torch import load_file
     try: return load_file(path)
     except (OSError, SafetensorError) as e:
-        raise ValueError(f"resume: the best model so far cannot be read from {path} ({e}); start anew without resume") from e
+        raise ValueError(f"resume: the best model so far cannot be read from {path} ({e}); "
+                         "start anew without resume") from e
 
 # %% ../../nbs/training/06_checkpoints.ipynb #8c388303
 def restore(

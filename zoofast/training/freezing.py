@@ -45,8 +45,8 @@ def _hits(net, params, layer):
     "Which parameters are in layers of this type, or with names that fit this pattern; raises `ValueError` for neither"
     if isinstance(layer, type): return {id(p) for m in net.modules() if isinstance(m, layer) for p in m.parameters()}
     if isinstance(layer, str): return {id(p) for n,p in params.items() if _fits(n, layer)}
-    raise ValueError(f"layers={layer!r}: give a type such as nn.Conv2d, a pattern of names such as 'blocks.0' or '*.bias', "
-                     "or a list of these")
+    raise ValueError(f"layers={layer!r}: give a type such as nn.Conv2d, a pattern of names such as 'blocks.0' or "
+                     "'*.bias', or a list of these")
 
 def _matching(net, layers):
     "Names and parameters of the layers of these types or names; raises `ValueError` where there are none"
@@ -67,7 +67,7 @@ def freeze_layers(
     learn, # A `GalaxyLearner`
     layers # A type (`nn.Conv2d`), a pattern of names (`"blocks.0"`, `"*.bias"`), or a list of these
 )->list:   # Names of the parameters that are frozen now and were not before
-    "Freeze layers of a kind, until `unfreeze_layers`; raises `ValueError` where there are none, or nothing would be left to train"
+    "Freeze layers until `unfreeze_layers`; raises `ValueError` where there are none, or nothing is left to train"
     opt,was = learn.opt,set(learn.opt.held)
     before = {n for n,p in learn.model.named_parameters() if not p.requires_grad}
     opt.held |= set(_matching(learn.model, layers).values())

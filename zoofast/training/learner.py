@@ -24,7 +24,8 @@ from .optimizer import group_table as _group_table
 from .freezing import FrozenInEval, feature_loaders
 from .schedules import TimmSchedule
 from .checkpoints import AnswersLoss, Checkpoints, EmaWeights, EpochLog, RateLog, SmoothLoss
-from .checkpoints import best_row, copy_weights, read_best, read_last, restore, restore_progress, run_identity
+from .checkpoints import best_row, copy_weights, run_identity
+from .checkpoints import read_best, read_last, restore, restore_progress
 from .distributed import Distributed, n_processes, need_accelerate
 import fastai.callback.all                      # adds fit_one_cycle, lr_find and the like to Learner
 from fastai.callback.core import CancelBackwardException, CancelEpochException, CancelFitException, CancelStepException
@@ -89,22 +90,6 @@ class GalaxyLearner(Learner):
         self.add_cbs([FrozenInEval(keep_stats), EpochLog(), RateLog(), Checkpoints(), *([EmaWeights()] if ema else [])])
         self.create_opt()
 
-    def _new_run(self):
-        "Nothing has been trained so far"
-        self.history,self.rates = [],[]          # a row for each epoch; learning rates of steps
-        self.n_fits,self.first_epoch = 0,0       # fits so far; first epoch of this fit
-        self.fits,self.calls = [],[]             # each fit in words; calls that trained, with their arguments
-        self.params,self.asked = {},{}           # what the learner was made with; see `galaxy_learner`
-        self.identity = {}                       # what has to be the same for a run to go on
-        self.running,self.fitting = False,False  # within a run; within a fit
-        self.checkpoint = None                   # of a killed run, as long as there is something to skip
-        self._resume_state = None                # of the checkpoint, for the fit that goes on
-        self.best_weights,self.ema = None,None
-        self.calibration = None                  # of the model in hand; see `calibrate`
-        self.diverged = None                     # why training cannot go on
-        self._cached = None,None                 # the frozen encoder's state, and loaders of its features
-        self._losses = []                        # not looked at yet
-
     @property
     def net(self)->GalaxyNet:
         "Encoder and head; several processes wrap them"
@@ -124,6 +109,24 @@ class GalaxyLearner(Learner):
     def smooth_loss(self, v):                    # a GPU that is asked after each step waits for the CPU before the next
         now = v.device.type=="cpu" or self.iter%20==0 or hasattr(self, "lr_finder")
         if now: self._displayed_loss = v.detach().cpu()
+
+# %% ../../nbs/training/08_learner.ipynb #0137b905
+@patch
+def _new_run(self:GalaxyLearner):
+    "Nothing has been trained so far"
+    self.history,self.rates = [],[]          # a row for each epoch; learning rates of steps
+    self.n_fits,self.first_epoch = 0,0       # fits so far; first epoch of this fit
+    self.fits,self.calls = [],[]             # each fit in words; calls that trained, with their arguments
+    self.params,self.asked = {},{}           # what the learner was made with; see `galaxy_learner`
+    self.identity = {}                       # what has to be the same for a run to go on
+    self.running,self.fitting = False,False  # within a run; within a fit
+    self.checkpoint = None                   # of a killed run, as long as there is something to skip
+    self._resume_state = None                # of the checkpoint, for the fit that goes on
+    self.best_weights,self.ema = None,None
+    self.calibration = None                  # of the model in hand; see `calibrate`
+    self.diverged = None                     # why training cannot go on
+    self._cached = None,None                 # the frozen encoder's state, and loaders of its features
+    self._losses = []                        # not looked at yet
 
 # %% ../../nbs/training/08_learner.ipynb #0137b901
 @patch
@@ -159,6 +162,7 @@ def _do_grad_opt(self:GalaxyLearner):
     self._with_events(self._step, "step", CancelStepException)
     self.opt.zero_grad()
 
+# %% ../../nbs/training/08_learner.ipynb #0137b903
 @patch
 def _backward(self:GalaxyLearner):
     loss = self.scaler.scale(self.loss_grad) if self.scaler else self.loss_grad
@@ -205,12 +209,14 @@ def _note_loss(self:GalaxyLearner):
     self._losses.append(dict(loss=self.loss.detach(), epoch=self.epoch, step=self.iter,
                              galaxies=self.dl.galaxies(self.iter), low=low, high=high))
 
+# %% ../../nbs/training/08_learner.ipynb #ec6e1201
 @patch
 def _describe_loss(self:GalaxyLearner, value, loss, epoch, step, galaxies, low, high):
     rows = self.dls.catalog[self.dls.catalog.split=="train"]
     ids = [str(rows.id_str.iloc[g%len(rows)]) for g in galaxies]
+    names = ", ".join(ids[:40])+(" ..." if len(ids)>40 else "")
     return (f"the loss is {value:g} at step {step+1} of epoch {epoch+1}, with learning rates from {low:.3g} "
-            f"(lowest block) to {high:.3g} (head) and the galaxies {', '.join(ids[:40])}{' ...' if len(ids)>40 else ''}")
+            f"(lowest block) to {high:.3g} (head) and the galaxies {names}")
 
 @patch
 def _do_epoch_train(self:GalaxyLearner):
@@ -258,6 +264,7 @@ def one_run(self:GalaxyLearner,
         self.running = False
         self.call_event("after_run", error)
 
+# %% ../../nbs/training/08_learner.ipynb #ef9f4707
 @patch
 def _take_best(self:GalaxyLearner):
     "Put the best model in hand"
@@ -367,6 +374,7 @@ def fit(self:GalaxyLearner,
             self._losses = []
         if self.diverged and not over: self._raise_diverged()
 
+# %% ../../nbs/training/08_learner.ipynb #ef9f4708
 @patch
 def _fit_from(self:GalaxyLearner, state, start_epoch, n_epoch, lr, wd, cbs, reset_opt):
     "Train from the first epoch on, or from a checkpoint's state"
@@ -400,6 +408,7 @@ def _tensor_states(module):
     tensors = module.state_dict(keep_vars=True).values()
     return [(o.data_ptr(), o._version, float(o.detach().double().sum())) for o in tensors]
 
+# %% ../../nbs/training/08_learner.ipynb #ef9f4709
 @patch
 @contextmanager
 def _fitting(self:GalaxyLearner, cbs):

@@ -58,7 +58,7 @@ def _optimizer_class(opt):
 
 # %% ../../nbs/training/02_optimizer.ipynb #8eb5e10b
 def _is_value(k, v, default):
-    "Is this a value for an argument? Not all optimizers look, and training would diverge or stop with an error of theirs"
+    "Is this a value for an argument? Not all optimizers look, and training would diverge or stop"
     if v==default: return True
     if k=="momentum": return is_number(v, low=0, below=1)
     if k=="betas":
@@ -69,14 +69,17 @@ def _is_value(k, v, default):
 
 def _check_opt_kwargs(opt, cls, kwargs):
     "Raise `ValueError` for an argument that the optimizer lacks, or a value that is none"
-    ours = ("params", "lr", "weight_decay")
-    params = {n: p.default for n,p in inspect.signature(cls).parameters.items() if n not in ours}
+    params = {n: p.default for n,p in inspect.signature(cls).parameters.items()}
+    for n in ("params", "lr", "weight_decay"): params.pop(n, None)
     for k,v in kwargs.items():
-        if k in ("lr", "weight_decay"): raise ValueError(f"opt_kwargs: {k!r} is set by {'learning_rate' if k=='lr' else k}=")
-        if k not in params: raise ValueError(f"opt_kwargs: {opt} has no argument {k!r}; it has {', '.join(params) or 'none'}")
+        ours = {"lr": "learning_rate", "weight_decay": "weight_decay"}.get(k)
+        if ours: raise ValueError(f"opt_kwargs: {k!r} is set by {ours}=")
+        if k not in params:
+            raise ValueError(f"opt_kwargs: {opt} has no argument {k!r}; it has {', '.join(params) or 'none'}")
         if _is_value(k, v, params[k]): continue
         n = len(params[k]) if isinstance(params[k], tuple) else 2
-        do = {"momentum": ": a number from 0 to below 1", "betas": f": {n} numbers from 0 to below 1", "eps": ": a number, 0 or more"}
+        do = {"momentum": ": a number from 0 to below 1", "betas": f": {n} numbers from 0 to below 1",
+              "eps": ": a number, 0 or more"}
         raise ValueError(f"opt_kwargs: {k}={v!r} will not do for {opt}{do.get(k, '')}")
 
 # %% ../../nbs/training/02_optimizer.ipynb #2ce36e01
@@ -92,7 +95,7 @@ def _has_fused(cls, p):
 
 # %% ../../nbs/training/02_optimizer.ipynb #2ce36e27
 def make_optimizer(
-    opt,      # Name of an optimizer of torch or timm (after "lookahead_", too), or a function of parameter groups and `lr`
+    opt,      # Name of an optimizer of torch or timm (also after "lookahead_"), or a function of groups and `lr`
     pgs:list, # torch parameter groups, with their rates and weight decays
     lr:float, # Learning rate of groups that say none
     **kwargs  # The optimizer's own arguments
@@ -100,7 +103,8 @@ def make_optimizer(
     "Make an optimizer; raises `ValueError` for a name, an argument or a value that will not do"
     if callable(opt):
         try: return opt(pgs, lr=lr, **kwargs)                   # its groups say their own rate and weight decay
-        except TypeError as e: raise ValueError(f"opt={getattr(opt, '__name__', opt)} with opt_kwargs={kwargs}: {e}") from e
+        except TypeError as e:
+            raise ValueError(f"opt={getattr(opt, '__name__', opt)} with opt_kwargs={kwargs}: {e}") from e
     cls = _optimizer_class(opt)
     _check_opt_kwargs(opt, cls, kwargs)
     chosen = {"fused", "foreach", "differentiable"}&kwargs.keys()
@@ -157,7 +161,7 @@ class _Hypers(Sequence):
 
 # %% ../../nbs/training/02_optimizer.ipynb #ed317ccf
 class LayerDecayOptimizer(OptimWrapper):
-    "An optimizer whose groups are an encoder's blocks and the head; one learning rate for all decays from block to block"
+    "An optimizer whose groups are an encoder's blocks and the head; one learning rate decays from block to block"
     def __init__(self,
         groups:list,            # From `make_groups`
         opt="adamw",            # Name of an optimizer of torch or timm, or a function of parameter groups and `lr`
@@ -176,9 +180,9 @@ class LayerDecayOptimizer(OptimWrapper):
         parts = [(i, part) for i,g in enumerate(groups) for part in ("decay", "plain") if g[part]]
         self.block = [i for i,_ in parts]                                     # of each of torch's groups
         self.decaying = [part=="decay" for _,part in parts]
-        self.first = {b: k for k,b in reversed(list(enumerate(self.block)))}  # a block's part that decays, or its only one
-        pgs = [dict(params=[p for _,p in groups[i][part]], lr=lr*self.scales[i], weight_decay=weight_decay*(part=="decay"))
-               for i,part in parts]
+        self.first = {b: k for k,b in reversed(list(enumerate(self.block)))}  # a block's part that decays, or only one
+        def options(i, part): return dict(lr=lr*self.scales[i], weight_decay=weight_decay*(part=="decay"))
+        pgs = [dict(params=[p for _,p in groups[i][part]], **options(i, part)) for i,part in parts]
         super().__init__(opt=make_optimizer(opt, pgs, lr, **opt_kwargs))
         self.frozen_idx = 0
 

@@ -147,7 +147,7 @@ def profile(self:GalaxyLearner,
             self.fitting = False                         # no history, no checkpoint
             if self.dls is not images: clock.took["features"] = time.perf_counter()-start
             dl = self.dls.train
-            bare = _time_step(self, _as_training(self), dl.one_batch())  # first, so that the epoch is past what first steps cost
+            bare = _time_step(self, _as_training(self), dl.one_batch())  # first: the epoch is past what first steps cost
             own,dl.after_batch = dl.after_batch,_timed_views(clock, dl)
             try: super(GalaxyLearner, self).fit(1, cbs=[clock, _LastLap(clock)])
             finally: dl.after_batch = own
@@ -161,16 +161,17 @@ def profile_text(
     t,a = profile,profile.attrs
     parts = t.assign(seconds=t.seconds.map("{:.2f}".format), share=t.share.map("{:.1%}".format),
                      bare=t.bare.map(lambda v: f"{v:.2f}" if v else ""))
-    return "\n".join(["where an epoch's time goes, and the seconds of the bare arithmetic", parts.to_string(index=False),
-                      f"training: {a['galaxies_per_second']:.3g} galaxies a second, {a['of_bare']:.0%} of the bare limit"])
+    head = "where an epoch's time goes, and the seconds of the bare arithmetic"
+    foot = f"training: {a['galaxies_per_second']:.3g} galaxies a second, {a['of_bare']:.0%} of the bare limit"
+    return "\n".join([head, parts.to_string(index=False), foot])
 
 # %% ../../nbs/training/12_profile.ipynb #07b00018
 @patch
 @memory_kept()
-def compile_gain(self:GalaxyLearner)->dict: # `seconds` to compile, and of a step `before` and `after`; `pays_after`: steps
+def compile_gain(self:GalaxyLearner)->dict: # Seconds to compile and of a step before and after, steps when it pays
     """What `compile=True` would bring; nothing is changed. Raises `ValueError` where there is no compiler
 
-    `pays_after` is `None` where it never does."""
+    The dict has `seconds`, `before`, `after` and `pays_after`, which is `None` where it never does."""
     with _as_it_was(self):
         b,net = self.dls.train.one_batch(),copy.deepcopy(_as_training(self))
         before = _time_step(self, net, b).sum()

@@ -23,7 +23,8 @@ def as_plain(
 ):    # The same of numbers, texts, lists and dicts
     "A value as a file can keep it: functions and objects by their names"
     if isinstance(o, np.generic): o = o.item()
-    if isinstance(o, (str, Path)): return str(o).encode("utf-8", "backslashreplace").decode()  # a file's name may be no text
+    if isinstance(o, (str, Path)):               # a file's name may be no text
+        return str(o).encode("utf-8", "backslashreplace").decode()
     if o is None or isinstance(o, (bool, int, float)): return o
     if isinstance(o, slice): return str(o)
     if isinstance(o, dict): return {as_plain(k): as_plain(v) for k,v in o.items()}
@@ -36,7 +37,8 @@ def package_versions()->dict:
         try: return version(p)
         except PackageNotFoundError: return None
     packages = ("torch", "timm", "fastai", "torchvision", "numpy")
-    return {"python": sys.version.split()[0], "zoofast": zoofast.__version__, **{p: v for p in packages if (v := one(p))}}
+    versions = {"python": sys.version.split()[0], "zoofast": zoofast.__version__}
+    return versions | {p: v for p in packages if (v := one(p))}
 
 # %% ../../nbs/training/04_runs.ipynb #a405a302
 _format = 1                                      # of config.yaml
@@ -77,7 +79,8 @@ def read_state(
 )->dict:   # `state`, and `pid`, `host`, `since`, `error` where there are any
     """How a run goes, or ended
 
-    A state is running, finished, interrupted, stopped (a trial of a search that was behind), diverged, failed, killed or unknown."""
+    A state is running, finished, interrupted, stopped (a trial of a search that was behind), diverged, failed,
+    killed or unknown."""
     folder = Path(folder)
     try: saved = json.loads((folder/"state.json").read_text(encoding="utf-8"))
     except (OSError, ValueError): return {"state": "unknown"}
@@ -197,7 +200,8 @@ def read_run(
     "All that a run's folder says; raises `ValueError` where it is none"
     path = Path(folder).expanduser()
     config = read_run_config(path)
-    if config is None: raise ValueError(f"{str(folder)!r} is no run's folder: there is no config.yaml of zoofast's in it")
+    if config is None:
+        raise ValueError(f"{str(folder)!r} is no run's folder: there is no config.yaml of zoofast's in it")
     results = {k: v for k,v in _row(path, path.name).items() if k not in ("run", *_last) or k=="seconds"}
     return dict(config=config, state=read_state(path), history=read_history(path), results=results)
 

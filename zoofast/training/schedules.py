@@ -93,6 +93,7 @@ def check_scheduler_kwargs(
     _check_schedule(kwargs, n_epoch)
     return dict(kwargs) if n_epoch is None else {"num_epochs": n_epoch, **kwargs}
 
+# %% ../../nbs/training/05_schedules.ipynb #d1d61001
 def _check_schedule(kwargs, n_epoch):
     "Raise a `ValueError` where timm does not know the schedule, or cannot run it"
     full = {k: p.default for k,p in _params.items()}
@@ -157,7 +158,7 @@ def after_epoch(self:TimmSchedule):
 @patch
 def after_fit(self:TimmSchedule):
     if self.sched and hasattr(self.learn, "recorder"):
-        vars(self.recorder)["rates"] = np.array(self.by_step)              # fastai would warn that the learner has rates too
+        vars(self.recorder)["rates"] = np.array(self.by_step)    # fastai would warn that the learner has rates too
         self.recorder.hps = {"lr": [r[-1] for r in self.by_step]}          # `plot_sched` shows the head's
     self.sched = None
 
@@ -168,7 +169,7 @@ def _advance(self:TimmSchedule, epoch=None, updates=None, metric=None):
     if updates is not None: self.sched.step_update(updates)
     if epoch is not None: self.sched.step(epoch, metric)
     lrs = np.array([g["lr"] for g in self.sched.optimizer.param_groups])
-    if self.scaled: lrs = self.base*(lrs/(self.base.max() or 1.))       # in this order, none is rounded to above its base
+    if self.scaled: lrs = self.base*(lrs/(self.base.max() or 1.))   # in this order, none is rounded above its base
     self.opt.set_hyper("lr", lrs.tolist())
 
 @patch
@@ -177,6 +178,7 @@ def _metrics(self:TimmSchedule):
     if getattr(self.learn, "history", None): return self.learn.history[-1]
     return dict(zip(self.recorder.metric_names, self.recorder.log)) if hasattr(self.learn, "recorder") else {}
 
+# %% ../../nbs/training/05_schedules.ipynb #1bae0001
 @patch
 def _check(self:TimmSchedule):
     "What only shows when the fit begins"
@@ -212,7 +214,7 @@ def fit_cosine(self:Learner,
     n_epoch:int,            # Epochs, with those of the warm-up
     warmup_epochs:float=0,  # Epochs of linear warm-up; a fraction will do
     min_lr:float=0.,        # Rate of the head at the end; it decays over the blocks
-    lr=None,                # Rate after the warm-up: one, which decays over the blocks, a list or a slice; default: the learner's
+    lr=None,                # Rate after the warm-up: one, which decays, a list or a slice; default: the learner's
     warmup_lr:float=0.,     # Rate of the head at the first step of a warm-up; it decays over the blocks
     wd:"float|None"=None,   # Weight decay
     cbs=None,               # fastai callbacks for this fit
@@ -227,7 +229,7 @@ def fit_cosine(self:Learner,
 @patch
 def fit_constant(self:Learner,
     n_epoch:int,            # Epochs, with those of the warm-up
-    lr=None,                # Rate after the warm-up: one, which decays over the blocks, a list or a slice; default: the learner's
+    lr=None,                # Rate after the warm-up: one, which decays, a list or a slice; default: the learner's
     warmup_epochs:float=0,  # Epochs of linear warm-up; a fraction will do
     warmup_lr:float=0.,     # Rate of the head at the first step of a warm-up; it decays over the blocks
     wd:"float|None"=None,   # Weight decay
@@ -251,7 +253,8 @@ class _DryLearner(Learner):
     "Goes through a fit step by step and notes the rates; nothing is trained, and a watched metric stands still"
     def __init__(self, learn, steps, monitor):
         dls = SimpleNamespace(train=range(steps))
-        super().__init__(dls, torch.nn.Identity(), loss_func=noop, lr=learn.lr, default_cbs=False, cbs=TrainEvalCallback())
+        cb = TrainEvalCallback()
+        super().__init__(dls, torch.nn.Identity(), loss_func=noop, lr=learn.lr, default_cbs=False, cbs=cb)
         if not learn.opt: learn.create_opt()
         self.opt = _without_weights(learn.opt)
         self.noted = []                          # the rates of each step
@@ -275,7 +278,7 @@ def _schedule_of(learn, fit):
 def schedule_rates(
     learn:Learner,          # With a `LayerDecayOptimizer`; it stays as it is
     n_epoch:"int|None"=None,# Epochs; `fit="sgdr"` takes `n_cycles` and `cycle_len` instead
-    fit=None,               # "one_cycle", "flat_cos", "sgdr", "cosine", "constant", scheduler_kwargs; default: the learner's own
+    fit=None,               # "one_cycle", "flat_cos", "sgdr", "cosine", "constant" or scheduler_kwargs
     steps:"int|None"=None,  # Steps in an epoch; default: as many as there are batches
     **kwargs                # Passed to the fit method
 )->np.ndarray:              # `(steps, groups)`: the rate of each group at each step, lowest block first

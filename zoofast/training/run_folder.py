@@ -32,8 +32,9 @@ def git_state()->"dict|None": # `commit`, and whether tracked files have `change
         done = subprocess.run(["git", *args], capture_output=True, text=True, timeout=5, check=True,
                               stdin=subprocess.DEVNULL, env={**os.environ, "GIT_OPTIONAL_LOCKS": "0"})
         return done.stdout.strip()
-    try: return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain", "--untracked-files=no"))}
-    except (OSError, subprocess.SubprocessError): return None          # no git, no repository, or one that answers too slowly
+    changes = "status","--porcelain","--untracked-files=no"
+    try: return {"commit": git("rev-parse", "HEAD"), "changed": bool(git(*changes))}
+    except (OSError, subprocess.SubprocessError): return None    # no git, no repository, or one that is too slow
 
 def command_line()->"str|None":
     "The `zoofast` command that started this process, as one could type it; `None` in a notebook or a script"
@@ -96,9 +97,10 @@ def run_config(
 )->dict:     # Plain numbers, texts, lists and dicts
     "All that a run was asked for, for config.yaml"
     parameters = {**learn.asked, **learn.params, "metrics": [m.name for m in learn.metrics]}
+    device = torch.device(learn.dls.device)
     return as_plain(dict(command=command_line(), folder=os.getcwd(), seed=learn.seed, parameters=parameters,
                          data=_about_data(learn), encoder=_about_encoder(learn.net.encoder, learn.opt.groups),
-                         device=_about_device(torch.device(learn.dls.device)), versions=package_versions(), git=git_state()))
+                         device=_about_device(device), versions=package_versions(), git=git_state()))
 
 # %% ../../nbs/training/09_run_folder.ipynb #04d29ba1
 def _now(): return datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -203,6 +205,7 @@ def table(self:RunFolder)->pd.DataFrame:
     "The history with the seconds of each epoch, as history.csv has it"
     return pd.DataFrame(self.history).assign(seconds=[round(o, 3) for o in self._all_seconds()])
 
+# %% ../../nbs/training/09_run_folder.ipynb #04d29b08
 @patch
 def _write_history(self:RunFolder):
     if not self.history: return

@@ -9,7 +9,7 @@ random weights; galaxies are simulated, decoded images resident on the device (`
 import argparse, os, tempfile, time, warnings
 from pathlib import Path
 warnings.filterwarnings("ignore")
-import numpy as np, pandas as pd, torch, torch.nn.functional as F
+import pandas as pd, torch, torch.nn.functional as F
 from zoofast.all import (GalaxyDataLoaders, GalaxyModel, create_encoder, galaxy_learner, predict_catalog, simulate_survey)
 from zoofast.encoders.compute import PRECISIONS, pick_precision, set_layout
 from zoofast.encoders.encoder import GalaxyNet

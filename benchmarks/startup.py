@@ -4,7 +4,7 @@
 
 Each row is a process of its own, with its files in the system's page cache; they take turns. Results also go to benchmarks/results/startup.json.
 """
-import argparse, os, resource, subprocess, sys, tempfile, time
+import argparse, os, subprocess, sys, tempfile, time
 from pathlib import Path
 from statistics import median
 from rounds import HERE, about, keep, table

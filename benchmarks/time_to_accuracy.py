@@ -9,7 +9,7 @@ Results also go to benchmarks/results/time_to_accuracy.json.
 import argparse, os, shutil, tempfile, time, warnings
 from pathlib import Path
 warnings.filterwarnings("ignore")
-import numpy as np, torch
+import torch
 from fastai.callback.core import Callback
 from zoofast.all import GalaxyDataLoaders, create_encoder, galaxy_learner, split_catalog
 from rounds import DATA, Peer, about, galaxies, keep, table, zoobot_python

@@ -7,7 +7,7 @@ A survey of --n galaxies with 40 volunteers each is simulated for every seed; 25
 import argparse, json, os, platform, tempfile, warnings
 from pathlib import Path
 warnings.filterwarnings("ignore")
-import numpy as np, pandas as pd, torch
+import numpy as np, torch
 from datetime import date
 from zoofast.all import (GalaxyDataLoaders, VoteCounts, galaxy_learner, predict_catalog, score_predictions, simulate_survey,
                          split_catalog)

@@ -1,7 +1,7 @@
 """zoobot 2.9.0 as the benchmarks run it, in its own environment (`rounds.zoobot_python`) and with its own trainer, augmentation and prediction.
 
 Not run by hand: train.py, head_only.py, predict.py and time_to_accuracy.py start it and send it the names of rows."""
-import logging, os, sys, tempfile, time, warnings
+import logging, tempfile, time, warnings
 from pathlib import Path
 warnings.filterwarnings("ignore")
 from rounds import answer, cpu_seconds, timed

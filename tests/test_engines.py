@@ -7,7 +7,7 @@ ort = pytest.importorskip('onnxruntime')
 pytest.importorskip('openvino')
 from zoofast.encoders import engines
 from zoofast.bundles.model import GalaxyModel
-from zoofast.bundles.bundle import load_bundle, write_bundle
+from zoofast.bundles.bundle import write_bundle
 from zoofast.tasks.classes import Classification, MultiLabel
 from zoofast.encoders.encoder import GalaxyNet
 from zoofast.encoders.sources import create_encoder

@@ -123,6 +123,8 @@ def _used_and_made(code):
         if isinstance(o, ast.Name): (used if isinstance(o.ctx, ast.Load) else made).add(o.id)
         elif isinstance(o, (ast.FunctionDef, ast.ClassDef)): made.add(o.name)
         elif isinstance(o, ast.arg): made.add(o.arg)
+        elif isinstance(o, ast.ExceptHandler) and o.name: made.add(o.name)
+        elif isinstance(o, ast.ExceptHandler) and o.name: made.add(o.name)
         elif isinstance(o, (ast.Import, ast.ImportFrom)): made |= {(a.asname or a.name).split('.')[0] for a in o.names}
     return used,made
 

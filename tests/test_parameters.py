@@ -1,6 +1,5 @@
 "One table of training parameters: whatever takes, checks, lists or tries a parameter has it from there"
-import inspect, re, subprocess, sys, typing
-from dataclasses import replace
+import inspect, re, subprocess, sys
 from pathlib import Path
 import pytest
 from typer.testing import CliRunner
@@ -36,7 +35,6 @@ def test_galaxy_learner_has_a_comment_for_each():
 
 def test_fine_tune_takes_the_rows():
     from zoofast.training.learner import GalaxyLearner
-    import zoofast.training.finetune
     given = signature(GalaxyLearner.fine_tune, 'self', 'base_lr', 'resume', 'kwargs')       # the learner has those already
     assert set(given)=={p.name for p in rows_of('fine_tune')}
     for p in rows_of('fine_tune'):

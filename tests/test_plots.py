@@ -9,7 +9,7 @@ from zoofast.tasks.regression import Regression
 from zoofast.tasks.schema import Schema
 from zoofast.tasks.votes import VoteCounts
 from zoofast.plots.style import COLORS
-from zoofast.plots.galaxies import mosaic, plot_mosaic
+from zoofast.plots.galaxies import plot_mosaic
 from zoofast.plots.classes import plot_confusion, plot_precision_recall, plot_reliability, plot_roc
 from zoofast.plots.numbers import plot_label_curve, plot_numbers, plot_votes, save_pictures
 from zoofast.plots.training import plot_groups, plot_history, plot_rates

@@ -1,5 +1,5 @@
 "The report, opened in a browser: nothing is fetched, nothing in a catalogue runs, filters and orders work, at 375 and 1400 pixels, for every task"
-import json, os, re, shutil
+import os, shutil
 import numpy as np, pandas as pd, pytest
 from zoofast.predict.answers import Answers
 from zoofast.reports.report import make_report

@@ -1,6 +1,6 @@
 "What makes zoofast fast changes no answer: each option on and off gives the same features, losses and models, and a step waits for no device. No timings here"
 from zoofast.all import *
-import copy, functools, os, shutil, subprocess, sys, numpy as np, pytest, torch                 # after it: fastai has a `copy` of its own
+import copy, functools, os, shutil, subprocess, sys, pytest, torch                 # after it: fastai has a `copy` of its own
 from torch.utils._python_dispatch import TorchDispatchMode
 
 @pytest.fixture(scope='module')

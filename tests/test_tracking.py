@@ -1,5 +1,5 @@
 "The folder of a run and its history on Weights & Biases: complete, continuous over a kill, and never in the way of training"
-import json, os, re, shutil, signal, subprocess, sys, threading, time
+import json, os, re, shutil, signal, subprocess, sys, time
 from pathlib import Path
 import numpy as np, pandas as pd, pytest, yaml, zoofast
 from zoofast.all import *

@@ -33,8 +33,10 @@ def _there(files):
     for i in np.flatnonzero(n>=1000).tolist():
         if not os.path.isdir(dirs[i]): continue
         rows = order[ends[i]-n[i]:ends[i]]
-        with os.scandir(os.fsencode(dirs[i])) as there: known = pa.array([o.name for o in there if o.is_file()], pa.large_binary())
-        res[rows] = pc.is_in(names.take(pa.array(rows)).cast(pa.large_binary()), value_set=known).to_numpy(zero_copy_only=False)
+        with os.scandir(os.fsencode(dirs[i])) as there:
+            known = pa.array([o.name for o in there if o.is_file()], pa.large_binary())
+        wanted = names.take(pa.array(rows)).cast(pa.large_binary())
+        res[rows] = pc.is_in(wanted, value_set=known).to_numpy(zero_copy_only=False)
     return res
 
 # %% ../../nbs/catalog/02_paths.ipynb #e05cabae
@@ -43,7 +45,10 @@ def _as_on_disk(files):
     odd = pc.invert(pc.string_is_ascii(files))
     if not pc.any(odd).as_py(): return files
     some = files.filter(odd)
-    fixed = [o if ok else next((n for n in (unicodedata.normalize("NFC", o), unicodedata.normalize("NFD", o)) if os.path.exists(n)), o) for o,ok in zip(some.to_pylist(), _there(some))]
+    def other(o):
+        ways = (unicodedata.normalize(f, o) for f in ("NFC", "NFD"))
+        return next((n for n in ways if os.path.exists(n)), o)
+    fixed = [o if ok else other(o) for o,ok in zip(some.to_pylist(), _there(some))]
     return pc.replace_with_mask(files, odd, pa.array(fixed, _text))
 
 def _tidy(path):
@@ -56,16 +61,22 @@ def _from_url(address):
     path = re.sub(r"^file:(//(localhost)?)?(?=/)", "", address)
     return path if os.path.exists(path) else unquote(path)
 
+def _changed(files, mask, change):
+    "The paths, those in `mask` changed"
+    return pc.replace_with_mask(files, mask, pa.array([change(o) for o in files.filter(mask).to_pylist()], _text))
+
 def _absolute(files, base):
     "Paths made absolute, starting from the folder `base`; web addresses and \"\" stay"
     local = pc.match_substring_regex(files, "^file:/")
-    if pc.any(local).as_py(): files = pc.replace_with_mask(files, local, pa.array([_from_url(o) for o in files.filter(local).to_pylist()], _text))
+    if pc.any(local).as_py(): files = _changed(files, local, _from_url)
     dirs,codes,names = _cut(files)
     web = [bool(re.match("[A-Za-z][A-Za-z0-9+.-]+://", d)) for d in dirs]
     full = [d if w else os.path.join(_tidy(os.path.join(base, os.path.expanduser(d))), "") for d,w in zip(dirs, web)]
     res = pc.binary_join_element_wise(pa.array(full, _text).take(pa.array(codes)), names, pa.scalar("", _text))
     odd = pc.match_substring_regex(names, r"^(\s*|\.\.?|~.*)$")               # no name, or one that leads elsewhere
-    if pc.any(odd).as_py(): res = pc.replace_with_mask(res, odd, pa.array([_tidy(os.path.join(base, os.path.expanduser(o))) if o.strip() else "" for o in files.filter(odd).to_pylist()], _text))
+    def whole(o): return _tidy(os.path.join(base, os.path.expanduser(o))) if o.strip() else ""
+    if pc.any(odd).as_py():
+        res = pc.replace_with_mask(res, odd, pa.array([whole(o) for o in files.filter(odd).to_pylist()], _text))
     return _as_on_disk(res)
 
 # %% ../../nbs/catalog/02_paths.ipynb #57b80070
@@ -90,6 +101,11 @@ def file_locations(
     return pc.replace_with_mask(_absolute(cols[0], base), bar, _joined(cols[0].filter(bar), base))
 
 # %% ../../nbs/catalog/02_paths.ipynb #b0f8ca38
+def _slip(path):
+    "What may be wrong with a path"
+    if "\\" in path: return " (here a slash separates folders, not a backslash)"
+    return " (with white space before or after a name)" if re.search(r"/\s|\s(/|$)", path) else ""
+
 def _no_file(file):
     "Why there is no file, or `None` where there is"
     if not file.strip("|"): return "no image file is given"
@@ -97,9 +113,10 @@ def _no_file(file):
     said,parts = [],file.split("|")
     for i,p in enumerate(parts):
         if not p: said.append(f"no file is given for band {i+1} of {len(parts)}")
-        elif "://" in p: said.append(f"{first_line(p)} is a web address; download the image and give the path of its file")
+        elif "://" in p:
+            said.append(f"{first_line(p)} is a web address; download the image and give the path of its file")
         elif os.path.isdir(p): said.append(f"{first_line(p)} is a folder; give the path of an image in it")
-        elif not os.path.isfile(p): said.append(f"there is no file {first_line(p)}" + (" (here a slash separates folders, not a backslash)" if "\\" in p else " (with white space before or after a name)" if re.search(r"/\s|\s(/|$)", p) else ""))
+        elif not os.path.isfile(p): said.append(f"there is no file {first_line(p)}{_slip(p)}")
     return "; ".join(said) or None
 
 def absent_files(

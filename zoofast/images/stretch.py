@@ -10,20 +10,49 @@ faint. Pixels without flux (NaN, infinity) never take part: they are painted wit
 __all__ = ['STRETCHES', 'stretch_params', 'stretch_flux', 'fit_stretch']
 
 # %% ../../nbs/images/02_stretch.ipynb #754aa8a1
-import difflib, math
+import math
 import numpy as np
+from ..core.errors import did_you_mean
 
 # %% ../../nbs/images/02_stretch.ipynb #d0aad497
 _limits = dict(low=None, high=None, percentiles=(0.5, 99.5), per_band=False)
 STRETCHES = {
-    "auto": dict(a=0.1, percentiles=(0.5, 99.5), per_band=False),     # arcsinh between each image's own limits
-    "linear": _limits,                                                # nothing but the limits
-    "asinh": dict(_limits, a=0.1),                                    # arcsinh(x/a)/arcsinh(1/a) for flux x scaled to 0..1 (Lupton et al. 1999)
-    "log": dict(_limits, a=1000.),                                    # log(a*x+1)/log(a+1)
-    "zscale": dict(contrast=0.25, per_band=False),                    # linear between IRAF's limits: the sky and what is little above it
-    "midtones": dict(_limits, mean=0.2, m=None),                      # midtone transfer function, by which the mean of x becomes `mean`; or with a fixed balance m
-    "lupton": dict(minimum=None, stretch=None, Q=8., percentiles=(50, 99.5)),      # colours kept, arcsinh of their mean (Lupton et al. 2004); the minimum is the sky, so its median
+    # arcsinh between each image's own limits
+    "auto": dict(a=0.1, percentiles=(0.5, 99.5), per_band=False),
+    # nothing but the limits
+    "linear": _limits,
+    # arcsinh(x/a)/arcsinh(1/a) for flux x scaled to 0..1 (Lupton et al. 1999)
+    "asinh": dict(_limits, a=0.1),
+    # log(a*x+1)/log(a+1)
+    "log": dict(_limits, a=1000.),
+    # linear between IRAF's limits: the sky and what is little above it
+    "zscale": dict(contrast=0.25, per_band=False),
+    # midtone transfer function, by which the mean of x becomes `mean`; or with a fixed balance m
+    "midtones": dict(_limits, mean=0.2, m=None),
+    # colours kept, arcsinh of their mean (Lupton et al. 2004); the minimum is the sky, so its median
+    "lupton": dict(minimum=None, stretch=None, Q=8., percentiles=(50, 99.5)),
 }
+
+# %% ../../nbs/images/02_stretch.ipynb #6556f61b
+def _is_number(v, positive, many):
+    "Is it a finite number, or several of them for several bands?"
+    try: v = np.asarray(v, dtype=float)
+    except (TypeError, ValueError): return False
+    return np.isfinite(v).all() and (not v.ndim or many and v.ndim==1 and v.size) and not (positive and (v<=0).any())
+
+def _check_params(p, stretch):
+    "Raise a `ValueError` for parameters that cannot be"
+    def check(k, ok, what):
+        if p.get(k) is not None and not ok: raise ValueError(f"stretch={stretch}: {k}={p[k]!r} must be {what}")
+    for k in ("low", "high", "minimum"): check(k, _is_number(p.get(k), False, True), "a number, or one for each band")
+    for k in ("a", "contrast", "stretch", "Q", "mean", "m"): check(k, _is_number(p.get(k), True, False), "a positive number")
+    for k in ("mean", "m"): check(k, p.get(k) is None or p[k]<1, "between 0 and 1")
+    both = p.get("low") is not None and p.get("high") is not None
+    if both and not (np.asarray(p["low"])<np.asarray(p["high"])).all():
+        raise ValueError(f"stretch={stretch}: 'low' must be below 'high'")
+    q = p.get("percentiles", (0, 100))
+    two = isinstance(q, (tuple, list)) and len(q)==2 and 0<=q[0]<q[1]<=100
+    if not two: raise ValueError(f"stretch={stretch}: percentiles={q!r} must be two numbers from 0 to 100, the lower first")
 
 def stretch_params(
     stretch # Name, or dict with `kind` and parameters; one without `kind` but with `low` and `high` is "asinh"
@@ -31,30 +60,15 @@ def stretch_params(
     "The parameters of a stretch; raises `ValueError` naming the one that is not known or cannot be"
     given = dict(stretch) if isinstance(stretch, dict) else dict(kind=stretch)
     kind = given.setdefault("kind", "asinh" if {"low","high"}<=set(given) else None)
-    def near(name, known): return (f" (did you mean {n[0]!r}?)" if (n := difflib.get_close_matches(str(name), known, 1)) else "")
-    if not isinstance(kind, str) or kind not in STRETCHES: raise ValueError(f"stretch={stretch!r} is not known{near(kind, STRETCHES)}; use {', '.join(map(repr, STRETCHES))}, dict(kind='asinh', low=..., high=...) or a function of the flux")
-    for k in given:
-        if k not in STRETCHES[kind] and k!="kind": raise ValueError(f"stretch={stretch}: {kind!r} has no parameter {k!r}{near(k, STRETCHES[kind])}; it has {', '.join(STRETCHES[kind])}")
+    if not isinstance(kind, str) or kind not in STRETCHES:
+        raise ValueError(f"stretch={stretch!r} is not known{did_you_mean(kind, STRETCHES)}; use {', '.join(map(repr, STRETCHES))}, "
+                         f"dict(kind='asinh', low=..., high=...) or a function of the flux")
+    for k in (k for k in given if k not in ("kind", *STRETCHES[kind])):
+        known = STRETCHES[kind]
+        raise ValueError(f"stretch={stretch}: {kind!r} has no parameter {k!r}{did_you_mean(k, known)}; it has {', '.join(known)}")
     p = {**STRETCHES[kind], **given}
     _check_params(p, stretch)
     return p
-
-def _check_params(p, stretch):
-    "Raise a `ValueError` for parameters that cannot be"
-    def number(k, positive=False, many=False):
-        v = p.get(k)
-        if v is None: return
-        try: vs = np.asarray(v, dtype=float)
-        except (TypeError, ValueError): vs = np.array(np.nan)
-        if not np.isfinite(vs).all() or (vs.ndim and not (many and vs.ndim==1 and vs.size)) or (positive and (vs<=0).any()):
-            raise ValueError(f"stretch={stretch}: {k}={v!r} must be a {'positive ' if positive else ''}number{', or one for each band' if many else ''}")
-    for k in ("low", "high", "minimum"): number(k, many=True)
-    for k in ("a", "contrast", "stretch", "Q", "mean", "m"): number(k, positive=True)
-    for k in ("mean", "m"):
-        if p.get(k) is not None and not p[k]<1: raise ValueError(f"stretch={stretch}: {k}={p[k]!r} must be between 0 and 1")
-    if p.get("low") is not None and p.get("high") is not None and not (np.asarray(p["low"])<np.asarray(p["high"])).all(): raise ValueError(f"stretch={stretch}: 'low' must be below 'high'")
-    q = p.get("percentiles", (0, 100))
-    if not (isinstance(q, (tuple, list)) and len(q)==2 and 0<=q[0]<q[1]<=100): raise ValueError(f"stretch={stretch}: percentiles={q!r} must be two numbers from 0 to 100, the lower first")
 
 # %% ../../nbs/images/02_stretch.ipynb #03509427
 def _has_flux(flux):
@@ -70,14 +84,20 @@ def _one_limit(v, p):
     else: low,high = np.percentile(v, p["percentiles"])
     return (low,high) if low<high else (v.min(),v.max())     # a small source on empty sky
 
+def _check_bands(flux, v, name):
+    "Raise a `ValueError` where there is neither one value nor one for each band"
+    if np.ndim(v) and len(v) not in (1, len(flux)):
+        raise ValueError(f"has {len(flux)} bands, but the stretch has {len(v)} values of {name!r}")
+
 def _find_limits(flux, good, p):
     "Limits as arrays `(1, 1, 1)`, or `(bands, 1, 1)` where each band has its own"
     given = [p.get(k) for k in ("low", "high")]
     for k,v in zip(("low", "high"), given):
-        if np.ndim(v) and len(v) not in (1, len(flux)): raise ValueError(f"has {len(flux)} bands, but the stretch has {len(v)} values of {k!r}")
+        _check_bands(flux, v, k)
     groups = [(flux, good)] if not p.get("per_band") else list(zip(flux, good))
     found = [None if None not in given else _one_limit(f if g.all() else f[g], p) for f,g in groups]
-    return [np.reshape([f[i] for f in found] if v is None else v, (-1,1,1)).astype(flux.dtype) for i,v in enumerate(given)]
+    values = [[f[i] for f in found] if v is None else v for i,v in enumerate(given)]
+    return [np.reshape(v, (-1,1,1)).astype(flux.dtype) for v in values]
 
 def _curve(x, p):
     "The stretch's curve, for flux `x` scaled to 0..1"
@@ -92,7 +112,7 @@ def _curve(x, p):
 def _lupton(flux, good, p):
     "Numbers from 0 to 1, with the colours of the flux"
     low = p["minimum"] if p["minimum"] is not None else _one_limit(flux[good], p)[0]
-    if np.ndim(low) and len(low) not in (1, len(flux)): raise ValueError(f"has {len(flux)} bands, but the stretch has {len(low)} values of 'minimum'")
+    _check_bands(flux, low, "minimum")
     flux = np.where(good, flux-np.reshape(low, (-1,1,1)).astype(flux.dtype), 0)
     light = flux.mean(axis=0)
     slope,width = 0.1/math.asinh(0.1*p["Q"]),p["stretch"]
@@ -110,16 +130,28 @@ def _own_function(stretch, flux):
     name = getattr(stretch, "__name__", type(stretch).__name__)
     try: x = np.asarray(stretch(flux.copy()))
     except Exception as e: raise ValueError(f"cannot be stretched: {name} raised {type(e).__name__}: {e}") from e
-    if x.shape!=flux.shape: raise ValueError(f"cannot be stretched: {name} gave the shape {x.shape} for flux of shape {flux.shape}")
+    if x.shape!=flux.shape:
+        raise ValueError(f"cannot be stretched: {name} gave the shape {x.shape} for flux of shape {flux.shape}")
     if x.dtype==np.uint8: return x
     if not np.isfinite(x).all(): raise ValueError(f"cannot be stretched: {name} gave numbers that are not finite")
-    if (x>1).mean()>0.5: raise ValueError(f"cannot be stretched: {name} gave numbers from {x.min():.4g} to {x.max():.4g}; give numbers from 0 to 1, or bytes")
+    if (x>1).mean()>0.5:
+        raise ValueError(f"cannot be stretched: {name} gave numbers from {x.min():.4g} to {x.max():.4g}; "
+                         f"give numbers from 0 to 1, or bytes")
     return x
 
 # %% ../../nbs/images/02_stretch.ipynb #62ec29d0
+def _stretched(flux, good, lowest, stretch):
+    "Numbers from 0 to 1, or bytes of a user's function"
+    if callable(stretch): return _own_function(stretch, np.where(good, flux, lowest))
+    p = stretch_params(stretch)
+    if p["kind"]=="lupton": return _lupton(flux, good, p)
+    low,high = _find_limits(flux, good, p)
+    x = flux if good.all() else np.where(good, flux, low)
+    return _curve((np.clip(x, low, high)-low)/np.where(high>low, high-low, 1), p)
+
 def stretch_flux(
     flux:np.ndarray, # Flux `(bands, y, x)`, any unit; NaN and infinity where there is none
-    stretch="auto"   # Name, dict with parameters, or a function from flux `(bands, y, x)` without NaN to numbers in 0..1 of the same shape
+    stretch="auto"   # Name, dict with parameters, or a function from flux `(bands, y, x)` without NaN to as many numbers in 0..1
 )->np.ndarray:       # Bytes of the same shape
     "Scale flux to bytes; raises `ValueError` where no pixel is finite or nothing is to be seen"
     flux = np.asarray(flux, dtype=np.float64 if np.asarray(flux).dtype==np.float64 else np.float32)
@@ -127,33 +159,35 @@ def stretch_flux(
     if not good.any(): raise ValueError("has no finite pixel")
     lowest,highest = flux.min(where=good, initial=np.inf),flux.max(where=good, initial=-np.inf)
     if lowest==highest: raise ValueError(f"has the same value, {lowest:.6g}, in all pixels")
-    p = None if callable(stretch) else stretch_params(stretch)
-    if p is None: x = _own_function(stretch, np.where(good, flux, lowest))
-    elif p["kind"]=="lupton": x = _lupton(flux, good, p)
-    else:
-        low,high = _find_limits(flux, good, p)
-        x = flux if good.all() else np.where(good, flux, low)
-        x = _curve((np.clip(x, low, high)-low)/np.where(high>low, high-low, 1), p)
+    x = _stretched(flux, good, lowest, stretch)
     px = x if x.dtype==np.uint8 else (np.clip(x, 0, 1)*255).round().astype(np.uint8)
-    if (top := px.max(where=good, initial=0))==px.min(where=good, initial=255): raise ValueError(f"is {'black' if top<128 else 'white'} everywhere with the stretch {stretch}: its flux is from {lowest:.4g} to {highest:.4g}")
-    return px
+    top = px.max(where=good, initial=0)
+    if top!=px.min(where=good, initial=255): return px
+    raise ValueError(f"is {'black' if top<128 else 'white'} everywhere with the stretch {stretch}: "
+                     f"its flux is from {lowest:.4g} to {highest:.4g}")
 
 # %% ../../nbs/images/02_stretch.ipynb #8f6d67f6
+def _each_limits(flux, p):
+    "Limits of an image, or of each of its bands"
+    def limits(v): return _one_limit(v[_has_flux(v)], p)
+    return [limits(b) for b in flux] if p.get("per_band") else [limits(flux)]
+
 def fit_stretch(
     fluxes,           # Some dozens of images of the survey `(bands, y, x)`, one after the other
     stretch="asinh"   # "linear", "asinh", "log" or "lupton", or a dict with what is given already
 )->dict:              # The stretch with a fixed scale
-    "The scale on which a survey's sky is dark and all but its brightest images are not burnt out; raises `ValueError` where there is none"
+    "The scale on which a survey's sky is dark and few of its images are burnt out; raises `ValueError` where there is none"
     p = stretch_params(stretch)
-    if not {"low", "minimum"} & set(p): raise ValueError(f"stretch={stretch!r} has no fixed scale; use 'asinh', 'linear', 'log' or 'lupton'")
+    if not {"low", "minimum"} & set(p):
+        raise ValueError(f"stretch={stretch!r} has no fixed scale; use 'asinh', 'linear', 'log' or 'lupton'")
     given = {k: v for k,v in (stretch if isinstance(stretch, dict) else {}).items() if v is not None}
-    def limits(v): return _one_limit(v[_has_flux(v)], p)
-    found = np.array([[limits(b) for b in f] if p.get("per_band") else [limits(f)] for f in (np.asarray(f) for f in fluxes)], dtype=float)     # (images, bands or one, 2)
-    found = found[(found[...,0]<found[...,1]).all(1)] if len(found) else found     # empty cut-outs tell nothing
+    found = np.array([_each_limits(np.asarray(f), p) for f in fluxes], dtype=float)     # (images, bands or one, 2)
+    found = found[(found[...,0]<found[...,1]).all(1)] if len(found) else found          # empty cut-outs tell nothing
     if not len(found): raise ValueError("no image to find the scale from")
     low,high = np.median(found[...,0], 0),np.percentile(found[...,1], 95, axis=0)
     digits = int(3-np.floor(np.log10((high-low).min())))                           # four digits of the range, on whatever pedestal
     low,high = ([round(float(o), digits) for o in v] for v in (low, high))
     if not p.get("per_band"): low,high = low[0],high[0]
-    scale = dict(minimum=low, stretch=float(f"{_lupton_width(high-low):.4g}")) if p["kind"]=="lupton" else dict(low=low, high=high)
+    scale = dict(low=low, high=high)
+    if p["kind"]=="lupton": scale = dict(minimum=low, stretch=float(f"{_lupton_width(high-low):.4g}"))
     return {"kind": p["kind"], **scale, **given}

@@ -25,25 +25,12 @@ def _table(head, rows, most=60):
     line = lambda cells: "| " + " | ".join(_text(c) for c in cells) + " |"
     return [line(head), "|" + " --- |"*len(head), *map(line, rows[:most]), *([f"\n... and {len(rows)-most} more."] if len(rows)>most else []), ""]
 
-def _several(rows, *first):
-    "The names of columns and the rows of a table from a dict of dicts"
-    cols = list(dict.fromkeys(k for v in rows.values() for k in v))
-    return [*first, *cols],[[k, *(v.get(c, 0) for c in cols)] for k,v in rows.items()]
-
 def _answers(task, data):
     "What the model answers, as lines of Markdown, and the data's summary"
-    if task.kind=="classification": return [f"The class of a galaxy, {_text(task.label)}, one of {len(task.classes)}, and the probability of each: {', '.join(_text(c) for c in task.classes[:60])}."],_table(*_several(data.get("classes") or {str(c): {} for c in task.classes}, "class"))
-    if task.kind=="multilabel": return [f"{len(task.labels)} labels of a galaxy, each with a probability: {', '.join(_text(c) for c in task.labels)}."],_table(["label", "value", "galaxies"], [[c, v, n] for c,o in (data.get("labels") or {}).items() for v,n in o.items()])
-    if task.kind=="regression":
-        unit = " Between 0 and 1." if task.unit_interval else " In the units of the catalogue that it was trained on."
-        return [f"{'A number' if task.n_out==1 else f'{task.n_out} numbers'} of a galaxy: {', '.join(_text(c) for c in task.labels)}.{unit}"],_table(*_several(data.get("numbers") or {}, "number"))
-    s,asked = task.schema,data.get("questions") or {}
-    return [f"How volunteers would answer the {len(s.questions)} questions of the decision tree {_text(s.name)}: the concentrations of a Dirichlet distribution, the expected fraction of each answer with an interval of 90 %, and the probability that a question is asked at all.", "",
-            *_table(["question", "answers", "asked after"], [[q, ", ".join(s.answers[q]), ", ".join(s.asked_after[q]) or "always"] for q in s.questions])],_table(["question", "galaxies with answers", "mean number of answers"], [[q, o.get("galaxies", 0), float(o.get("votes", 0))] for q,o in asked.items()])
+    own = [o for t in task.own_tables() for o in ["", *_table(*t)]]
+    return [task.answer(_text), *own],[o for t in task.data_tables(data) for o in _table(*t)]
 
 # %% ../../nbs/bundles/01_card.ipynb #ca283e26
-_pipelines = {"classification": "image-classification", "multilabel": "image-classification"}      # the hub knows no kind of model for numbers or votes
-
 def base_model(
     encoder:dict # An encoder's configuration
 )->"str|None":   # user/name, or `None` where it is not known
@@ -52,11 +39,10 @@ def base_model(
     found = re.fullmatch(r"(?:zoobot checkpoint .*, from )?hf[_-]hub:([\w.-]+/[\w.-]+)(?:@.*)?", said) or re.fullmatch(r"timm, .*: ([\w.-]+/[\w.-]+)", said)
     return found and found[1]
 
-def _front(config, name, metrics):
+def _front(task, config, name, metrics):
     "The front matter of a card"
     from huggingface_hub import EvalResult, ModelCardData
-    kind = config["task"]["kind"]
-    pipeline = _pipelines.get(kind)
+    kind,pipeline = config["task"]["kind"],task.hub_pipeline
     results = [EvalResult(task_type=pipeline or "other", task_name=kind, dataset_type="galaxies", dataset_name="galaxies kept for validation", dataset_split="validation", metric_type=k, metric_name=k.replace("_", " "), metric_value=v) for k,v in metrics.items()]
     data = ModelCardData(library_name="zoofast", pipeline_tag=pipeline, tags=["galaxies", "astronomy", kind, "timm", "zoofast"], license=config.get("license"), base_model=config.get("base_model"), model_name=name, eval_results=results or None)
     if not results: data.model_name = None
@@ -71,7 +57,7 @@ def model_card(
     name = " ".join(str(name).split()) or "model"
     metrics = {k: float(v) for k,v in (config.get("metrics") or {}).items() if isinstance(v, (int, float)) and np.isfinite(v)}
     what,seen = _answers(task, data)
-    lines = [*_front(config, name, metrics), f"# {_text(name)}", "", *what, "",
+    lines = [*_front(task, config, name, metrics), f"# {_text(name)}", "", *what, "",
         "## How to use it", "", "```python", "from zoofast.all import *", f"model = load_bundle({json.dumps(name.replace('`', ''))})          # this folder, or \"hf_hub:user/name\"", 'preds = predict_catalog(model, "catalogue.csv", out="predictions.parquet")', "```", "",
         "It needs the Python package zoofast. Loading it runs no code of this repository: it is json and safetensors.", "",
         "## Data", "", *(["Galaxies: " + ", ".join(f"{n} {_text(s)}" for s,n in data["galaxies"].items()) + ".", ""] if data.get("galaxies") else ["It is not recorded what the model was trained on.", ""]), *(seen if data else []),
@@ -90,6 +76,4 @@ def _limits(task, metrics):
     yield "It repeats the labels it was trained on, their errors and their biases included."
     yield "On images unlike those (another telescope, band, depth, seeing, pixel scale or stretch, or galaxies of other distances and sizes) it answers as surely, and may be wrong. Check a few hundred labelled galaxies of your own first."
     if metrics: yield "The validation galaxies may also have chosen the epoch, so that the metrics can be a little better than on galaxies nobody has looked at."
-    if task.kind in ("classification", "multilabel"): yield "A galaxy that fits none of the answers still gets one. " + ("Probabilities were calibrated on the validation galaxies." if task.config.get("temperature", 1)!=1 else "Probabilities have not been calibrated.")
-    if task.kind=="regression": yield "Numbers beyond the range of the training data are not to be expected from it."
-    if task.kind=="votes": yield "It says how volunteers would vote, which is not the same as what a galaxy is."
+    yield from task.limits

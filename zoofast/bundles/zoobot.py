@@ -165,7 +165,7 @@ def from_zoobot_checkpoint(
     tree,weight,bias = _head(sd, path)
     try:
         task = task or _task(tree, len(weight), hp, label, classes, schema, path)
-        if (task.kind=="votes")!=tree or task.n_out!=len(weight): raise ValueError(f"{task} has {task.n_out} outputs, and the checkpoint's head is that of {'a tree' if tree else 'a classifier or a regressor'} with {len(weight)}")
+        if bool(task.questions)!=tree or task.n_out!=len(weight): raise ValueError(f"{task} has {task.n_out} outputs, and the checkpoint's head is that of {'a tree' if tree else 'a classifier or a regressor'} with {len(weight)}")
         if tree and task.min_concentration!=1: raise ValueError(f"the task has min_concentration={task.min_concentration:g}, and zoobot's models have 1; give VoteCounts(..., min_concentration=1)")
         enc = _encoder(encoder, timm_kwargs, sd, hp, reader.size if reader else size, normalize, path)
         if enc.num_features!=weight.shape[1]: raise ValueError(f"the head takes {weight.shape[1]} features, and the encoder {enc.config['name']} gives {enc.num_features}: is it another encoder?")

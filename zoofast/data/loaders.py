@@ -250,8 +250,8 @@ def _from_store(cls:GalaxyDataLoaders, store, df, task, reader, augment, batch_s
         rows = df[df.split==name]
         if len(rows)<(2 if name=="train" else 1): raise CatalogError(f"the {name} split has {len(rows)} galaxies: too few; label more galaxies, or change valid= and test=")
         y = task.encode(rows)
-        unseen = set(task.encode(df).unique().tolist())-set(y.unique().tolist())-{-1} if task.kind=="classification" and name=="train" else None
-        if unseen: raise CatalogError(f"the train split has no galaxy of the class {task.classes[min(unseen)]!r}")
+        if name=="train" and (absent := task.absent_classes(y, task.encode(df))):
+            raise CatalogError(f"the train split has no galaxy of the class {absent[0]!r}")
         ds = GalaxyDataset(store, [store.number[f] for f in rows.file_loc], y, task.loss_func, on_bad=on_bad)
         return GalaxyDL(ds, bs=batch_size, shuffle=name=="train", device=device, after_batch=BatchViews(reader.size, augment))
     self = cls(dl("train", augment), dl("valid", None), device=device)

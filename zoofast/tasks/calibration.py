@@ -11,7 +11,7 @@ __all__ = ['MOST_SCORES', 'reliability', 'calibration_error', 'fit_temperature',
 
 # %% ../../nbs/tasks/08_calibration.ipynb #78b907e3
 import copy, warnings
-import numpy as np, pandas as pd, torch, torch.nn.functional as F
+import numpy as np, pandas as pd, torch
 
 # %% ../../nbs/tasks/08_calibration.ipynb #e8be8a1d
 def reliability(
@@ -34,14 +34,6 @@ def calibration_error(
     return float((r.n*(r.probability-r.right).abs()).sum()/max(r.n.sum(), 1))
 
 # %% ../../nbs/tasks/08_calibration.ipynb #86938d58
-def _answers(task, out, y):
-    "Probability of each answer that was given, and whether it was right; several labels one after the other"
-    p = task.activation(out)
-    if task.kind=="classification": return p.max(1).values.numpy(),(p.argmax(1)==y).numpy()
-    there = y.isfinite()
-    p,y = p[there],y[there]
-    return torch.maximum(p, 1-p).numpy(),((p>=.5)==(y>=.5)).numpy()
-
 def fit_temperature(
     task,            # A `Classification` or `MultiLabel`
     out:torch.Tensor,# Outputs of the head for the validation galaxies `(n, outputs)`
@@ -49,12 +41,9 @@ def fit_temperature(
 )->float:
     "The temperature that makes the targets most likely, from 1/20 to 20; raises `ValueError` for other tasks"
     from scipy.optimize import minimize_scalar
-    if task.kind not in ("classification", "multilabel"): raise ValueError(f"{type(task).__name__} has no probabilities of classes, so no temperature")
+    if not hasattr(task, "temperature"): raise ValueError(f"{type(task).__name__} has no probabilities of classes, so no temperature")
     out,y = out.double(),y.double() if y.is_floating_point() else y
-    there = y.isfinite()
-    def loss(t):
-        z = out/float(np.exp(t))
-        return (F.cross_entropy(z, y) if task.kind=="classification" else F.binary_cross_entropy_with_logits(z[there], y[there])).item()
+    def loss(t): return task.calibration_loss(out/float(np.exp(t)), y).item()
     return float(np.exp(minimize_scalar(loss, bounds=(-np.log(20), np.log(20)), method="bounded").x))
 
 # %% ../../nbs/tasks/08_calibration.ipynb #b4858d43
@@ -71,22 +60,20 @@ def fit_calibration(
     y:torch.Tensor    # Their targets
 )->dict:              # `n`, `temperature`, `error_before`, `error_after`, `scores` by label; plain json
     "Calibrate a task on validation galaxies; raises `ValueError` where there are fewer than ten, or for votes"
-    if task.kind=="votes": raise ValueError("votes need no calibration: their predictions have intervals of their own")
-    use = y>=0 if task.kind=="classification" else y.isfinite().any(1)
-    out,y = out[use].double().cpu(),y[use].cpu()
+    if not task.can_be_calibrated: raise ValueError(task.why_uncalibrated.format(name=type(task).__name__))
+    use = torch.from_numpy(task.is_labelled(y.cpu()))
+    out,y = out.cpu()[use].double(),y.cpu()[use]
     if len(y)<10: raise ValueError(f"{len(y)} validation galaxies are too few to calibrate with; at least 10 are needed")
     if not out.isfinite().all(): raise ValueError("the model's outputs are not finite; it cannot be calibrated")
     said = dict(n=len(y))
-    if task.kind!="regression":
+    if hasattr(task, "temperature"):
         task.temperature = 1.
-        said["error_before"] = calibration_error(*_answers(task, out, y))
+        said["error_before"] = calibration_error(*task.answers_given(out, y))
         said["temperature"] = task.temperature = fit_temperature(task, out, y)
         if not 0.051<task.temperature<19.9: warnings.warn(f"the temperature {task.temperature:.3g} is as far as it may go: the {len(y)} validation galaxies are too few to say, or the model has learned nothing")
-        said["error_after"] = calibration_error(*_answers(task, out, y))
+        said["error_after"] = calibration_error(*task.answers_given(out, y))
     p = task.activation(out)
-    if task.kind=="classification": scores = {task.label: _scores(1-p[range(len(y)),y], [True]*len(y))}
-    elif task.kind=="multilabel": scores = {c: _scores(1-torch.where(y[:,i]>=.5, p[:,i], 1-p[:,i]), y[:,i].isfinite()) for i,c in enumerate(task.labels)}
-    else: scores = {c: _scores((p-task.units(y))[:,i].abs(), y[:,i].isfinite()) for i,c in enumerate(task.labels)}
+    scores = {k: _scores(*o) for k,o in task.misses(p, y).items()}
     return {**said, "scores": {k: v.tolist() for k,v in scores.items()}}
 
 # %% ../../nbs/tasks/08_calibration.ipynb #fc0ad766
@@ -103,13 +90,13 @@ class WithSets:
         if not isinstance(scores, dict) or set(scores)!=set(task.label_cols): raise ValueError("coverage=: the model is not calibrated; learn.calibrate() before learn.save_bundle (zoofast finetune --calibrate) does that")
         try: scores = {k: np.asarray(v, dtype=float) for k,v in scores.items()}
         except (TypeError, ValueError) as e: raise ValueError(f"coverage=: the model's calibration cannot be used: {e}") from None
-        most = np.inf if task.kind=="regression" else 1+1e-6
+        most = np.inf if task.quantities else 1+1e-6
         if not all(v.ndim==1 and np.isfinite(v).all() and (v>=0).all() and (v<=most).all() for v in scores.values()): raise ValueError("coverage=: the model's calibration cannot be used: its scores are not what they should be, 0 or more, and 1 at most for classes")
         n = min(map(len, scores.values()))
         need = int(np.ceil(round(coverage/(1-coverage), 6)))
         if n<need: raise ValueError(f"coverage={coverage!r} needs at least {need} validation galaxies with each label; the model was calibrated with {n}")
         self.task,self.coverage = task,coverage
-        numbers = task.kind=="regression"
+        numbers = bool(task.quantities)
         if twice := next((c for i,c in enumerate(self.columns) if c in self.columns[:i]), None): raise ValueError(f"coverage=: two columns of predictions would be named {twice!r}; rename a label or a class")
         self.by_label = {k: ConformalRegressor().fit(residuals=v) if numbers else ConformalClassifier().fit(v) for k,v in scores.items()}
 
@@ -118,7 +105,7 @@ class WithSets:
         return getattr(self.task, name)
 
     def _types(self):
-        more = ("lower", "upper") if self.task.kind=="regression" else ("set",)
+        more = ("lower", "upper") if self.task.quantities else ("set",)
         return [*self.task._types(), *((f"{c}_{m}", "float64" if m!="set" else "string") for c in self.task.label_cols for m in more)]
     @property
     def columns(self)->list: return [k for k,_ in self._types()]
@@ -139,11 +126,11 @@ class WithSets:
         out = {}
         for i,c in enumerate(self.task.label_cols):
             of = self.by_label[c]
-            if self.task.kind=="regression":
+            if self.task.quantities:
                 low,high = of.predict_int(p[:,i], confidence=self.coverage).T if len(p) else np.empty((2,0))
                 out |= {f"{c}_lower": np.clip(low, 0, 1) if self.task.unit_interval else low, f"{c}_upper": np.clip(high, 0, 1) if self.task.unit_interval else high}
                 continue
-            names,q = (self.task.classes,p) if self.task.kind=="classification" else (self.task.values[c],np.stack([1-p[:,i], p[:,i]], 1))
+            names,q = self.task.choices[c],self.task.class_probabilities(p)[c]
             inside = of.predict_set(1-q, confidence=self.coverage, smoothing=False) if len(p) else np.empty((0, len(names)))
             out[f"{c}_set"] = pd.Series(["|".join(str(n) for n,o in zip(names, row) if o) for row in inside], dtype=object)
         return pd.DataFrame(out)

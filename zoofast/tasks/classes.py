@@ -221,3 +221,148 @@ def judge(self:MultiLabel, preds, truth=None):
     return dict(predicted=[say(o>=.5, np.isfinite(o)) for o in p], truth=[say(a>=.5, b) for a,b in zip(y, there)],
                 known=there.any(1), right=(((p>=.5)==(y>=.5)) | ~there).all(1),
                 probability=sure, uncertainty=1-sure, off=off)
+
+# %% ../../nbs/tasks/04_classes.ipynb #c1a50002
+from torch.nn import functional as F
+from .task import as_numbers, as_texts, register_task, several
+
+# %% ../../nbs/tasks/04_classes.ipynb #c1a50003
+register_task(Classification)
+register_task(MultiLabel)
+Classification.one_label = True
+MultiLabel.unfitted = "the task lacks the values of a label"
+Classification.hub_pipeline = MultiLabel.hub_pipeline = "image-classification"
+
+def _unlike(task):
+    "What is to be said of classes"
+    calibrated = task.temperature!=1
+    return ["A galaxy that fits none of the answers still gets one. " + ("Probabilities were calibrated on the validation galaxies."
+            if calibrated else "Probabilities have not been calibrated.")]
+
+@patch(as_prop=True)
+def limits(self:Classification): return _unlike(self)
+
+@patch(as_prop=True)
+def limits(self:MultiLabel): return _unlike(self)
+
+@patch(as_prop=True)
+def in_a_line(self:Classification): return f"{self.label}: " + ", ".join(map(str, self.classes))
+
+@patch(as_prop=True)
+def in_a_line(self:MultiLabel): return "labels: " + ", ".join(self.labels)
+
+# %% ../../nbs/tasks/04_classes.ipynb #c1a50004
+@patch
+def outputs_of(self:MultiLabel, preds):
+    "Logits"
+    p = torch.from_numpy(preds[[f"{c}_prob" for c in self.labels]].to_numpy(dtype=float, copy=True))
+    return p.clamp(1e-300, 1-1e-16).logit()
+
+@patch
+def more_scores(self:Classification, score, preds, y):
+    "The interval of 95 % of the accuracy (Wilson)"
+    from astropy.stats import binom_conf_interval
+    low,high = binom_conf_interval(round(score["accuracy"]*len(y)), len(y), confidence_level=0.95, interval="wilson")
+    return dict(accuracy_lower=float(low), accuracy_upper=float(high))
+
+@patch
+def _summary(self:Classification, df):
+    "Galaxies of each class, by split"
+    y = self.encode(df).numpy()
+    def one(i): return {str(s): int(n) for s,n in df.split[y==i].value_counts(sort=False).items()}
+    return {"classes": {str(c): one(i) for i,c in enumerate(self.classes)}}
+
+@patch
+def _summary(self:MultiLabel, df):
+    "Galaxies with each value of each label, and without one"
+    y = self.encode(df).numpy()
+    def one(c, y): return {**{str(v): int((y==k).sum()) for k,v in enumerate(self.values[c])}, "missing": int(np.isnan(y).sum())}
+    return {"labels": {c: one(c, y[:,i]) for i,c in enumerate(self.labels)}}
+
+# %% ../../nbs/tasks/04_classes.ipynb #c1a50006
+@patch
+def distance(self:Classification, preds, y):
+    "One minus the probability of the true class"
+    p = preds[self.columns[1:]].to_numpy(float)
+    return np.nan_to_num(1-np.where(y>=0, p[np.arange(len(p)), np.maximum(y, 0)], 1))
+
+@patch
+def distance(self:MultiLabel, preds, y):
+    "Mean distance of the probabilities from 0 or 1"
+    return np.nan_to_num(np.abs(preds[[f"{c}_prob" for c in self.labels]].to_numpy(float)-y)).mean(1)
+
+@patch
+def beside_truth(self:Classification, rows, preds, most=10):
+    "The class that is true, the one that is said, and how surely"
+    sure = as_numbers(preds[self.columns[1:]].max(axis=1))
+    return {f"{self.label}_true": as_texts(rows[self.label]), f"{self.label}_pred": as_texts(preds[f"{self.label}_pred"]), "confidence": sure}
+
+@patch
+def beside_truth(self:MultiLabel, rows, preds, most=10):
+    "Of each label the true value, the one that is said, and the probability"
+    out = {}
+    for c in self.labels[:most]:
+        out |= {f"{c}_true": as_texts(rows[c]), f"{c}_pred": as_texts(preds[f"{c}_pred"]), f"{c}_prob": as_numbers(preds[f"{c}_prob"])}
+    return out
+
+# %% ../../nbs/tasks/04_classes.ipynb #c1a50007
+@patch
+def answers_given(self:Classification,
+    out:torch.Tensor, # Outputs of the head `(galaxies, outputs)`
+    y:torch.Tensor    # Targets
+)->tuple:
+    "Probability of each answer that was given, and whether it was right"
+    p = self.activation(out)
+    return p.max(1).values.numpy(),(p.argmax(1)==y).numpy()
+
+@patch
+def answers_given(self:MultiLabel, out, y):
+    "The same, several labels one after the other"
+    p,there = self.activation(out),y.isfinite()
+    p,y = p[there],y[there]
+    return torch.maximum(p, 1-p).numpy(),((p>=.5)==(y>=.5)).numpy()
+
+@patch
+def calibration_loss(self:Classification, z, y):
+    "What the right temperature makes small, of outputs that were divided by it"
+    return F.cross_entropy(z, y)
+
+@patch
+def calibration_loss(self:MultiLabel, z, y):
+    there = y.isfinite()
+    return F.binary_cross_entropy_with_logits(z[there], y[there])
+
+@patch
+def misses(self:Classification, p, y):
+    "One minus the probability of the true class"
+    return {self.label: (1-p[range(len(y)),y], [True]*len(y))}
+
+@patch
+def misses(self:MultiLabel, p, y):
+    return {c: (1-torch.where(y[:,i]>=.5, p[:,i], 1-p[:,i]), y[:,i].isfinite()) for i,c in enumerate(self.labels)}
+
+@patch
+def class_probabilities(self:Classification, p):
+    "Label -> probabilities of its classes `(galaxies, classes)`"
+    return {self.label: p}
+
+@patch
+def class_probabilities(self:MultiLabel, p): return {c: np.stack([1-p[:,i], p[:,i]], 1) for i,c in enumerate(self.labels)}
+
+# %% ../../nbs/tasks/04_classes.ipynb #c1a50008
+@patch
+def answer(self:Classification, say=str):
+    names = ", ".join(say(c) for c in self.classes[:60])
+    return f"The class of a galaxy, {say(self.label)}, one of {len(self.classes)}, and the probability of each: {names}."
+
+@patch
+def answer(self:MultiLabel, say=str):
+    return f"{len(self.labels)} labels of a galaxy, each with a probability: {', '.join(say(c) for c in self.labels)}."
+
+@patch
+def data_tables(self:Classification, data): return [several(data.get("classes") or {str(c): {} for c in self.classes}, "class")]
+
+@patch
+def data_tables(self:MultiLabel, data):
+    rows = [[c, v, n] for c,o in (data.get("labels") or {}).items() for v,n in o.items()]
+    return [(["label", "value", "galaxies"], rows)]

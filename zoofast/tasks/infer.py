@@ -13,22 +13,21 @@ import numpy as np, pandas as pd, torch
 from ..core.errors import CatalogError
 from ..catalog.split import is_categorical
 from ..catalog.read import need_columns
-from .votes import from_concentration
 from .classes import Classification, MultiLabel
 from .regression import Regression
-from .votes import VoteCounts
+from .votes import VoteCounts      # noqa: F401, known by its word
+from .task import TASKS, task_named
 
 # %% ../../nbs/tasks/09_infer.ipynb #97a32709
-_kinds = {o.kind: o for o in (Classification, MultiLabel, Regression, VoteCounts)}
-
 def task_from_config(
     config:dict # What a task's `config` gave
 ):
     "The task with this configuration; raises `ValueError` for one that is not known"
     kw = dict(config)
     kind = kw.pop("kind", None)
-    if kind not in _kinds: raise ValueError(f"task {kind!r} is not known; known are: {', '.join(_kinds)}")
-    try: return _kinds[kind](**kw)
+    cls = task_named(kind) if isinstance(kind, str) else None
+    if cls is None: raise ValueError(f"task {kind!r} is not known; known are: {', '.join(TASKS)}")
+    try: return cls(**kw)
     except TypeError as e: raise ValueError(f"task {kind!r}: {e}") from None
 
 def same_task(
@@ -57,36 +56,16 @@ def infer_task(
                        f"say what they are with task=, MultiLabel, Regression or VoteCounts (--task, --schema)")
 
 # %% ../../nbs/tasks/09_infer.ipynb #2fa7c1d7
-def _outputs(preds, task):
-    "Predictions as the outputs of a head that would have given them, for the metrics"
-    tiny = 1e-300
-    def of(cols): return torch.from_numpy(preds[cols].to_numpy(dtype=float, copy=True))
-    if task.kind=="classification": return of(task.columns[1:]).clamp(tiny).log()
-    if task.kind=="multilabel": return of([f"{c}_prob" for c in task.labels]).clamp(tiny, 1-1e-16).logit()
-    if task.kind=="votes": return from_concentration(of([f"{c}_concentration" for c in task.label_cols]), task.min_concentration)
-    out = (of(task.labels)-torch.tensor(task.mean, dtype=torch.double))/torch.tensor(task.std, dtype=torch.double)       # a Julian date has more digits than float32
-    return out.clamp(1e-16, 1-1e-16).logit() if task.unit_interval else out
-
 def score_predictions(
     preds:pd.DataFrame, # Table of predictions, with the task's columns
     truth:pd.DataFrame, # Catalogue with the labels, in the same order
     task                # What was predicted
 )->dict:                # `n`, the task's metrics; for classes also `accuracy_lower` and `accuracy_upper` (95 %), for votes `coverage`, the part of the counted fractions that are within the 90 % intervals
     "Compare predictions with labels; galaxies without a prediction, or without a label that training could use, do not count"
-    from astropy.stats import binom_conf_interval
-    out,y = _outputs(preds, task),task.encode(truth)
-    use = out.isfinite().all(1) & (y>=0 if task.kind=="classification" else y.isfinite().any(1))
+    out,y = task.outputs_of(preds),task.encode(truth)
+    use = out.isfinite().all(1) & torch.from_numpy(task.is_labelled(y))
     for odd,_ in task.problems(truth): use &= torch.from_numpy(~odd)
     out,y = out[use],y[use]
     if not len(y): raise CatalogError(f"no galaxy has both a label in {', '.join(map(repr, task.label_cols[:5]))} and a prediction")
     score = {"n": len(y), **{m.func.__name__: m.func(out, y) for m in task.metrics}}
-    if task.kind=="classification":
-        low,high = binom_conf_interval(round(score["accuracy"]*len(y)), len(y), confidence_level=0.95, interval="wilson")
-        score |= dict(accuracy_lower=float(low), accuracy_upper=float(high))
-    if task.kind=="votes":
-        low,high = (preds.loc[use.numpy(), [f"{c}_fraction_{k}" for c in task.label_cols]].to_numpy() for k in ("lower", "upper"))
-        n = np.zeros(y.shape)
-        for g in task.schema.groups: n[:,g] = np.nan_to_num(y[:,g].sum(1, keepdim=True).numpy())
-        f = np.nan_to_num(y.numpy())/np.where(n>0, n, 1)
-        score["coverage"] = float(((low<=f) & (f<=high))[n>0].mean())
-    return score
+    return score | task.more_scores(score, preds[use.numpy()], y)

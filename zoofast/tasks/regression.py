@@ -165,3 +165,65 @@ def judge(self:Regression, preds, truth=None):
     return dict(predicted=[say(o) for o in p], truth=[say(o) for o in y], known=known, right=~far,
                 probability=np.full(len(p), np.nan), off=off,
                 uncertainty=np.where(np.isfinite(unsure).any(1), mean(unsure), np.nan))
+
+# %% ../../nbs/tasks/05_regression.ipynb #4e650002
+from .task import as_numbers, register_task, several
+
+# %% ../../nbs/tasks/05_regression.ipynb #4e650003
+register_task(Regression)
+Regression.loss_hint = ", set by its loss="
+Regression.unfitted = "the task has no mean and std, the units of its numbers"
+Regression.limits = ("Numbers beyond the range of the training data are not to be expected from it.",)
+
+@patch
+def with_options(self:Regression, loss_func=None, unit_interval=False):
+    "The loss of numbers is the task's own where it is known by name"
+    own = loss_func if loss_func in ("mse", "mae", "huber") else "mse"
+    return Regression(self.labels, own, unit_interval),None if own==loss_func else loss_func
+
+@patch(as_prop=True)
+def in_a_line(self:Regression): return "numbers: " + ", ".join(self.labels)
+
+@patch
+def outputs_of(self:Regression, preds):
+    "Standardised numbers, or their logits; in float64, since a Julian date has more digits than float32"
+    out = torch.from_numpy(preds[self.labels].to_numpy(dtype=float, copy=True))
+    out = (out-torch.tensor(self.mean, dtype=torch.double))/torch.tensor(self.std, dtype=torch.double)
+    return out.clamp(1e-16, 1-1e-16).logit() if self.unit_interval else out
+
+@patch
+def _summary(self:Regression, df):
+    "Of each number, how many there are, their mean, spread and range"
+    def one(v):
+        return {"galaxies": int(v.count()), "mean": float(v.mean()), "std": float(v.std(ddof=0)),
+                "min": float(v.min()), "max": float(v.max())}
+    return {"numbers": {c: one(pd.to_numeric(df[c], errors="coerce").astype(float)) for c in self.labels}}
+
+# %% ../../nbs/tasks/05_regression.ipynb #4e650004
+@patch
+def distance(self:Regression, preds, y):
+    "Mean distance in units of the numbers' spread"
+    off = preds[self.labels].to_numpy(float)-self.units(torch.from_numpy(y)).numpy()
+    return np.nan_to_num(np.abs(off)/np.array(self.std)).mean(1)
+
+@patch
+def beside_truth(self:Regression, rows, preds, most=10):
+    "Of each label the true number and the estimated one"
+    out = {}
+    for c in self.labels[:most]: out |= {f"{c}_true": as_numbers(rows[c]), f"{c}_pred": as_numbers(preds[c])}
+    return out
+
+@patch
+def misses(self:Regression, p, y):
+    "Distance between estimate and truth, in the catalogue's units"
+    off = (p-self.units(y)).abs()
+    return {c: (off[:,i], y[:,i].isfinite()) for i,c in enumerate(self.labels)}
+
+@patch
+def answer(self:Regression, say=str):
+    unit = " Between 0 and 1." if self.unit_interval else " In the units of the catalogue that it was trained on."
+    many = "A number" if self.n_out==1 else f"{self.n_out} numbers"
+    return f"{many} of a galaxy: {', '.join(say(c) for c in self.labels)}.{unit}"
+
+@patch
+def data_tables(self:Regression, data): return [several(data.get("numbers") or {}, "number")]

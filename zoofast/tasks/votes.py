@@ -271,3 +271,81 @@ def judge(self:VoteCounts, preds, truth=None):
                 uncertainty=(of("fraction_upper", cols)-of("fraction_lower", cols)).mean(1),
                 off=(np.abs(err)*w).sum(1)/np.maximum(w.sum(1), 1e-9),
                 group=names[at], true_group=np.where(n>0, names[top], None))
+
+# %% ../../nbs/tasks/06_votes.ipynb #f07e5002
+from .task import register_task
+
+# %% ../../nbs/tasks/06_votes.ipynb #f07e5003
+register_task(VoteCounts)
+VoteCounts.why_uncalibrated = "votes need no calibration: their predictions have intervals of their own"
+VoteCounts.limits = ("It says how volunteers would vote, which is not the same as what a galaxy is.",)
+
+@patch(as_prop=True)
+def in_a_line(self:VoteCounts): return f"votes: {len(self.schema.questions)} questions, {len(self.label_cols)} answers"
+
+@patch
+def outputs_of(self:VoteCounts, preds):
+    "What the head gives for these concentrations"
+    a = torch.from_numpy(preds[[f"{c}_concentration" for c in self.label_cols]].to_numpy(dtype=float, copy=True))
+    return from_concentration(a, self.min_concentration)
+
+@patch
+def more_scores(self:VoteCounts, score, preds, y):
+    "`coverage`: the part of the counted fractions that are within the 90 % intervals"
+    low,high = (preds[[f"{c}_fraction_{k}" for c in self.label_cols]].to_numpy() for k in ("lower", "upper"))
+    n = np.zeros(y.shape)
+    for g in self.schema.groups: n[:,g] = np.nan_to_num(y[:,g].sum(1, keepdim=True).numpy())
+    f = np.nan_to_num(y.numpy())/np.where(n>0, n, 1)
+    return {"coverage": float(((low<=f) & (f<=high))[n>0].mean())}
+
+@patch
+def _summary(self:VoteCounts, df):
+    "Of each question, the galaxies it was answered for, and the mean number of answers"
+    def one(q):
+        n = df[[f"{q}_{a}" for a in self.schema.answers[q]]].apply(pd.to_numeric, errors="coerce").sum(axis=1)
+        return {"galaxies": int((n>0).sum()), "votes": float(n[n>0].mean()) if (n>0).any() else 0.}
+    return {"questions": {q: one(q) for q in self.schema.questions}}
+
+# %% ../../nbs/tasks/06_votes.ipynb #f07e5004
+def _leading(fractions, answers):
+    k = int(np.argmax(fractions))
+    return f"{answers[k]} {fractions[k]:.0%}"
+
+@patch
+def distance(self:VoteCounts, preds, y):
+    "Mean distance of the expected fractions from the counted ones"
+    def one(g):
+        said = preds[[f"{self.label_cols[i]}_fraction" for i in g]].to_numpy(float)
+        return np.abs(said-y[:,g]/np.maximum(np.nansum(y[:,g], 1, keepdims=True), 1))
+    return np.nan_to_num(np.concatenate([one(list(g)) for g in self.schema.groups], 1)).mean(1)
+
+@patch
+def beside_truth(self:VoteCounts, rows, preds, most=10):
+    "Of the questions that were answered most, the leading answer that was counted and the one that is expected"
+    s,out = self.schema,{}
+    cols = {q: [f"{q}_{a}" for a in s.answers[q]] for q in s.questions}
+    votes = {q: rows[c].apply(pd.to_numeric, errors="coerce").fillna(0).to_numpy(float) for q,c in cols.items()}
+    for q in sorted(s.questions, key=lambda q: -votes[q].sum())[:most//2]:
+        said = preds[[f"{c}_fraction" for c in cols[q]]].to_numpy(float)
+        out[f"{q}_true"] = [_leading(v/v.sum(), s.answers[q])+f" of {v.sum():.0f}" if v.sum()>0 else None for v in votes[q]]
+        out[f"{q}_pred"] = [_leading(v, s.answers[q]) for v in said]
+    return out
+
+# %% ../../nbs/tasks/06_votes.ipynb #f07e5005
+@patch
+def answer(self:VoteCounts, say=str):
+    return (f"How volunteers would answer the {len(self.schema.questions)} questions of the decision tree {say(self.schema.name)}: "
+            "the concentrations of a Dirichlet distribution, the expected fraction of each answer with an interval of 90 %, "
+            "and the probability that a question is asked at all.")
+
+@patch
+def own_tables(self:VoteCounts):
+    "The decision tree"
+    s = self.schema
+    return [(["question", "answers", "asked after"], [[q, ", ".join(s.answers[q]), ", ".join(s.asked_after[q]) or "always"] for q in s.questions])]
+
+@patch
+def data_tables(self:VoteCounts, data):
+    asked = data.get("questions") or {}
+    head = ["question", "galaxies with answers", "mean number of answers"]
+    return [(head, [[q, o.get("galaxies", 0), float(o.get("votes", 0))] for q,o in asked.items()])]

@@ -96,8 +96,7 @@ def _check_task(task, said):
     if not isinstance(classes, list) or not _all_are((str, bool, int), classes):
         raise ValueError("the task's classes must be texts, booleans or whole numbers")
     if len(set(columns))<len(columns): raise ValueError("the task has two columns of one name")
-    if task.kind=="regression" and task.mean is None: raise ValueError("the task has no mean and std, the units of its numbers")
-    if task.kind=="multilabel" and set(task.values)!=set(task.labels): raise ValueError("the task lacks the values of a label")
+    if not task.is_fitted: raise ValueError(task.unfitted)
 
 def _check_reader(reader, encoder):
     "Raise a `ValueError` for a reader that cannot be, or gives other images than the encoder takes"

@@ -16,7 +16,6 @@ from fastcore.basics import patch
 from ..tasks.losses import loss_config
 from ..training.learner import GalaxyLearner
 from ..tasks.calibration import fit_calibration
-from ..tasks.summary import summarise_data
 from ..core.errors import BundleError
 from .bundle import write_bundle
 from .model import GalaxyModel
@@ -36,9 +35,9 @@ def calibrate(self:GalaxyLearner)->dict: # `n`, and for classes `temperature`, `
 # %% ../../nbs/bundles/04_save.ipynb #a0174fd6
 def data_summary(
     learn:GalaxyLearner # A learner
-)->dict:                # See `summarise_data`
+)->dict:                # See `Task.summarise`
     "What the learner was trained on"
-    return summarise_data(learn.dls.catalog, learn.dls.task)
+    return learn.dls.task.summarise(learn.dls.catalog)
 
 def _metrics(learn):
     "Validation loss and metrics of the epoch whose model is in hand"

@@ -193,7 +193,7 @@ def _check(run):
 
 def data_section(
     run,      # A run's folder
-    data:dict # What `summarise_data` said
+    data:dict # What `Task.summarise` said
 )->dict:
     "Galaxies of each kind, and the findings of the check"
     text = "It is not recorded what the model was trained on."

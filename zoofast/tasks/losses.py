@@ -86,7 +86,10 @@ def make_loss(
     "The loss to train with; raises `ValueError` for a name, weight or combination that will not do"
     if not (isinstance(label_smoothing, Number) and 0<=label_smoothing<1): raise ValueError(f"label_smoothing={label_smoothing!r} must be a number from 0 to below 1")
     if callable(loss_func): return _own_loss(loss_func, class_weights, label_smoothing)
-    if task.kind!="classification" and (loss_func is not None or class_weights is not None or label_smoothing): raise ValueError(f"{'loss_func='+repr(loss_func) if loss_func is not None else 'class_weights=' if class_weights is not None else 'label_smoothing='} is for tasks of one label of several classes; {type(task).__name__} has a loss of its own" + (", set by its loss=" if task.kind=="regression" else "") + "; a function of outputs and targets may take its place")
+    if not task.one_output_wins and (loss_func is not None or class_weights is not None or label_smoothing):
+        given = f"loss_func={loss_func!r}" if loss_func is not None else "class_weights=" if class_weights is not None else "label_smoothing="
+        raise ValueError(f"{given} is for tasks of one label of several classes; {type(task).__name__} has a loss of its own{task.loss_hint}; "
+                         "a function of outputs and targets may take its place")
     if loss_func not in (None, "cross_entropy", "focal"): raise ValueError(f"loss_func={loss_func!r}: use 'cross_entropy', 'focal', or a function of outputs and targets")
     if loss_func is None and class_weights is None and not label_smoothing: return task.loss_func
     weight = None if class_weights is None else _class_weights(task, class_weights, counts)

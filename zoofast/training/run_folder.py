@@ -18,7 +18,6 @@ from filelock import Timeout
 from ..core.errors import quiet
 from ..core.files import write_whole
 from ..images.reader import reader_config
-from ..tasks.summary import summarise_data
 from .runs import as_plain, package_versions, read_run_config, read_history, run_lock, to_yaml
 with quiet():
     from fastai.callback.core import Callback
@@ -84,7 +83,7 @@ def _about_data(learn):
     "The galaxies, what is asked of them, and how they are read"
     dls = learn.dls
     augment = re.sub(r" at 0x[0-9a-f]+", "", repr(dls.augment)) if dls.augment else None
-    return dict(task=dls.task.config, label_cols=dls.task.label_cols, **summarise_data(dls.catalog, dls.task),
+    return dict(task=dls.task.config, label_cols=dls.task.label_cols, **dls.task.summarise(dls.catalog),
                 unusable=len(getattr(dls, "bad", ())), checksum=learn.identity.get("catalogue"),
                 reader=reader_config(dls.reader), augment=augment, flip=dls.flip)
 

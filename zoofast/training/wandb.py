@@ -26,42 +26,11 @@ with quiet():
     from fastai.torch_core import rank_distrib
 
 # %% ../../nbs/training/10_wandb.ipynb #9856373f
-def _off(task, preds, y):
-    "How far each prediction is from the truth, to find the worst"
-    if task.kind=="classification":
-        p = preds[task.columns[1:]].to_numpy(float)
-        return 1-np.where(y>=0, p[np.arange(len(p)), np.maximum(y, 0)], 1)
-    if task.kind=="multilabel": gap = np.abs(preds[[f"{c}_prob" for c in task.labels]].to_numpy(float)-y)
-    elif task.kind=="regression": gap = np.abs(preds[task.labels].to_numpy(float)-task.units(torch.from_numpy(y)).numpy())/np.array(task.std)
-    else: gap = np.concatenate([np.abs(preds[[f"{task.label_cols[i]}_fraction" for i in g]].to_numpy(float)-y[:,g]/np.maximum(np.nansum(y[:,g], 1, keepdims=True), 1)) for g in map(list, task.schema.groups)], 1)
-    return np.nan_to_num(gap).mean(1)
-
 def _pick(off, n):
     "Which galaxies to show, the worst first"
     worst = np.argsort(-off, kind="stable")
     rest = worst[n//2:]
     return np.concatenate([worst[:n//2], rest[np.linspace(0, len(rest)-1, min(n-n//2, len(rest))).round().astype(int)]]) if len(worst)>n else worst
-
-def _leading(fractions, answers):
-    k = int(np.argmax(fractions))
-    return f"{answers[k]} {fractions[k]:.0%}"
-
-def _columns(task, rows, preds, most=10):
-    "Truth and prediction of galaxies, as columns of texts and numbers"
-    text = lambda col: [None if pd.isna(o) else str(o) for o in col]
-    number = lambda col: [None if pd.isna(o) else float(o) for o in pd.to_numeric(col, errors="coerce")]
-    if task.kind=="classification":
-        c = task.label
-        return {f"{c}_true": text(rows[c]), f"{c}_pred": text(preds[f"{c}_pred"]), "confidence": number(preds[task.columns[1:]].max(axis=1))}
-    if task.kind=="multilabel": return {k: v for c in task.labels[:most] for k,v in ((f"{c}_true", text(rows[c])), (f"{c}_pred", text(preds[f"{c}_pred"])), (f"{c}_prob", number(preds[f"{c}_prob"])))}
-    if task.kind=="regression": return {k: v for c in task.labels[:most] for k,v in ((f"{c}_true", number(rows[c])), (f"{c}_pred", number(preds[c])))}
-    s,out = task.schema,{}
-    votes = {q: rows[[f"{q}_{a}" for a in s.answers[q]]].apply(pd.to_numeric, errors="coerce").fillna(0).to_numpy(float) for q in s.questions}
-    for q in sorted(s.questions, key=lambda q: -votes[q].sum())[:most//2]:
-        seen = [f"{q}_{a}_fraction" for a in s.answers[q]]
-        out[f"{q}_true"] = [_leading(v/v.sum(), s.answers[q])+f" of {v.sum():.0f}" if v.sum()>0 else None for v in votes[q]]
-        out[f"{q}_pred"] = [_leading(v, s.answers[q]) for v in preds[seen].to_numpy(float)]
-    return out
 
 # %% ../../nbs/training/10_wandb.ipynb #8f54c45c
 @torch.inference_mode()
@@ -76,8 +45,8 @@ def look_at_validation(
     dls,task = learn.dls,learn.task
     rows = dls.catalog[dls.catalog.split=="valid"].reset_index(drop=True)
     preds = task.to_frame(task.activation(_outputs(learn)).numpy())
-    show = _pick(_off(task, preds, dls.valid_ds.y.cpu().numpy()), n)
-    known = {"id_str": rows.id_str[show].astype(str).tolist(), **_columns(task, rows.loc[show], preds.loc[show])}
+    show = _pick(task.distance(preds, dls.valid_ds.y.cpu().numpy()), n)
+    known = {"id_str": rows.id_str[show].astype(str).tolist(), **task.beside_truth(rows.loc[show], preds.loc[show])}
     return _pictures(dls, show, side),known,preds,rows
 
 def _outputs(learn):
@@ -362,18 +331,14 @@ def _finale(self:WandbLog):
         task,(pictures,known,preds,rows) = self.learn.task,look_at_validation(self.learn, self.n_galaxies)
         table = wandb.Table(columns=["galaxy", *known], data=[[wandb.Image(p), *(v[i] for v in known.values())] for i,p in enumerate(pictures)], allow_mixed_types=True)
         told = {"validation/galaxies": table}
-        if task.kind in ("classification", "multilabel"):
-            for c in task.label_cols[:10]:
-                names = [str(o) for o in (task.classes if task.kind=="classification" else task.values[c])]
-                use = rows[c].notna().to_numpy()
-                at = [[names.index(_class_name(o)) for o in col[use]] for col in (rows[c], preds[f"{c}_pred"])]
-                told["validation/confusion" if task.kind=="classification" else f"validation/confusion of {c}"] = wandb.plot.confusion_matrix(y_true=at[0], preds=at[1], class_names=names, title=f"{c}, validation galaxies")
+        for c in task.compare_choices(preds, rows)[:10]:
+            name = f"validation/confusion of {c.name}" if c.beside_others else "validation/confusion"
+            told[name] = wandb.plot.confusion_matrix(y_true=c.true[c.both].tolist(), preds=c.said[c.both].tolist(),
+                class_names=list(map(str, c.classes)), title=f"{c.name}, validation galaxies")
     if self.wandb_run is None: return
     self._log(told)
     best = (self.best_epoch if self.keep_best else None) or self.history[-1]
     with self.guard(): self.wandb_run.summary.update({**{k: v for k,v in best.items() if k not in ("fit", "epoch", "trained")}, "kept_epoch": best["epoch"], "epochs": len(self.history)})
-
-def _class_name(o): return str(int(o)) if isinstance(o, (float, np.floating)) else str(o)
 
 @patch
 def _artifact(self:WandbLog, folder):

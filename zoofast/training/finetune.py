@@ -76,7 +76,7 @@ def _metrics(task, p):
 
 def _counts(dls):
     "Number of training galaxies of each class, where there are classes"
-    if dls.task.kind!="classification": return None
+    if not dls.task.one_output_wins: return None
     y = dls.train_ds.y
     return torch.bincount(y[y>=0].flatten(), minlength=dls.task.n_out).tolist()
 

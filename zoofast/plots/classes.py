@@ -25,7 +25,7 @@ def _of_classes(source, truth, task, what):
     raise ValueError(f"{what}: {type(a.task).__name__} has no classes; plot_numbers or plot_votes draws it")
 
 def _against_rest(c):
-    "Name, is it so, and probability of each class of a `Choice` against the rest, of two classes the second; a label as it is"
+    "Name, is it so, and probability of each class against the rest, of two the second; a label as it is"
     for i,name in enumerate(c.classes):
         if i==0 and len(c.classes)==2: continue
         use = np.isfinite(c.p[:,i]) & (c.true>=0)
@@ -34,8 +34,10 @@ def _against_rest(c):
 def yes_or_no(
     answers:Answers, # Of classes, or of several labels
     most:int=7       # Classes, the most frequent first
-)->tuple:            # List of (name, is it so `(n,)`, probability `(n,)`), one for each class, or label; and the number of classes that there are
-    "Each class against the rest, the second of two; each label. Classes that all galaxies belong to, or none, are left out, and galaxies without label or prediction"
+)->tuple: # List of (name, is it so `(n,)`, probability `(n,)`) of each class, or label; and how many classes there are
+    """Each class against the rest, the second of two; each label
+
+    Classes that all galaxies belong to, or none, are left out, and galaxies without label or prediction."""
     found = [o for c in answers.task.compare_choices(answers.preds, answers.truth) for o in _against_rest(c)]
     some = [o for o in found if 0<o[1].sum()<len(o[1])]
     return sorted(some, key=lambda o: -o[1].sum())[:most],len(found)
@@ -47,7 +49,8 @@ def _write_cells(ax, counts, rate, show):
     for (i,j),c in np.ndenumerate(counts):
         if not counts[i].sum() or not (c or n<=8): continue
         text = {"both": f"{c}\n{rate[i,j]:.0%}", "counts": str(c), "rates": f"{rate[i,j]:.0%}"}[show]
-        ax.text(j, i, text, ha="center", va="center", fontsize=8 if n<=8 else 5, color="white" if rate[i,j]>.55 else "black")
+        color = "white" if rate[i,j]>.55 else "black"
+        ax.text(j, i, text, ha="center", va="center", fontsize=8 if n<=8 else 5, color=color)
 
 def draw_confusion(
     ax,             # Axes to draw on
@@ -68,6 +71,7 @@ def draw_confusion(
     ax.set_yticklabels([o if counts[i].sum() else f"{o} (none)" for i,o in enumerate(names)], fontsize=size)
     return ax
 
+# %% ../../nbs/plots/04_classes.ipynb #c1a5000c
 def _matrix_axes(choices):
     "Axes for a matrix of each choice, as many inches wide as the first has classes"
     n,side = len(choices),min(14, 1.9+.7*len(choices[0].classes))
@@ -100,7 +104,7 @@ _grid = np.linspace(0, 1, 101)
 def _counts(y, p, weights):
     "True and false positives `(repetitions, thresholds)` where each galaxy counts as often as its weight"
     order = np.argsort(-p, kind="stable")
-    ends = np.append(np.flatnonzero(np.diff(p[order])), len(p)-1)                 # galaxies of one probability come together
+    ends = np.append(np.flatnonzero(np.diff(p[order])), len(p)-1)      # galaxies of one probability come together
     w,y = weights[:,order],y[order]
     return np.cumsum(w*y, 1)[:,ends],np.cumsum(w*~y, 1)[:,ends]
 
@@ -167,9 +171,12 @@ def plot_roc(
     most:int=7,  # Classes to draw, the most frequent
     seed:int=0   # Of the bands
 ):               # matplotlib Axes
-    "ROC curve of each class against the rest, with bands of 95 %: the fraction of its galaxies that is found, by the fraction of the others that is taken for it"
-    return _curves(source, truth, task, ax, seed, most, _Look("plot_roc", _roc, "area below (95 % interval)",
-        "false positives: part of the others", "true positives: part of the class", "lower right"))
+    """ROC curve of each class against the rest, with bands of 95 %
+
+    The fraction of its galaxies that is found, by the fraction of the others that is taken for it."""
+    look = _Look("plot_roc", _roc, "area below (95 % interval)",
+                 "false positives: part of the others", "true positives: part of the class", "lower right")
+    return _curves(source, truth, task, ax, seed, most, look)
 
 # %% ../../nbs/plots/04_classes.ipynb #c1a50004
 def plot_precision_recall(
@@ -181,9 +188,12 @@ def plot_precision_recall(
     most:int=7,  # Classes to draw, the most frequent
     seed:int=0   # Of the bands
 ):               # matplotlib Axes
-    "Precision-recall curve of each class, with bands of 95 %: how pure a sample is, by how complete it is. The dotted line is a sample drawn blindly"
-    return _curves(source, truth, task, ax, seed, most, _Look("plot_precision_recall", _precision, "average precision (95 % interval)",
-        "recall: part of the class that is found", "precision: part of the found that is right", "lower left"))
+    """Precision-recall curve of each class, with bands of 95 %: how pure a sample is, by how complete it is
+
+    The dotted line is a sample drawn blindly."""
+    look = _Look("plot_precision_recall", _precision, "average precision (95 % interval)",
+                 "recall: part of the class that is found", "precision: part of the found that is right", "lower left")
+    return _curves(source, truth, task, ax, seed, most, look)
 
 # %% ../../nbs/plots/04_classes.ipynb #412532a6
 def _sureness(c):
@@ -200,13 +210,16 @@ def plot_reliability(
     label=None,  # What to call these predictions, where several are drawn
     bins:int=10  # Bins of equal width from 0 to 1
 ):               # matplotlib Axes
-    "Reliability diagram: fraction of galaxies that is right, by the probability of their class, with 95 % intervals; the area of a point is the number of galaxies"
+    """Reliability diagram: fraction of galaxies that is right, by the probability of their class
+
+    With 95 % intervals; the area of a point is the number of galaxies."""
     from astropy.stats import binom_conf_interval
     a = _of_classes(source, truth, task, "plot_reliability")
     prob,right = (np.concatenate(o) for o in zip(*map(_sureness, a.task.compare_choices(a.preds, a.truth))))
     if ax is None: ax = new_axes((3.9, 3.9))
     if not ax.lines: ax.plot([0, 1], [0, 1], color=GREY, lw=1, zorder=0)
-    ax.set(xlabel="probability of the class that is given", ylabel="fraction right", xlim=(0, 1.02), ylim=(0, 1.02), aspect="equal")
+    ax.set(xlabel="probability of the class that is given", ylabel="fraction right")
+    ax.set(xlim=(0, 1.02), ylim=(0, 1.02), aspect="equal")
     if not len(prob): return say_in(ax, "no galaxy with both\na label and a prediction")
     r,k = reliability(prob, right, bins),(len(ax.lines)-1)%7
     low,high = binom_conf_interval((r.n*r.right).round().astype(int), r.n, confidence_level=.95, interval="wilson")

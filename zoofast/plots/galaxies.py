@@ -75,7 +75,7 @@ def _judged_as(g, good, verdicts):
 
 def pick_galaxies(
     answers,        # `Answers`, or what they are made of
-    show:str,       # "wrong" (those it was surest of first; of numbers, those farthest off), "right" (the same way), "uncertain", "sure", "random", "given" (all, as they are)
+    show:str,       # One of `SHOWN`; wrong ones come the surest first, of numbers the farthest off; given are all
     group=None,     # Only galaxies of this class: the true one where it is known
     seed:int=0      # Of "random"
 )->pd.DataFrame:    # Their rows of `Answers.galaxies`, in the order to look at them
@@ -128,7 +128,8 @@ def plot_mosaic(
     "Show galaxies that are worth a look, with what was predicted and what is true"
     answers = as_answers(source, truth, task)
     show = show or ("uncertain" if answers.truth is None else "wrong")
-    rows = _rows_of_classes(answers, show, n, ncols, seed) if by_class else [pick_galaxies(answers, show, group, seed).head(n)]
+    if by_class: rows = _rows_of_classes(answers, show, n, ncols, seed)
+    else: rows = [pick_galaxies(answers, show, group, seed).head(n)]
     rows = [o for o in rows if len(o)]
     if not rows:
         axs = new_axes((side*2.5, side), 1, 1)

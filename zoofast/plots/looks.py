@@ -24,7 +24,7 @@ class _Maps(nn.Identity):
 def _tokens_as_maps(o, body):
     "Tokens `(n, tokens, channels)` as maps, and how to turn them back; `None` where they make no grid"
     grid = getattr(getattr(body, "patch_embed", None), "grid_size", None)
-    for n in (int(getattr(body, "num_prefix_tokens", 0)), 0, 1):               # some add the token for the whole image at the end
+    for n in (int(getattr(body, "num_prefix_tokens", 0)), 0, 1):      # some add the whole image's token at the end
         k,side = o.shape[1]-n,math.isqrt(max(0, o.shape[1]-n))
         ny,nx = grid if grid and grid[0]*grid[1]==k else (side, side)
         if ny*nx!=k or ny<=1: continue
@@ -37,8 +37,8 @@ def _as_maps(o, body):
     if not isinstance(o, torch.Tensor) or o.ndim not in (3, 4): return None
     if o.ndim==3: return _tokens_as_maps(o, body)
     channels_last = o.shape[1]==o.shape[2]!=o.shape[3] and o.shape[3]>o.shape[1]
-    if getattr(body, "output_fmt", "NCHW")=="NHWC" or channels_last: return o.permute(0, 3, 1, 2),lambda m: m.permute(0, 2, 3, 1)
-    return o,lambda m: m
+    if not channels_last and getattr(body, "output_fmt", "NCHW")!="NHWC": return o,lambda m: m
+    return o.permute(0, 3, 1, 2),lambda m: m.permute(0, 2, 3, 1)
 
 # %% ../../nbs/plots/06_looks.ipynb #e1a50002
 @contextmanager
@@ -58,10 +58,10 @@ def _layers(body):
     info,there = getattr(info, "info", info) or [],dict(body.named_modules())
     names = [o["module"].replace(".attn_pool", "") for o in info if isinstance(o, dict) and o.get("module")]
     names = [n for n in names if n in there]
-    names = [f"{n}.{len(there[n])-1}" if isinstance(there[n], nn.ModuleList) else n for n in names]    # a list is not called itself, its last module is
-    if not names:
-        raise ValueError(f"{type(body).__name__}: timm does not say where its feature maps are, so it cannot be shown where it looks")
-    return names[::-1]
+    def called(n): return f"{n}.{len(there[n])-1}" if isinstance(there[n], nn.ModuleList) else n     # a list is not called
+    if names: return [called(n) for n in names[::-1]]
+    raise ValueError(f"{type(body).__name__}: timm does not say where its feature maps are, "
+                     "so it cannot be shown where it looks")
 
 # %% ../../nbs/plots/06_looks.ipynb #2631f9cc
 def _output(task, of):
@@ -77,13 +77,14 @@ def _file_list(files):
     return [files] if isinstance(files, str) or not hasattr(files, "__iter__") else list(files)
 
 def _cam(net, x, target, layer):
-    "What speaks for the `target` of each image in the last layer that has a say `(n, 1, y, x)`; `None` where there is none"
+    "What speaks for each image's `target` `(n, 1, y, x)`, in the last layer that has a say; `None` where none has"
     from captum.attr import LayerGradCam
     body = net.encoder.body
     for name in [layer] if layer else _layers(body):
         with _maps_at(body, name) as maps, torch.enable_grad():
-            try: cam = LayerGradCam(net, maps).attribute(x.clone().requires_grad_(), target=target, relu_attributions=True)
-            except (AssertionError, IndexError, KeyError, RuntimeError): continue            # nothing passed through: no maps there
+            look = LayerGradCam(net, maps)
+            try: cam = look.attribute(x.clone().requires_grad_(), target=target, relu_attributions=True)
+            except (AssertionError, IndexError, KeyError, RuntimeError): continue       # nothing passed through
         if cam.abs().max()>0: return cam.detach()
     return None
 
@@ -91,12 +92,15 @@ def _cam(net, x, target, layer):
 def look_maps(
     model,           # A learner, a `GalaxyModel`, a bundle or a run's folder
     files,           # Image files, or one
-    of=None,         # Name of the class, label or answer (`<question>_<answer>`); by default the class that is predicted, or the first label
+    of=None,         # Class, label or answer (`<question>_<answer>`); by default the predicted class, or first label
     layer:"str|None"=None # Name of the encoder's layer, as in `named_modules`; by default the last one that has a say
-)->tuple:            # Images `(n, channels, y, x)` from 0 to 1, maps `(n, y, x)` from 0 to 1, and for each the name of the output
-    "Where in an image an encoder finds what speaks for an answer; raises `ValueError` for an encoder without feature maps, `ImageError` for what cannot be read"
+)->tuple: # Images `(n, channels, y, x)` and maps `(n, y, x)`, both from 0 to 1, and for each the name of the output
+    """Where in an image an encoder finds what speaks for an answer
+
+    Raises `ValueError` for an encoder without feature maps, `ImageError` for what cannot be read."""
     try: from captum.attr import LayerAttribution
-    except ImportError: raise ValueError("where an encoder looks is found by captum: pip install zoofast[explain]") from None
+    except ImportError:
+        raise ValueError("where an encoder looks is found by captum: pip install zoofast[explain]") from None
     model = as_model(model)
     net,body = model.net,model.net.encoder.body
     at = _output(model.task, of)
@@ -125,6 +129,7 @@ def _readable(files, reader):
         except ImageError: continue
         yield f
 
+# %% ../../nbs/plots/06_looks.ipynb #e1a5000c
 def plot_looks(
     model,          # A learner, a `GalaxyModel`, a bundle or a run's folder
     files,          # Image files; or a catalogue with `file_loc`

@@ -52,7 +52,9 @@ def _repr_html_(self:CatalogCheck):
 
 @patch
 def _repr_html_(self:Schema):
-    def row(q): return {"question": q, "answers": ", ".join(self.answers[q]), "asked after": ", ".join(self.asked_after[q]) or "always"}
+    def row(q):
+        after = ", ".join(self.asked_after[q]) or "always"
+        return {"question": q, "answers": ", ".join(self.answers[q]), "asked after": after}
     said = f"Decision tree {self.name}: {len(self.questions)} questions, {len(self.columns)} answers"
     return _p(said) + _rows(pd.DataFrame(map(row, self.questions)), 40)
 
@@ -88,29 +90,30 @@ def _done(learn):
     if not learn.history: return "nothing trained yet"
     said,best = f"{len(learn.history)} epochs trained",learn.best_epoch
     if not best: return said
-    scores = [f"{k.replace('_', ' ')} {best[k]:.3g}" for k in dict.fromkeys(("valid_loss", learn.task.headline, "r2")) if k in best]
+    names = dict.fromkeys(("valid_loss", learn.task.headline, "r2"))
+    scores = [f"{k.replace('_', ' ')} {best[k]:.3g}" for k in names if k in best]
     return f"{said}; in hand: epoch {best['epoch']+1}, " + ", ".join(scores)
 
 @patch
 def __repr__(self:GalaxyLearner):
     trained = count(len(self.history), "epoch", "epochs")
-    encoder = self.net.encoder.config.get("name")
-    return f"GalaxyLearner({encoder!r}, {self.task!r}, {len(self.dls.train_ds)} galaxies to train on, {trained} trained)"
+    encoder,n = self.net.encoder.config.get("name"),len(self.dls.train_ds)
+    return f"GalaxyLearner({encoder!r}, {self.task!r}, {n} galaxies to train on, {trained} trained)"
 
 @patch
 def _repr_html_(self:GalaxyLearner):
     t = self.group_table()
     t = t.assign(parameters=t.parameters.map("{:,}".format), lr=t.lr.map("{:.3g}".format))
     encoder = self.net.encoder.config.get("name")
-    labels = _short_list(self.task.label_cols, 5)
-    return _p(f"{encoder} for {type(self.task).__name__} of {labels}; {count(len(self.dls.train_ds))} to train on; {_done(self)}") + _rows(t, 60)
+    asked = f"{type(self.task).__name__} of {_short_list(self.task.label_cols, 5)}"
+    return _p(f"{encoder} for {asked}; {count(len(self.dls.train_ds))} to train on; {_done(self)}") + _rows(t, 60)
 
 # %% ../../nbs/plots/07_notebook.ipynb #f1a50003
 @patch
 def _repr_html_(self:GalaxyModel):
     c = self.config
-    galaxies = (c.get("data") or {}).get("galaxies") or {}
-    metrics = {k.replace("_", " "): f"{v:.3g}" for k,v in (c.get("metrics") or {}).items() if isinstance(v, (int, float))}
+    galaxies,metrics = (c.get("data") or {}).get("galaxies") or {},c.get("metrics") or {}
+    metrics = {k.replace("_", " "): f"{v:.3g}" for k,v in metrics.items() if isinstance(v, (int, float))}
     about = {"encoder": self.net.encoder.config.get("name"), "images": _images(self.reader),
              "trained on": ", ".join(f"{v} {k}" for k,v in galaxies.items()), "made": c.get("created"), **metrics}
     return _p("Finetuned model") + _pairs(about) + self.task._repr_html_()

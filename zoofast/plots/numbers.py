@@ -35,6 +35,7 @@ def _middle(ax, true, off):
     ax.plot(x, g.off.median(), color=COLORS[1], marker="s", ms=3, lw=1)
     ax.fill_between(x, g.off.quantile(.16), g.off.quantile(.84), color=COLORS[1], alpha=.25, lw=0)
 
+# %% ../../nbs/plots/05_numbers.ipynb #d1a5000c
 def draw_number(axs, q, name, unit=""):
     "Predicted against true, and what is left, of one `Quantity`"
     top,low = axs
@@ -53,7 +54,8 @@ def draw_number(axs, q, name, unit=""):
     if q.interval and len(true)<=300: top.vlines(true, *(o[ok] for o in q.interval), color=COLORS[0], lw=.8, alpha=.4)
     if len(true)>=50: _middle(low, true, off)
     top.set(xlim=ends, ylim=ends)
-    top.set_title(f"{count(len(true))}: RMS error {np.sqrt((off**2).mean()):.3g}, mean {off.mean():+.2g}{unit}", fontsize=8)
+    errors = f"RMS error {np.sqrt((off**2).mean()):.3g}, mean {off.mean():+.2g}{unit}"
+    top.set_title(f"{count(len(true))}: {errors}", fontsize=8)
 
 # %% ../../nbs/plots/05_numbers.ipynb #d1a50001
 def plot_numbers(
@@ -67,7 +69,8 @@ def plot_numbers(
     "Predicted against true numbers, and their differences; intervals, where predictions have them"
     a = as_answers(source, truth, task)
     if not a.task.quantities:
-        raise ValueError(f"plot_numbers: {type(a.task).__name__} has no numbers; plot_confusion, plot_roc or plot_votes draws it")
+        raise ValueError(f"plot_numbers: {type(a.task).__name__} has no numbers; "
+                         "plot_confusion, plot_roc or plot_votes draws it")
     found,units = a.task.compare_quantities(a.preds, need_truth(a.truth)),units or {}
     if axs is None:
         n = len(found)
@@ -105,7 +108,8 @@ def _one_question(ax, f, least):
         xy,label = (f.said[use,k],counted[:,k]),named(o, 20)
         if use.sum()<=60: _each(ax, *xy, (f.lower[use,k], f.upper[use,k]), k, label)
         else: _means(ax, *xy, k, label)
-    ax.legend(fontsize=6, title=f"{inside:.0%} within their 90 % intervals", title_fontsize=6, loc="upper left", framealpha=.6)
+    title = f"{inside:.0%} within their 90 % intervals"
+    ax.legend(fontsize=6, title=title, title_fontsize=6, loc="upper left", framealpha=.6)
 
 # %% ../../nbs/plots/05_numbers.ipynb #d1a50002
 def _question_axes(n, ncols):
@@ -141,7 +145,8 @@ def plot_votes(
     a = as_answers(source, truth, task)
     known = list(a.task.questions)
     if not known:
-        raise ValueError(f"plot_votes: {type(a.task).__name__} has no votes; plot_confusion, plot_roc or plot_numbers draws it")
+        raise ValueError(f"plot_votes: {type(a.task).__name__} has no votes; "
+                         "plot_confusion, plot_roc or plot_numbers draws it")
     need_truth(a.truth)
     if unknown := [q for q in questions or [] if q not in known]:
         raise ValueError(f"questions: there is no question {unknown[0]!r}; there are {', '.join(known)}")
@@ -159,7 +164,8 @@ def _run_score(run, metric):
     if config is None: raise ValueError(f"{run}: there is no bundle in this folder")
     c = json.loads(config.read_text(encoding="utf-8"))
     scores = c.get("metrics") or {}
-    if metric not in scores: raise ValueError(f"{run}: the bundle has no metric {metric!r}; it has {', '.join(scores) or 'none'}")
+    if metric not in scores:
+        raise ValueError(f"{run}: the bundle has no metric {metric!r}; it has {', '.join(scores) or 'none'}")
     n = ((c.get("data") or {}).get("galaxies") or {}).get("train")
     return dict(n_labels=n, encoder=c["encoder"].get("name"), **{metric: scores[metric]})
 
@@ -204,6 +210,7 @@ def _suited(task):
     if task.quantities: return [("numbers", plot_numbers)]
     return [("votes", plot_votes)] if task.questions else []
 
+# %% ../../nbs/plots/05_numbers.ipynb #d1a5000d
 def save_pictures(
     folder,              # Folder for mosaic.png, curves.png and, by the task, confusion.png, numbers.png or votes.png
     test:pd.DataFrame,   # Test galaxies with their labels
@@ -220,7 +227,8 @@ def save_pictures(
     shown = pd.concat([wrong, rest[~rest.index.isin(wrong.index)]]).head(n).index
     some = Answers(a.preds.iloc[shown], a.truth.iloc[shown], task)
     draws = [("mosaic", lambda: plot_mosaic(some, show="given", n=n, reader=reader)),
-             *((name, lambda draw=draw: draw(a)) for name,draw in _suited(task)), ("curves", lambda: plot_history(history))]
+             *((name, lambda draw=draw: draw(a)) for name,draw in _suited(task)),
+             ("curves", lambda: plot_history(history))]
     was = plt.get_backend()
     plt.switch_backend("Agg")
     try:

@@ -8,7 +8,7 @@ Every function of this folder that draws returns matplotlib Axes. All pictures t
 __all__ = []
 
 # %% ../../nbs/plots/01_style.ipynb #f86ca5f2
-COLORS = ("#1A7DBE", "#D55E00", "#009E73", "#CC79A7", "#9A7D0A", "#7B68C8", "#808080")      # the first four near those of Okabe & Ito
+COLORS = ("#1A7DBE", "#D55E00", "#009E73", "#CC79A7", "#9A7D0A", "#7B68C8", "#808080") # four near those of Okabe & Ito
 MARKS = "osD^vPX"
 DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 GREY = "#888888"                       # for lines that only guide the eye

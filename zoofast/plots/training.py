@@ -49,6 +49,7 @@ def _error_of(c):
     "What a column is an error of, such as `_mass`; `None` where it is no error"
     return next((c[len(k):] for k in ("rmse", "mae") if c==k or c.startswith(k+"_")), None)
 
+# %% ../../nbs/plots/03_training.ipynb #b1a5000c
 def history_panels(
     h,           # Table of a history
     metrics=None # Names of metrics; those that say most by default
@@ -138,7 +139,7 @@ def _block_lines(ax, h, name, label, style):
     "The rate of a block, a line for each fit in which it is trained; the first one has the label"
     for _,g in h.groupby("fit"):
         if not g[name].notna().any(): continue
-        ax.plot(g.epoch, g[name], label=label, marker="o" if len(g)<4 else None, ms=3, **style)
+        ax.plot(g.epoch, g[name], label=label, gid=name, marker="o" if len(g)<4 else None, ms=3, **style)
         label = None
 
 # %% ../../nbs/plots/03_training.ipynb #b1a50005
@@ -148,7 +149,9 @@ def plot_rates(
     *,
     log:bool=True  # Logarithmic learning rates?
 ):                 # matplotlib Axes
-    "The learning rate of each block over a run; a block has no line while it is frozen. Raises `ValueError` where nothing has been trained"
+    """The learning rate of each block over a run; a block has no line while it is frozen
+
+    Raises `ValueError` where nothing has been trained."""
     h = run_table(source, "rates", "plot_schedule draws the rates of a fit before it")
     names = [c for c in h.columns if c not in ("fit", "epoch")]
     n,styles = len(names),_block_styles(len(names))
@@ -187,7 +190,7 @@ def plot_groups(
     source,  # A learner, a run's folder, or the table of `learn.group_table()`
     ax=None  # Axes to draw on
 ):           # matplotlib Axes
-    "Parameter groups as a picture of the encoder: stem below, head on top, with parameters, learning rates, and what is frozen"
+    "Parameter groups as a picture of the encoder, stem below: parameters, learning rates, and what is frozen"
     g = run_table(source, "groups", "learn.group_table() makes one")
     trained,n = g.trainable.astype(str).str.lower().eq("true").to_numpy(),len(g)
     if ax is None: ax = new_axes((6.5, min(12, .9+.32*n)))
@@ -196,7 +199,8 @@ def plot_groups(
     ax.barh(range(n), g.parameters.clip(lower=1), color=face, edgecolor=edge, hatch=hatch, height=.8)
     for i,(p,lr,t) in enumerate(zip(g.parameters, g.lr, trained)):
         said = f"{_size(p)}, rate {short(lr)}" if t else f"{_size(p)}, frozen"
-        ax.annotate(said, (max(p, 1), i), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8 if n<=30 else 5)
+        size = 8 if n<=30 else 5
+        ax.annotate(said, (max(p, 1), i), xytext=(4, 0), textcoords="offset points", va="center", fontsize=size)
     ends = max(1, g.parameters[g.parameters>0].min()/3),g.parameters.max()*30
     ax.set(yticks=range(n), xlabel="parameters", xscale="log", xlim=ends, ylim=(-.6, n-.4))
     ax.set_yticklabels([named(o) for o in g.block], fontsize=None if n<=30 else 6)

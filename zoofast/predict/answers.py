@@ -60,7 +60,8 @@ def task_in(
                                         "give the task, or the label columns, such as task='redshift'")
     labels = [labels] if isinstance(labels, str) else list(labels)
     if all(f"{c}_prob" in preds and f"{c}_pred" in preds for c in labels):
-        if truth is None: raise ValueError("task=: give the task, since the table does not hold both values of each label")
+        if truth is None:
+            raise ValueError("task=: give the task, since the table does not hold both values of each label")
         return MultiLabel(labels).fit(truth)
     if len(labels)==1 and f"{labels[0]}_pred" in preds:
         return Classification(labels[0], _classes_in(preds, labels[0]))
@@ -100,8 +101,8 @@ def in_order(
     want,there = preds.id_str.astype(str).to_numpy(),truth.id_str.astype(str).to_numpy()
     if len(want)==len(there) and (want==there).all(): return truth.reset_index(drop=True)
     if len(twice := truth.id_str[truth.id_str.duplicated()]):
-        raise CatalogError(f"the catalogue is not in the order of the predictions, and {twice.iloc[0]!r} is in it twice, "
-                           "so that they cannot be put together")
+        raise CatalogError(f"the catalogue is not in the order of the predictions, and {twice.iloc[0]!r} "
+                           "is in it twice, so that they cannot be put together")
     at = pd.Index(there).get_indexer(want)
     if len(want) and not (at>=0).any():
         raise CatalogError(f"none of the galaxies that were predicted, such as {want[0]!r}, is in the catalogue")
@@ -143,10 +144,10 @@ def _predict(source, truth, split, progress):
 class Answers:
     "Predictions beside what the catalogue says: `.preds`, `.truth` (`None` where nothing is known) and `.task`"
     def __init__(self,
-        source,             # Table of predictions, or its path; or a learner, a `GalaxyModel`, a bundle or a run's folder, which then predicts
-        truth=None,         # Catalogue with the labels, or its path; of a learner its validation galaxies, of a run those it kept, by default
+        source,             # Table of predictions, or its path; or a learner, a `GalaxyModel`, a bundle or a run
+        truth=None,         # Catalogue with the labels; by default a learner's validation galaxies, or what a run kept
         task=None,          # The task, or the label column(s); found from the model or the table by default
-        split:"str|None"=None, # Only the galaxies of this split; of a run those of the test, where there are some, by default
+        split:"str|None"=None, # Only the galaxies of this split; of a run by default those of the test, if any
         progress:bool=True  # Show a progress bar?
     ):
         kept = _kept_in(source) if truth is None else None
@@ -159,7 +160,8 @@ class Answers:
         if truth is None and carried: truth = preds
         if truth is not None:
             need_columns(truth, *task.label_cols)
-            preds = pd.concat([truth[[c for c in ("id_str", "file_loc") if c in truth and c not in preds]], preds], axis=1)
+            more = [c for c in ("id_str", "file_loc") if c in truth and c not in preds]
+            preds = pd.concat([truth[more], preds], axis=1)
         need_columns(preds, *task.columns, name="the table of predictions")
         self.preds,self.truth = preds,truth
         if split is not None: self._keep(need_truth(truth), split)
@@ -211,8 +213,11 @@ def save(self:Answers,
 
 # %% ../../nbs/predict/03_answers.ipynb #fd8eb301
 @patch
-def galaxies(self:Answers)->pd.DataFrame: # `id_str`, `file_loc`, `predicted` and `truth` in words, `verdict` (right, wrong; numbers: close, far), `probability`, `uncertainty`, `off`, `group` and `true_group` (its class)
-    "What was said of each galaxy, and how good it is; missing where nothing was predicted or nothing is known"
+def galaxies(self:Answers)->pd.DataFrame: # A row for each galaxy
+    """What was said of each galaxy, and how good it is; missing where nothing was predicted or nothing is known
+
+    Columns are `id_str`, `file_loc`, `predicted` and `truth` in words, `verdict` (right, wrong; numbers: close, far),
+    `probability`, `uncertainty`, `off`, `group` and `true_group` (its class)."""
     task,preds = self.task,self.preds
     r,there = task.judge(preds, self.truth),task.is_predicted(preds)
     known = np.asarray(r["known"]) & there
@@ -239,6 +244,7 @@ def _quantile(values, p):
     "A quantile of repetitions, `nan` where none has a value"
     return np.nanquantile(values, p) if np.isfinite(values).any() else np.nan
 
+# %% ../../nbs/predict/03_answers.ipynb #a25e000c
 @patch
 def scores(self:Answers,
     level:float=0.95, # Probability that belongs to the intervals

@@ -32,6 +32,7 @@ def no_display():
         with plt.style.context(["default", _style]): yield plt
     finally: plt.switch_backend(was)
 
+# %% ../../nbs/reports/01_figures.ipynb #b1f1001c
 def as_svg(
     axs,     # Axes that were drawn in the report's style
     alt:str  # What is to be seen, for those who do not see it
@@ -61,7 +62,8 @@ def _confusions(a):
     "A confusion matrix of the classes, or of each label"
     for c in a.task.compare_choices(a.preds, a.truth):
         if c.beside_others:
-            alt,caption,side = f"confusion matrix of {c.name}",f"{c.name}: galaxies, and part of those with the true value",3.4
+            side,alt = 3.4,f"confusion matrix of {c.name}"
+            caption = f"{c.name}: galaxies, and part of those with the true value"
         else:
             alt,caption = "confusion matrix","Which class is taken for which: galaxies, and part of the true class"
             side = min(14, 1.9+.7*len(c.classes))
@@ -69,10 +71,12 @@ def _confusions(a):
 
 def _curves(a):
     "What all classes share a picture of"
-    yield "ROC curves","What is found and what is taken for it by mistake, at every threshold, with 95 % bands",lambda: plot_roc(a)
+    yield ("ROC curves", "What is found and what is taken for it by mistake, at every threshold, with 95 % bands",
+           lambda: plot_roc(a))
     yield ("precision and recall", "How pure a sample is, by how complete it is, with 95 % bands",
            lambda: plot_precision_recall(a))
-    yield ("reliability diagram", "Do probabilities mean what they say? On the line they do; below it the model is too sure",
+    yield ("reliability diagram",
+           "Do probabilities mean what they say? On the line they do; below it the model is too sure",
            lambda: plot_reliability(a))
 
 def _scatter(q):
@@ -81,6 +85,7 @@ def _scatter(q):
     draw_number(axs.ravel(), q, unit_name(q.name))
     return axs
 
+# %% ../../nbs/reports/01_figures.ipynb #b1f1002c
 def score_pictures(
     a # `Answers` with their truth
 ):    # Yields pictures for `drawn`
@@ -89,7 +94,8 @@ def score_pictures(
         yield from _confusions(a)
         yield from _curves(a)
     for q in a.task.compare_quantities(a.preds, a.truth):
-        yield f"predicted against true {q.name}",f"{q.name}: predicted against true, and what is left",lambda q=q: _scatter(q)
+        caption = f"{q.name}: predicted against true, and what is left"
+        yield f"predicted against true {q.name}",caption,lambda q=q: _scatter(q)
     for f in a.task.compare_questions(a.preds, a.truth):
         if was_asked(f):
             caption = f"{f.name}: predicted against counted fractions of volunteers"

@@ -43,7 +43,9 @@ def keep_run(
     answers:"Answers|None"=None, # What the model says of validation and test galaxies; predicted now by default
     progress:bool=True     # Show a progress bar?
 )->Answers:
-    "Keep in a run's folder what its report needs: answers/, groups.csv, rates.csv, check.csv; raises `ValueError` for a learner without a folder"
+    """Keep in a run's folder what its report needs: answers/, groups.csv, rates.csv, check.csv
+
+    Raises `ValueError` for a learner without a folder."""
     folder = Path(folder).expanduser() if folder else learn.checkpoint_dir and learn.checkpoint_dir.parent
     if not folder: raise ValueError("the learner has no folder: give save_dir= to galaxy_learner, or folder=")
     if answers is None:
@@ -74,6 +76,7 @@ def _history(run):
     try: return run_table(run, "history", "")
     except ValueError: return pd.DataFrame()
 
+# %% ../../nbs/reports/03_report.ipynb #b3e0000c
 def _saved(learn, progress):
     "The folder of a learner's run, with everything in it that a report needs"
     run = learn.checkpoint_dir and learn.checkpoint_dir.parent
@@ -98,7 +101,8 @@ def _render(**values):
     folder = resources("zoofast")/"templates"
     script = (folder/"report.js").read_text(encoding="utf-8")
     digest = "sha256-"+base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    template = Environment(autoescape=True, trim_blocks=True).from_string((folder/"report.html").read_text(encoding="utf-8"))
+    env = Environment(autoescape=True, trim_blocks=True)
+    template = env.from_string((folder/"report.html").read_text(encoding="utf-8"))
     return template.render(script=Markup(script), script_hash=Markup(digest), version=zoofast.__version__, **values)
 
 def _title(run, bundle):
@@ -115,18 +119,20 @@ def _head(run, config, task, scores, last):
     "What stands above the sections, and why there are no scores where there are none"
     train = (config.get("data") or {}).get("galaxies")
     trained = count(train.get("train", 0)) if train else "galaxies"
-    summary = f"This model {task.what_it_does}. It is {config['encoder'].get('name')}, finetuned on {trained}.{headline(scores, task)}"
+    made = f"It is {config['encoder'].get('name')}, finetuned on {trained}."
+    summary = f"This model {task.what_it_does}. {made}{headline(scores, task)}"
     none = "No galaxy has both a label and a prediction." if last else _not_kept
-    return dict(title=_title(run, find_bundle(run)), created=config.get("created"), summary=summary, scores=scores, no_scores=none)
+    return dict(title=_title(run, find_bundle(run)), created=config.get("created"), summary=summary,
+                scores=scores, no_scores=none)
 
 # %% ../../nbs/reports/03_report.ipynb #b3e00002
 def make_report(
     run,             # A run's folder, a bundle, or a learner that has trained
     out=None,        # The page to write; `report.html` in the run's folder by default
-    catalog=None,    # Catalogue with labels to judge the model by; the galaxies that the run kept for validation and test by default
+    catalog=None,    # Catalogue with labels to judge the model by; by default what the run kept for validation and test
     progress:bool=True # Show a progress bar?
 )->Path:             # The page
-    "Write the report of a run as one HTML file; raises `ValueError` where there is no run, or the page cannot be written"
+    "Write the report of a run as one HTML file; raises `ValueError` for no run, or a page that cannot be written"
     if hasattr(run, "dls"): run = _saved(run, progress)
     given,run = str(run),Path(run).expanduser()
     config = _config(run)

@@ -37,9 +37,11 @@ def score_table(
     "The metrics of answers, with intervals; raises `ValueError` where no galaxy has both a label and a prediction"
     s = a.scores()
     def value(v): return f"{v:.3f}" if abs(v)<100 else f"{v:.4g}"
-    rows = [[metric_name(k), value(r.value), f"{r.lower:.3f} to {r.upper:.3f}"] for k,r in s.iterrows() if r.value==r.value]
+    def row(name, r): return [metric_name(name), value(r.value), f"{r.lower:.3f} to {r.upper:.3f}"]
+    rows = [row(name, r) for name,r in s.iterrows() if r.value==r.value]
     return dict(what=f"{s.attrs['n']} {what}", rows=rows, table=s)
 
+# %% ../../nbs/reports/02_content.ipynb #b2c0001c
 def kept_scores(
     run # A run's folder that has kept its answers
 )->tuple: # Tables of metrics, the last part's first; the answers of that part and what its galaxies are called
@@ -87,10 +89,12 @@ def _on_page(r, image, task, cut):
     def text(v): return v if isinstance(v, str) else ""
     mark,verdict = {task.verdicts.good: ("✓", "right"), task.verdicts.bad: ("✗", "wrong")}.get(r.verdict, ("", ""))
     said = f"{r.probability:.0%}" if task.choices and r.probability==r.probability else ""
-    return dict(id=r.id_str, file=Path(text(r.file_loc)).name, image=image, predicted=text(r.predicted), truth=text(r.truth),
-                verdict=verdict, mark=mark, probability=said, group=text(r.group), true_group=text(r.true_group),
+    return dict(id=r.id_str, file=Path(text(r.file_loc)).name, image=image, predicted=text(r.predicted),
+                truth=text(r.truth), verdict=verdict, mark=mark, probability=said,
+                group=text(r.group), true_group=text(r.true_group),
                 uncertain=bool(r.uncertainty>=cut), uncertainty=number(r.uncertainty), off=number(r.off))
 
+# %% ../../nbs/reports/02_content.ipynb #b2c0002c
 def page_galaxies(
     a:Answers, # What was said of the galaxies
     g,         # `a.galaxies()`
@@ -127,7 +131,8 @@ def galaxies_section(
     known,sure = int(g.verdict.notna().any()),int(g.uncertainty.notna().any())
     galaxies = page_galaxies(a, g, reader)
     groups = sorted({str(o) for o in (*g.group.dropna(), *g.true_group.dropna())}) if galaxies else []
-    filters = [("all", "all", True), ("wrong", verdicts.say_bad, known), ("right", verdicts.good, known), ("uncertain", "uncertain", sure)]
+    filters = [("all", "all", True), ("wrong", verdicts.say_bad, known), ("right", verdicts.good, known),
+               ("uncertain", "uncertain", sure)]
     orders = [("given", "worth a look", True), ("off", "farthest off", known), ("unsure", "least sure", sure),
               ("sure", "surest", sure), ("id", "by name", True)]
     text = _galaxies_text(len(galaxies), g, what, verdicts, known, sure) if galaxies else ""
@@ -157,14 +162,15 @@ def training_text(
     marked = " The stages in which only a part was trained are shaded; the line marks the epoch whose model was kept."
     return text+"."+(marked if monitor in history else "")
 
+# %% ../../nbs/reports/02_content.ipynb #b2c0003c
 def groups_rows(
     run # A run's folder
 ):
     "The table of parameter groups; `None` where it was not kept"
     if not (run/"groups.csv").is_file(): return None
     def row(r):
-        rate = short(r.lr) if r.trainable else "frozen"
-        return [r.block.replace(" ", "\u00a0"), f"{r.parameters:,}", rate, f"{r.weight_decay:g}", "yes" if r.trainable else "no", r.modules]
+        rate,trained = (short(r.lr),"yes") if r.trainable else ("frozen","no")
+        return [r.block.replace(" ", "\u00a0"), f"{r.parameters:,}", rate, f"{r.weight_decay:g}", trained, r.modules]
     return [row(r) for r in pd.read_csv(run/"groups.csv").itertuples()]
 
 # %% ../../nbs/reports/02_content.ipynb #b2c00012
@@ -184,13 +190,14 @@ def _check(run):
     path = run/"check.csv"
     if not path.is_file(): return None
     t = pd.read_csv(path, dtype=str, keep_default_na=False)
-    out = (t.kind=="left out").sum()
+    out = (t["kind"]=="left out").sum()
     look,said = len(t)-out,[]
     if out: said.append(f"{count(out, 'row', 'rows')} could not be used and {'were' if out>1 else 'was'} left out")
     if look: said.append(f"{count(look, 'row', 'rows')} can be used but should be looked at")
     rows = t[["id_str", "kind", "reason"]].head(100).to_numpy().tolist()
     return dict(n=len(t), text=". ".join(said)+".", rows=rows, more=max(0, len(t)-100))
 
+# %% ../../nbs/reports/02_content.ipynb #b2c0004c
 def data_section(
     run,      # A run's folder
     data:dict # What `Task.summarise` said
@@ -216,6 +223,7 @@ learn = galaxy_learner(dls, {str(bundle)!r})    # to go on from its encoder"""
              f"zoofast represent {shlex.quote(run)} CATALOGUE --out features.parquet")
     return dict(python_code=python, shell_code=shell)
 
+# %% ../../nbs/reports/02_content.ipynb #b2c0005c
 def _again(config):
     "Python that repeats a run, as far as it is known"
     p = dict(config.get("params") or {})
@@ -230,9 +238,11 @@ def _again(config):
 def _settings(config):
     "Parameters and values of a run, what is not known left out"
     def words(d, skip=()): return ", ".join(f"{k} {v}" for k,v in (d or {}).items() if k not in skip)
-    said = {**(config.get("params") or {}), "encoder's weights": config["encoder"].get("weights"), "augmentation": config.get("augment"),
+    said = {**(config.get("params") or {}), "encoder's weights": config["encoder"].get("weights"),
+            "augmentation": config.get("augment"),
             "images": ", ".join(f"{k}={v}" for k,v in config["reader"].items() if v is not None),
-            "loss": json.dumps(config.get("loss")) if config.get("loss") else None, "device": words(config.get("device"), ("host",)) or None,
+            "loss": json.dumps(config.get("loss")) if config.get("loss") else None,
+            "device": words(config.get("device"), ("host",)) or None,
             "code": words(config.get("git")) or None, "versions": words(config.get("versions"))}
     return [[k, str(_short(v))] for k,v in said.items() if v is not None]
 

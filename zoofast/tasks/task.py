@@ -127,7 +127,7 @@ class Fractions(NamedTuple):
 # %% ../../nbs/tasks/03_task.ipynb #7a5c0005
 @patch(as_prop=True)
 def choices(self:Task)->dict:
-    "Label -> the classes that are chosen from; where a task says nothing else its `classes`, if each has a column with its probability"
+    "Label -> the classes that are chosen from; by default `classes`, if each has a column with its probability"
     classes = getattr(self, "classes", None)
     return {self.label_cols[0]: list(classes)} if classes and len(self.columns)-len(classes) in (0, 1) else {}
 
@@ -171,7 +171,7 @@ def compare_questions(self:Task,
 
 @patch
 def _numbers_of(self:Task, classes, truth, n):
-    "Number of each galaxy's true class, -1 where there is none: a target may be that number, or else is told by its words"
+    "Number of each galaxy's true class, -1 where there is none: the target, or else told by the target's words"
     if truth is None: return np.full(n, -1)
     y = self.encode(truth)
     if y.ndim==1 and not y.is_floating_point(): return y.numpy()
@@ -218,18 +218,24 @@ def number_text(
 def judge(self:Task,
     preds:pd.DataFrame,            # Table of predictions
     truth:"pd.DataFrame|None"=None # Catalogue with the labels, in the same order
-)->dict: # Of each galaxy `predicted` and `truth` in words, is it `known` and `right`, `probability`, `uncertainty`, `off`; `group` and `true_group` where they are no classes
-    "What was said of each galaxy, and how good that is"
+)->dict: # Arrays, or lists, with a value for each galaxy
+    """What was said of each galaxy, and how good that is
+
+    `predicted` and `truth` in words, is the truth `known`, is the answer `right`, `probability`, `uncertainty`,
+    `off`; `group` and `true_group` where a galaxy belongs to something that is no class."""
     if compared := self.compare_choices(preds, truth): return judge_choice(compared[0])
     n,nan = len(preds),np.full(len(preds), np.nan)
     def say(c, v): return "" if pd.isna(v) else number_text(v) if isinstance(v, (float, np.floating)) else str(v)
-    def words(row): return ", ".join(t if len(row)==1 else f"{c} {t}" for c,v in zip(self.columns, row) if (t := say(c, v))) or None
+    def words(row):
+        there = {c: t for c,v in zip(self.columns, row) if (t := say(c, v))}
+        return ", ".join(t if len(row)==1 else f"{c} {t}" for c,t in there.items()) or None
     said = [words(o) for o in preds[self.columns].itertuples(index=False)]
     true = [None]*n
     if truth is not None:
         y = self.encode(truth)
         true = [self.say(o).replace("\n", ", ") if t else None for o,t in zip(y, self.is_labelled(y))]
-    return dict(predicted=said, truth=true, known=np.zeros(n, bool), right=np.zeros(n, bool), probability=nan, uncertainty=nan, off=nan)
+    return dict(predicted=said, truth=true, known=np.zeros(n, bool), right=np.zeros(n, bool),
+                probability=nan, uncertainty=nan, off=nan)
 
 @patch
 def is_predicted(self:Task,

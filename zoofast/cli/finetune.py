@@ -118,6 +118,7 @@ def train(
 ):                   # The learner
     "Build a learner, show its groups, finetune it, calibrate it if asked to, and save its bundle and history"
     from zoofast.training.finetune import galaxy_learner
+    import zoofast.bundles.save      # noqa: F401: adds save_bundle and calibrate to a learner
     if calibrate: _check_calibration(dls)
     learn = galaxy_learner(dls, **arguments(params, "galaxy_learner"))
     _say_what_trains(learn)

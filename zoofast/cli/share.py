@@ -45,6 +45,7 @@ def export(
     """
     say("loading the model ...")
     from zoofast.bundles.bundle import load_bundle
+    import zoofast.bundles.onnx      # noqa: F401: adds export_onnx to a model
     path = load_bundle(bundle, device="cpu").export_onnx(out)
     echo(f"{path}: {path.stat().st_size/1e6:.1f} MB of ONNX, which gives torch's answers; "
          "its metadata say what goes in and what comes out")

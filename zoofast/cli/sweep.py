@@ -194,6 +194,7 @@ def _retrain(s, data, study, table, save_dir, fixed, seed):
     from zoofast.predict.table import predict_catalog
     from zoofast.sweep.trials import train_best
     from zoofast.tasks.infer import score_predictions
+    import zoofast.bundles.save      # noqa: F401: adds save_bundle to a learner
     say("training the best setting again ...")
     learn = train_best(study, s, table, data, save_dir/"best", fixed, seed)
     learn.save_bundle(save_dir/"best"/"bundle")

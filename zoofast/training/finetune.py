@@ -20,7 +20,7 @@ from ..data.loaders import GalaxyDataLoaders
 from ..encoders.encoder import GalaxyNet
 from ..encoders.sources import create_encoder
 from ..encoders.compute import PRECISIONS, compile_encoder, pick_precision, set_layout
-from .parameters import PARAMETERS, rows_of
+from .parameters import FITS, PARAMETERS, rows_of
 from .optimizer import LayerDecayOptimizer, make_groups
 from .schedules import check_scheduler_kwargs
 from .learner import GalaxyLearner, seeded

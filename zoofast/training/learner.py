@@ -27,6 +27,7 @@ from .checkpoints import AnswersLoss, Checkpoints, EmaWeights, EpochLog, RateLog
 from .checkpoints import best_row, copy_weights, run_identity
 from .checkpoints import read_best, read_last, restore, restore_progress
 from .distributed import Distributed, n_processes, need_accelerate
+import fastai.callback.all                      # adds fit_one_cycle, lr_find and the like to Learner
 from fastai.callback.core import CancelBackwardException, CancelEpochException, CancelFitException, CancelStepException
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.mixup import MixHandler
@@ -431,6 +432,7 @@ def distrib_ctx(self:GalaxyLearner, **kwargs):
     "fastai's `distrib_ctx`; with a single process, nothing"
     if n_processes()==1: return nullcontext(self)
     need_accelerate()
+    import fastai.distributed                    # needs accelerate, and adds the method
     return Learner.distrib_ctx(self, **kwargs)
 
 @patch

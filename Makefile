@@ -4,6 +4,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
+GUIDES = --skip-folder-re tutorials
+SLOW =
 
 SHELL := /bin/sh
 RUN := PATH="$$(cd "$(VENV)" && pwd)/bin:$$PATH"; export PATH;
@@ -39,10 +41,11 @@ lint: env
 
 test: lint
 	@$(RUN) $(PY) tools/insync.py
-	@$(RUN) $(ONE) t=$$(mktemp -d) && trap 'rm -rf "$$t"' EXIT && CUDA_VISIBLE_DEVICES= TMPDIR="$$t" nbdev-test --n-workers 2
+	@$(RUN) $(ONE) t=$$(mktemp -d) && trap 'rm -rf "$$t"' EXIT && CUDA_VISIBLE_DEVICES= TMPDIR="$$t" nbdev-test --n-workers 2 $(GUIDES)
 	@$(RUN) $(ONE) $(PY) -m pytest -n 2 --dist loadfile --durations=10 $(SLOW) $(ARGS)
 
 test-all: SLOW = --slow
+test-all: GUIDES =
 test-all: test
 
 docs: env

@@ -36,7 +36,6 @@ def make(folder, n):
 
 def measure(path):
     "Seconds of each stage for the table at `path`, as a dict"
-    import zoofast.catalog.paths, zoofast.catalog.tables
     from zoofast.data.check import check_catalog
     from zoofast.catalog.read import read_catalog
     from zoofast.catalog.split import split_catalog

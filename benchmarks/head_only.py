@@ -10,7 +10,7 @@ from pathlib import Path
 warnings.filterwarnings("ignore")
 import numpy as np, torch
 from zoofast.all import GalaxyDataLoaders, create_encoder, galaxy_learner, split_catalog
-from rounds import DATA, Peer, about, galaxies, keep, show, table, rates, take_turns, timed, zoobot_python
+from rounds import DATA, Peer, about, galaxies, keep, table, take_turns, timed, zoobot_python
 
 def zoofast_row(df, args, tmp):
     def fit():

@@ -52,7 +52,7 @@ def drain(dl, n):
 def peers(job):
     "Answers on stdout, one json line for each row named on stdin"
     out,sys.stdout = sys.stdout,sys.stderr
-    import logging, numpy as np, pandas as pd, torch
+    import logging, numpy as np, pandas as pd
     logging.disable(logging.CRITICAL)
     from galaxy_datasets.pytorch.galaxy_datamodule import CatalogDataModule
     from galaxy_datasets.transforms import default_view_config, get_galaxy_transform, minimal_view_config

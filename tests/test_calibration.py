@@ -10,7 +10,7 @@ from zoofast.predict.table import predict_catalog
 from zoofast.tasks.classes import Classification, MultiLabel
 from zoofast.tasks.regression import Regression
 from zoofast.tasks.votes import VoteCounts
-import zoofast.bundles.save
+import zoofast.bundles.save      # noqa: F401, gives the learner its save_bundle
 
 def loaders(df, *args, **kwargs): return GalaxyDataLoaders.from_catalog(df, *args, size=32, augment="none", progress=False, **kwargs)
 

@@ -7,7 +7,7 @@ from zoofast.data.loaders import GalaxyDataLoaders
 from zoofast.encoders.sources import create_encoder
 from zoofast.images.reader import ImageReader
 from zoofast.training.finetune import galaxy_learner
-import zoofast.bundles.save
+import zoofast.bundles.save      # noqa: F401, gives the learner its save_bundle
 from zoofast.predict.table import predict_catalog
 
 @pytest.fixture(scope='module')

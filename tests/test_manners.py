@@ -1,9 +1,9 @@
 "What fastai's own one-liners show, for every task, and how things show themselves"
 import matplotlib
 matplotlib.use('Agg')
-import matplotlib.pyplot as plt, numpy as np, pytest, warnings
+import matplotlib.pyplot as plt, pytest, warnings
 from test_report import EVIL, EVIL2, tasks
-import zoofast.plots.notebook
+import zoofast.plots.notebook      # noqa: F401, how things show themselves
 from zoofast.all import GalaxyDataLoaders, Schema, galaxy_learner
 
 @pytest.mark.parametrize('kind', ['classification', 'multilabel', 'regression', 'votes'])

@@ -15,7 +15,7 @@ from zoofast.tasks.regression import Regression
 from zoofast.tasks.votes import VoteCounts
 from zoofast.tasks.infer import infer_task, score_predictions, task_from_config
 from zoofast.tasks.votes import DirichletMultinomialLoss, dirichlet_multinomial_log_prob
-import zoofast.bundles.save
+import zoofast.bundles.save      # noqa: F401, gives the learner its save_bundle
 
 READER = ImageReader(32)
 

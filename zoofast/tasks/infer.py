@@ -9,7 +9,7 @@ A task is saved with its model as plain json."""
 __all__ = ['task_from_config', 'same_task', 'infer_task', 'score_predictions']
 
 # %% ../../nbs/tasks/09_infer.ipynb #3e06dfca
-import numpy as np, pandas as pd, torch
+import pandas as pd, torch
 from ..core.errors import CatalogError
 from ..catalog.split import is_categorical
 from ..catalog.read import need_columns

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress, redirect_stderr, redirect_stdou
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import getproxies
-import numpy as np, pandas as pd, torch
+import numpy as np, torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 from ..core.errors import did_you_mean, first_line, quiet

@@ -13,7 +13,7 @@ import numpy as np, pandas as pd
 from ..core.errors import ImageError
 from ..core.checks import check_one_of
 from ..images.reader import ImageReader
-from ..predict.answers import Answers, as_answers, need_truth
+from ..predict.answers import as_answers, need_truth
 from .style import COLORS, named, new_axes, say_in
 
 # %% ../../nbs/plots/02_galaxies.ipynb #5a474643

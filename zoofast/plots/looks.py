@@ -58,7 +58,8 @@ def _layers(body):
     info,there = getattr(info, "info", info) or [],dict(body.named_modules())
     names = [o["module"].replace(".attn_pool", "") for o in info if isinstance(o, dict) and o.get("module")]
     names = [n for n in names if n in there]
-    def called(n): return f"{n}.{len(there[n])-1}" if isinstance(there[n], nn.ModuleList) else n     # a list is not called
+    # a list of modules is not called itself, its last module is
+    def called(n): return f"{n}.{len(there[n])-1}" if isinstance(there[n], nn.ModuleList) else n
     if names: return [called(n) for n in names[::-1]]
     raise ValueError(f"{type(body).__name__}: timm does not say where its feature maps are, "
                      "so it cannot be shown where it looks")

@@ -10,12 +10,9 @@ __all__ = ['precision', 'recall', 'f1', 'CLASS_METRICS', 'NUMBER_METRICS', 'accu
            'average_precision', 'each_label', 'MultiLabelLoss', 'rmse', 'mae', 'r2', 'RegressionLoss', 'over_set']
 
 # %% ../../nbs/tasks/02_metrics.ipynb #627f88be
-import warnings
-import numpy as np, torch
-
-# %% ../../nbs/tasks/02_metrics.ipynb #3fabfc2f
-import torch.nn.functional as F
+import numpy as np, torch, torch.nn.functional as F
 from torch import nn
+from ..core.errors import quiet
 
 # %% ../../nbs/tasks/02_metrics.ipynb #b5731e47
 def accuracy(
@@ -155,7 +152,6 @@ def over_set(
     fs       # Functions of outputs and targets
 )->list:     # Metrics with the functions' names
     "fastai metrics that look at the whole validation set at once"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")          # fastai warns about recent torch when it is imported
+    with quiet():
         from fastai.metrics import AccumMetric
     return [AccumMetric(f, flatten=False) for f in fs]

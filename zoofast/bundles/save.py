@@ -54,7 +54,8 @@ def _metrics_in_hand(learn):
 def _how_made(learn):
     "How a learner's model was made, for config.json"
     own = getattr(learn.loss_func, "__name__", type(learn.loss_func).__name__)
-    loss = loss_config(learn.loss_func, learn.dls.task.n_out) or {"own": own}
+    theirs = type(learn.loss_func) is type(learn.dls.task.loss_func)         # the task makes it again
+    loss = loss_config(learn.loss_func, learn.dls.task.n_out) or (None if theirs else {"own": own})
     augment = repr(learn.dls.augment) if learn.dls.augment else "none"
     return dict(params=learn.params, metrics=_metrics_in_hand(learn), calibration=learn.calibration,
                 data=data_summary(learn), loss=loss, flip=learn.dls.flip, augment=augment)
@@ -75,7 +76,7 @@ def to_model(self:GalaxyLearner)->GalaxyModel:
 def _save(learn, folder, license=None):
     "Write a learner's bundle"
     model = learn.to_model()
-    if own := model.config["loss"].get("own"):
+    if own := (model.config["loss"] or {}).get("own"):
         warnings.warn(f"the loss {own!r} is your own and cannot be saved: the bundle predicts without it, "
                       "and to_learner will need loss_func= to train on", stacklevel=3)
     history = learn.run_folder.table().to_dict("records") if hasattr(learn, "run_folder") else learn.history

@@ -142,16 +142,16 @@ def _tree(schema):
 
 def _named_task(task, label):
     "The task of that name; raises `ValueError`"
-    from zoofast.tasks.classes import Classification, MultiLabel
-    from zoofast.tasks.regression import Regression
-    made = {"classification": Classification, "multilabel": MultiLabel, "regression": Regression}.get(task)
-    if made is None:
-        votes = "; votes need --schema" if task=="votes" else ""
-        raise ValueError(f"--task {task}: use classification, multilabel or regression{votes}")
-    if made is not Classification: return made(label)
-    if len(label)>1: raise ValueError(f"--task classification takes one --label, not {len(label)}; "
+    from zoofast.tasks.infer import task_named, task_names
+    cls = task_named(task)
+    if cls is None or cls.from_schema:
+        names = [o for o in task_names() if not task_named(o).from_schema]
+        votes = "; votes need --schema" if cls is not None else ""
+        raise ValueError(f"--task {task}: use {', '.join(names[:-1])} or {names[-1]}{votes}")
+    if not cls.one_label: return cls(label)
+    if len(label)>1: raise ValueError(f"--task {task} takes one --label, not {len(label)}; "
                                       "several labels of two values each are --task multilabel")
-    return made(label[0])
+    return cls(label[0])
 
 # %% ../../nbs/cli/02_options.ipynb #7c120008
 def pick_task(
@@ -163,7 +163,6 @@ def pick_task(
     unit_interval=False    # Are numbers fractions?
 )->tuple:                  # The task, and the loss for `galaxy_learner`
     "The task that the options ask for; raises `ValueError`"
-    from zoofast.tasks.regression import Regression
     from zoofast.tasks.votes import VoteCounts
     from zoofast.tasks.infer import infer_task
     if schema and (label or task not in (None, "votes")):
@@ -172,16 +171,10 @@ def pick_task(
     if not label and task=="votes": raise ValueError("votes need --schema, the name of a decision tree or a json file")
     if not label: raise ValueError("give --label, the column with the labels, or --schema for votes")
     made = infer_task(df, label) if task is None else _named_task(task, label)
-    if not made.quantities:
-        if unit_interval: raise ValueError("--unit-interval is for numbers; these labels are classes")
-        return made,loss_func
-    own = loss_func if loss_func in ("mse", "mae", "huber") else "mse"
-    return Regression(made.labels, own, unit_interval),None if own==loss_func else loss_func
+    return made.with_options(loss_func, unit_interval)
 
 def about(
     task # A task that has seen its catalogue
 )->str:  # What it predicts, in a few words
     "What is predicted, for a line of the terminal"
-    if task.questions: return f"votes: {len(task.questions)} questions, {len(task.label_cols)} answers"
-    if len(task.choices)==1: return "; ".join(f"{k}: {', '.join(map(str, v))}" for k,v in task.choices.items())
-    return f"{'labels' if task.choices else 'numbers'}: {', '.join(task.label_cols)}"
+    return task.in_a_line

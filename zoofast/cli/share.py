@@ -73,6 +73,6 @@ def from_zoobot(
         checkpoint, out, encoder=encoder, timm_kwargs=parse("timm_kwargs", timm_kwargs), label=label, schema=schema, size=size,
         classes=classes.split(",") if classes else None, view=view, device="cpu")
     cols,enc = model.task.label_cols,model.net.encoder
-    what = f"{model.task.kind} of {', '.join(cols[:3])}{', ...' if len(cols)>3 else ''}"
+    what = f"{type(model.task).__name__} of {', '.join(cols[:3])}{', ...' if len(cols)>3 else ''}"
     echo(f"{what} from {enc.channels} x {enc.size} x {enc.size} images; use it with\n"
          f"  zoofast predict {out} CATALOGUE --out predictions.parquet")

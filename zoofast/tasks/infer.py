@@ -16,7 +16,7 @@ from ..catalog.read import need_columns
 from .classes import Classification, MultiLabel
 from .regression import Regression
 from .votes import VoteCounts      # noqa: F401, known by its word
-from .task import TASKS, task_named
+from .task import task_named, task_names
 
 # %% ../../nbs/tasks/09_infer.ipynb #97a32709
 def task_from_config(
@@ -26,7 +26,7 @@ def task_from_config(
     kw = dict(config)
     kind = kw.pop("kind", None)
     cls = task_named(kind) if isinstance(kind, str) else None
-    if cls is None: raise ValueError(f"task {kind!r} is not known; known are: {', '.join(TASKS)}")
+    if cls is None: raise ValueError(f"task {kind!r} is not known; known are: {', '.join(task_names())}")
     try: return cls(**kw)
     except TypeError as e: raise ValueError(f"task {kind!r}: {e}") from None
 

@@ -6,11 +6,12 @@ A task stands between the label columns of a catalogue and the head of an encode
 
 # %% auto #0
 __all__ = ['TASKS', 'Task', 'names_list', 'Choice', 'Quantity', 'Fractions', 'Verdicts', 'judge_choice', 'number_text',
-           'register_task', 'task_named', 'as_texts', 'as_numbers', 'several']
+           'register_task', 'task_named', 'task_names', 'as_texts', 'as_numbers', 'several']
 
 # %% ../../nbs/tasks/03_task.ipynb #627f88be
 import numpy as np, pandas as pd, torch
-from ..core.errors import CatalogError
+from ..core.errors import CatalogError, first_line
+
 
 # %% ../../nbs/tasks/03_task.ipynb #86585439
 class Task:
@@ -289,19 +290,29 @@ def register_task(
 ):      # The same; may be used as a decorator
     "Make a task known by its `kind`; raises `ValueError` for a word that another task has"
     if not isinstance(cls.kind, str) or not cls.kind: raise ValueError(f"{cls.__name__} has no kind, the word that it is known by")
-    if TASKS.get(cls.kind, cls).__qualname__!=cls.__qualname__: raise ValueError(f"kind={cls.kind!r} is {TASKS[cls.kind].__name__}'s; choose another word for {cls.__name__}")
+    other = TASKS.get(cls.kind, cls)
+    if (other.__module__, other.__qualname__)!=(cls.__module__, cls.__qualname__):
+        raise ValueError(f"kind={cls.kind!r} is {other.__name__}'s; choose another word for {cls.__name__}")
     TASKS[cls.kind] = cls
     return cls
+
+def _elsewhere(): return {o.name: o for o in entry_points(group="zoofast.tasks")}
 
 def task_named(
     kind:str # Its word
 ):           # The task's class, or `None`
-    "The task with this word, ours or that of an entry point of the group `zoofast.tasks`"
-    for o in entry_points(group="zoofast.tasks") if kind not in TASKS else ():
-        if o.name==kind: register_task(o.load())
+    "The task with this word, ours or that of an entry point of the group `zoofast.tasks`; raises `ValueError` for one that cannot be loaded"
+    if kind not in TASKS and (found := _elsewhere().get(kind)):
+        try: register_task(found.load())
+        except Exception as e: raise ValueError(f"the task {kind!r} of {found.value} cannot be loaded: {first_line(e)}") from e     # a stranger's code may raise anything
     return TASKS.get(kind)
 
+def task_names()->list: # Words
+    "All tasks that can be asked for by their word"
+    return list(dict.fromkeys([*TASKS, *_elsewhere()]))
+
 # %% ../../nbs/tasks/03_task.ipynb #7a5d0006
+Task.from_schema = False      # is it asked for by a decision tree rather than by labels?
 Task.one_label = False         # does it take a single label column?
 Task.loss_hint = ""            # how its loss is chosen, for an error
 Task.hub_pipeline = None       # what the Hugging Face hub calls models of this kind

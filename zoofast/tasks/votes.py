@@ -277,6 +277,7 @@ from .task import register_task
 
 # %% ../../nbs/tasks/06_votes.ipynb #f07e5003
 register_task(VoteCounts)
+VoteCounts.from_schema = True
 VoteCounts.why_uncalibrated = "votes need no calibration: their predictions have intervals of their own"
 VoteCounts.limits = ("It says how volunteers would vote, which is not the same as what a galaxy is.",)
 

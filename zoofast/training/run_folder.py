@@ -109,7 +109,7 @@ class RunFolder(Callback):
     order = 60.2                                 # after the history, before the checkpoint
     about = None                                 # for config.yaml
     opened,active = False,False                  # has this learner trained here; has this run
-    lock = None
+    folder_lock = None
     since,seconds = 0.,()                        # when the epoch began; of each epoch
 
     @property
@@ -125,9 +125,9 @@ class RunFolder(Callback):
         "Take the folder; raises `ValueError` where another process trains in it"
         if rank_distrib(): return
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.lock = run_lock(self.folder)
+        self.folder_lock = run_lock(self.folder)
         self.active,self.since = False,time.perf_counter()
-        try: self.lock.acquire(timeout=2)
+        try: self.folder_lock.acquire(timeout=2)
         except Timeout:
             raise ValueError(f"save_dir={str(self.folder)!r}: another process trains there now; "
                              "wait for it, or give another folder") from None
@@ -235,12 +235,12 @@ def after_fit(self:RunFolder):
 
 @patch
 def after_run(self:RunFolder, error):
-    if rank_distrib() or not self.lock: return
+    if rank_distrib() or not self.folder_lock: return
     try:
         if self.active: self._end(error)
         elif error is None and self._saved_state().get("state")=="running":
             self._write_state("finished")        # it was killed when all was trained
-    finally: self.lock.release()
+    finally: self.folder_lock.release()
 
 @patch
 def _saved_state(self:RunFolder):

@@ -388,11 +388,15 @@ def beside_truth(self:Task,
     "Truth and prediction, as columns of a table for people"
     return {f"{c}_true": as_texts(rows[c]) for c in self.label_cols[:most] if c in rows} | {c: as_texts(preds[c]) for c in self.columns[:most]}
 
-def as_texts(col):
+def as_texts(
+    col # Column of a table
+)->list:
     "A column as texts, None where nothing is"
     return [None if pd.isna(o) else str(o) for o in col]
 
-def as_numbers(col):
+def as_numbers(
+    col # Column of a table
+)->list:
     "A column as numbers, None where none is"
     return [None if pd.isna(o) else float(o) for o in pd.to_numeric(col, errors="coerce")]
 
@@ -427,7 +431,10 @@ def data_tables(self:Task,
     "Tables about the data for a model's card"
     return []
 
-def several(rows, *first):
+def several(
+    rows:dict, # Row -> column -> value
+    *first     # Names of the columns before those
+)->tuple:      # Head and rows
     "The names of columns and the rows of a table from a dict of dicts"
     cols = list(dict.fromkeys(k for v in rows.values() for k in v))
     return [*first, *cols],[[k, *(v.get(c, 0) for c in cols)] for k,v in rows.items()]

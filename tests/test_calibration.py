@@ -116,10 +116,9 @@ def test_votes_of_many_samples_take_little_memory():
     for c in task.label_cols: assert (table[f'{c}_fraction_lower']<=table[f'{c}_fraction']).all() and (table[f'{c}_fraction']<=table[f'{c}_fraction_upper']).all()
 
 def test_numbers_in_the_card_count_labels_with_gaps(df):
-    from zoofast.tasks.summary import summarise_data
     d = df.assign(bar=df.bar.astype(float).where(np.arange(len(df))%4>0), n=df.n_arms.astype(float), split=['train']*40+['valid']*20)
     t = MultiLabel(['ring', 'bar']).fit(d)
-    got = summarise_data(d, t)['labels']['bar']
+    got = t.summarise(d)['labels']['bar']
     assert got['missing']==15 and got['0']+got['1']==45
     c = Classification('n').fit(d)
-    assert sum(sum(v.values()) for v in summarise_data(d, c)['classes'].values())==60
+    assert sum(sum(v.values()) for v in c.summarise(d)['classes'].values())==60

@@ -153,9 +153,10 @@ def test_one_history_over_two_kills(survey, dls, tmp_path):
     assert set(rows.name)=={f'results.{o}' for o in ('state', 'epochs', 'kept', 'seconds', *whole.columns.drop(['fit', 'epoch', 'trained', 'lr', 'seconds']))}, 'nothing but their times differs'
 
 def test_two_processes_in_one_folder(survey, dls, tmp_path):
+    learn = lite0(dls, save_dir=tmp_path)               # made before, so that the other is still training when this one begins
     p = start(survey[0], tmp_path, '')
     wait_for_epochs(tmp_path, 1, p)
-    with pytest.raises(ValueError, match='another process trains there'): quiet(lite0(dls, save_dir=tmp_path), lambda l: l.fit(1))
+    with pytest.raises(ValueError, match='another process trains there'): quiet(learn, lambda l: l.fit(1))
     assert p.wait()==0 and len(read_history(tmp_path))==5
     assert list(read_run_config(tmp_path)['calls'][0])==['fine_tune'] and read_run_config(tmp_path)['resumed']==[]
 

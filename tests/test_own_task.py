@@ -35,6 +35,23 @@ def test_probabilities_and_outputs_agree(ordered):
     again = task.activation(task.outputs_of(task.to_frame(p.numpy())))
     assert torch.allclose(again, p, atol=1e-6)
 
+@pytest.mark.parametrize('first', ['from zoofast.tasks import classes', 'pass'])
+def test_files_are_read_with_the_class_of_the_package_though_its_notebook_runs_beside_it(first):
+    code = f"""
+{first}
+from zoofast.tasks.task import Task, register_task, task_named
+class Classification(Task): kind = 'classification'       # as the notebook does that this class is written in
+assert register_task(Classification) is Classification
+from zoofast.tasks import classes
+assert task_named('classification') is classes.Classification
+class Own(Task): kind = 'own'
+assert task_named(register_task(Own).kind) is Own
+class Own(Task): kind = 'own'                             # its cell was run again
+assert task_named(register_task(Own).kind) is Own
+"""
+    r = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert r.returncode==0, r.stderr
+
 def test_it_trains_predicts_is_kept_reported_and_drawn(ordered, winding, tmp_path):
     df,_ = winding
     dls = GalaxyDataLoaders.from_catalog(df, task=ordered('winding'), reader=ImageReader(32), batch_size=16)

@@ -291,10 +291,11 @@ def register_task(
     "Make a task known by its `kind`; raises `ValueError` for a word that another task has"
     if not isinstance(cls.kind, str) or not cls.kind: raise ValueError(f"{cls.__name__} has no kind, the word that it is known by")
     other = TASKS.get(cls.kind, cls)
-    again = other.__qualname__==cls.__qualname__ and "__main__" in (other.__module__, cls.__module__)       # its own notebook
-    if not again and (other.__module__, other.__qualname__)!=(cls.__module__, cls.__qualname__):
+    same = (other.__module__, other.__qualname__)==(cls.__module__, cls.__qualname__)
+    in_notebook = other.__qualname__==cls.__qualname__ and "__main__" in (other.__module__, cls.__module__)
+    if not same and not in_notebook:
         raise ValueError(f"kind={cls.kind!r} is {other.__name__}'s; choose another word for {cls.__name__}")
-    TASKS[cls.kind] = cls
+    if same or cls.__module__!="__main__": TASKS[cls.kind] = cls     # files are read with a module's class, not its notebook's
     return cls
 
 def _elsewhere(): return {o.name: o for o in entry_points(group="zoofast.tasks")}

@@ -13,6 +13,7 @@ Modules:
 - `zoofast.catalog.split`: Galaxies for training, validation and test
 - `zoofast.catalog.stream`: A catalogue of any size, piece by piece
 - `zoofast.catalog.tables`: Whatever holds a table of galaxies, as a DataFrame
+- `zoofast.catalog.write`: Tables on the disk: written whole, read as far as needed
 - `zoofast.cli.app`: How the commands behave: messages, progress, mistakes, exit codes
 - `zoofast.cli.check`: The commands that look before anything is trained: at a catalogue, at the encoders there are, at decoded images
 - `zoofast.cli.finetune`: Training from a shell: finetune, demo
@@ -22,6 +23,9 @@ Modules:
 - `zoofast.cli.runs`: The commands that tell of runs that were: runs, report
 - `zoofast.cli.share`: The commands that pass a model on
 - `zoofast.cli.sweep`: A search for the best settings, from a shell
+- `zoofast.core.checks`: A number, or one of several words: what was given is checked before anything is done
+- `zoofast.core.errors`: What goes wrong is said in one sentence
+- `zoofast.core.files`: Files written whole or not at all, known again, and where they are kept
 - `zoofast.data.augment`: Random views of galaxies, a whole batch at a time
 - `zoofast.data.loaders`: Catalogue and task to fastai `DataLoaders`, with augmentation
 - `zoofast.data.store`: Images decoded once, kept as bytes

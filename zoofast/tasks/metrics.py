@@ -30,27 +30,32 @@ def balanced_accuracy(
 )->float:
     "Mean over the classes in `y` of the fraction of its galaxies that are found"
     from sklearn.metrics import recall_score
-    return float(recall_score(y.cpu(), out.argmax(1).cpu(), labels=y.unique().cpu(), average="macro", zero_division=0))
+    classes = y.unique().cpu()
+    return float(recall_score(y.cpu(), out.argmax(1).cpu(), labels=classes, average="macro", zero_division=0))
 
+# %% ../../nbs/tasks/02_metrics.ipynb #98d2fb8c
 def _by_class(which, name):
-    "Precision, recall or F1 (0, 1, 2): of the second of two classes, or the mean over the classes in `y`; 0 where a class is never predicted"
+    "Precision, recall or F1 (0, 1, 2) of the second of two classes, or the mean over the classes in `y`"
     def metric(
         out:torch.Tensor, # Outputs or probabilities `(galaxies, classes)`
         y:torch.Tensor    # True class numbers `(galaxies,)`
-    )->float:
+    )->float:             # 0 where a class is never predicted
         from sklearn.metrics import precision_recall_fscore_support
         labels = [1] if out.shape[1]==2 else y.unique().cpu()
-        return float(np.mean(precision_recall_fscore_support(y.cpu(), out.argmax(1).cpu(), labels=labels, zero_division=0)[which]))
+        got = precision_recall_fscore_support(y.cpu(), out.argmax(1).cpu(), labels=labels, zero_division=0)
+        return float(np.mean(got[which]))
     metric.__name__ = name
     return metric
 
-precision,recall,f1 = (_by_class(i, name) for i,name in enumerate(("precision", "recall", "f1")))      # called as the two above
+precision,recall,f1 = (_by_class(i, name) for i,name in enumerate(("precision", "recall", "f1")))
 
 # %% ../../nbs/tasks/02_metrics.ipynb #aa32ddf0
 def _ranking(score, out, y):
-    "A measure of the ranking by each class's probability: of the second of two classes, or the mean over classes that are there and not everywhere"
+    """A measure of the ranking by each class's probability: of the second of two classes, or the mean over classes that
+    are there and not everywhere"""
     if not out.isfinite().all(): return float("nan")        # training has diverged
-    p,y = out.double().softmax(1).cpu().numpy(),y.cpu().numpy()
+    p = out.double().softmax(1).cpu().numpy()
+    y = y.cpu().numpy()
     classes = [1] if p.shape[1]==2 else range(p.shape[1])
     got = [score(y==c, p[:,c]) for c in classes if 0<(y==c).sum()<len(y)]
     return float(np.mean(got)) if got else float("nan")
@@ -71,13 +76,16 @@ def average_precision(
     from sklearn.metrics import average_precision_score
     return _ranking(average_precision_score, out, y)
 
+# %% ../../nbs/tasks/02_metrics.ipynb #ce177cea
 CLASS_METRICS = (accuracy, balanced_accuracy, precision, recall, f1, roc_auc, average_precision)
 
 # %% ../../nbs/tasks/02_metrics.ipynb #3aab2e71
 def each_label(
     metric # A metric of classes
-):         # The same for several labels, called with outputs `(galaxies, labels)` and targets from 0 to 1, NaN where there is no label
-    "A metric of two classes as the mean over several labels"
+):         # The same for several labels
+    """A metric of two classes as the mean over several labels
+
+    It is called with outputs `(galaxies, labels)` and targets from 0 to 1, NaN where there is no label."""
     def over_labels(out, y):
         there = y.isfinite()
         got = [metric(F.pad(out[m,i,None], (1, 0)), y[m,i].round().long()) for i,m in enumerate(there.T) if m.any()]
@@ -86,6 +94,7 @@ def each_label(
     over_labels.__name__ = metric.__name__
     return over_labels
 
+# %% ../../nbs/tasks/02_metrics.ipynb #86b69492
 class MultiLabelLoss(nn.Module):
     "Binary cross-entropy of several labels, the mean over those that are there"
     y_int = False                                # tells fastai's MixUp to mix targets
@@ -99,8 +108,14 @@ class MultiLabelLoss(nn.Module):
 
     def forward(self, out, y):
         there = y.isfinite()
-        loss = F.binary_cross_entropy_with_logits(out, torch.where(there, y, 0).to(out.dtype), reduction="none", pos_weight=self.pos_weight)*there
-        return loss if self.reduction=="none" else loss.sum() if self.reduction=="sum" else loss.sum()/there.sum().clamp(min=1)
+        y = torch.where(there, y, 0).to(out.dtype)
+        loss = F.binary_cross_entropy_with_logits(out, y, reduction="none", pos_weight=self.pos_weight)*there
+        return _reduced(loss, there, self.reduction)
+
+def _reduced(loss, there, reduction):
+    "A loss that is 0 where no target is: as it is, its sum, or its mean over the targets that are there"
+    if reduction=="none": return loss
+    return loss.sum() if reduction=="sum" else loss.sum()/there.sum().clamp(min=1)
 
 # %% ../../nbs/tasks/02_metrics.ipynb #5eda49f5
 def rmse(
@@ -109,7 +124,8 @@ def rmse(
 )->float:
     "Root of the mean squared error"
     from sklearn.metrics import mean_squared_error
-    return float(mean_squared_error(y, pred)**.5) if np.isfinite(pred).all() else float("nan")        # training has diverged
+    if not np.isfinite(pred).all(): return float("nan")        # training has diverged
+    return float(mean_squared_error(y, pred)**.5)
 
 def mae(
     pred:np.ndarray, # Predicted numbers `(galaxies,)`
@@ -129,24 +145,27 @@ def r2(
 
 NUMBER_METRICS = (rmse, mae, r2)
 
+# %% ../../nbs/tasks/02_metrics.ipynb #9981e190
 class RegressionLoss(nn.Module):
     "Mean error of numbers, over those that are there"
     y_int = False
+    _of = {"mse": F.mse_loss, "mae": F.l1_loss, "huber": F.huber_loss}
     def __init__(self,
-        loss:str="mse",           # "mse": squared error, "mae": absolute error, "huber": squared up to 1, absolute beyond
+        # "mse": squared error, "mae": absolute error, "huber": squared up to 1, absolute beyond
+        loss:str="mse",
         unit_interval:bool=False, # Are the outputs turned to numbers from 0 to 1 by a sigmoid?
         reduction:str="mean"      # "mean", "sum" or "none"
     ):
         super().__init__()
         self.loss,self.unit_interval,self.reduction = loss,unit_interval,reduction
         if loss not in self._of: raise ValueError(f"loss={loss!r}: use 'mse', 'mae' or 'huber'")
-    _of = {"mse": F.mse_loss, "mae": F.l1_loss, "huber": F.huber_loss}
 
     def forward(self, out, y):
         there = y.isfinite()
         if self.unit_interval: out = out.sigmoid()
-        loss = self._of[self.loss](out, torch.where(there, y.to(out.dtype), out.detach()), reduction="none")*there
-        return loss if self.reduction=="none" else loss.sum() if self.reduction=="sum" else loss.sum()/there.sum().clamp(min=1)
+        y = torch.where(there, y.to(out.dtype), out.detach())
+        loss = self._of[self.loss](out, y, reduction="none")*there
+        return _reduced(loss, there, self.reduction)
 
 # %% ../../nbs/tasks/02_metrics.ipynb #a361f07f
 def over_set(

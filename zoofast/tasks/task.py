@@ -10,14 +10,17 @@ __all__ = ['TASKS', 'Task', 'names_list', 'Choice', 'Quantity', 'Fractions', 'Ve
 
 # %% ../../nbs/tasks/03_task.ipynb #627f88be
 import numpy as np, pandas as pd, torch
+from typing import NamedTuple
+from fastcore.basics import patch
 from ..core.errors import CatalogError, first_line
-
 
 # %% ../../nbs/tasks/03_task.ipynb #86585439
 class Task:
     "What tasks share; `Classification`, `MultiLabel`, `Regression` and `VoteCounts` are tasks"
     kind = None
-    def __repr__(self): return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k,v in self.config.items() if k!='kind')})"
+    def __repr__(self):
+        own = ", ".join(f"{k}={v!r}" for k,v in self.config.items() if k!="kind")
+        return f"{type(self).__name__}({own})"
     @property
     def columns(self)->list:
         "Names of the columns of predictions, without those of their spread"
@@ -31,51 +34,64 @@ class Task:
         "Label columns that a split should keep in proportion"
         return self.label_cols
 
-    def problems(self,
-        df:pd.DataFrame # Catalogue with the label columns
-    )->list:            # Pairs of a mask of rows and the reason why their labels cannot be used
-        "Labels that no training can use"
-        return []
-
-    def clean(self,
-        df:pd.DataFrame # Catalogue without problems
-    )->pd.DataFrame:    # The same, with labels in the type that the task takes them for
-        "Labels in their own type: a column of numbers with one word in it is text, also when that row is left out"
-        return df
-
-    def to_frame(self,
-        samples:np.ndarray, # What `activation` gave, `(samples, galaxies, outputs)` or `(galaxies, outputs)`; NaN rows for galaxies without a prediction
-        std:bool=False      # Add columns `_std`, the spread over the samples?
-    )->pd.DataFrame:        # A row for each galaxy
-        "The table of predictions"
-        samples = samples[None] if samples.ndim==2 else samples
-        there = np.isfinite(samples).all((0,2))
-        table,spread = self._table(samples[:,there])
-        if std: table |= {f"{k}_std": v.std(0) for k,v in spread.items()}
-        out = pd.DataFrame(table)
-        return out if there.all() else out.astype({k: v for k,v in self.dtypes.items() if v!="float64"}).set_axis(np.flatnonzero(there)).reindex(range(len(there)))
-
     def say(self,
         y:torch.Tensor # Target of one galaxy
     )->str:            # What is in the catalogue, for the title of a picture
         "A target in words"
         raise NotImplementedError
 
-    def _unique(self):
-        "Raise a `CatalogError` where two columns of a table of predictions would have one name"
-        names = ["id_str", "file_loc", "error", *self.columns]
-        names += [f"{c}_std" for c in names if f"{c}_std" in names]                  # tta and mc_dropout add such columns
-        if twice := next((c for i,c in enumerate(names) if c in names[:i]), None): raise CatalogError(f"labels {', '.join(map(repr, self.label_cols[:5]))}: two columns of predictions would be named {twice!r}; rename a label or a class")
-        return self
+# %% ../../nbs/tasks/03_task.ipynb #ba4f8530
+def _dtype(values):
+    "The type of a column that may also have missing values"
+    kinds = {type(v) for v in values}
+    return "Int64" if kinds=={int} else "boolean" if kinds=={bool} else "string"
 
 def _column(values, possible):
     "The values of a column in the type of the values that are possible"
     return pd.Series(values, dtype={"Int64": "int64", "boolean": "bool"}.get(_dtype(possible), object))
 
-def _dtype(values):
-    "The type of a column that may also have missing values"
-    kinds = {type(v) for v in values}
-    return "Int64" if kinds=={int} else "boolean" if kinds=={bool} else "string"
+@patch
+def to_frame(self:Task,
+    # What `activation` gave, `(samples, galaxies, outputs)` or `(galaxies, outputs)`; NaN rows for galaxies without a
+    # prediction
+    samples:np.ndarray,
+    std:bool=False # Add columns `_std`, the spread over the samples?
+)->pd.DataFrame:   # A row for each galaxy
+    "The table of predictions"
+    samples = samples[None] if samples.ndim==2 else samples
+    there = np.isfinite(samples).all((0,2))
+    table,spread = self._table(samples[:,there])
+    if std: table |= {f"{k}_std": v.std(0) for k,v in spread.items()}
+    out = pd.DataFrame(table)
+    if there.all(): return out
+    out = out.astype({k: v for k,v in self.dtypes.items() if v!="float64"})     # types that have a missing value
+    return out.set_axis(np.flatnonzero(there)).reindex(range(len(there)))
+
+# %% ../../nbs/tasks/03_task.ipynb #4e86d31c
+@patch
+def problems(self:Task,
+    df:pd.DataFrame # Catalogue with the label columns
+)->list:            # Pairs of a mask of rows and the reason why their labels cannot be used
+    "Labels that no training can use"
+    return []
+
+@patch
+def clean(self:Task,
+    df:pd.DataFrame # Catalogue without problems
+)->pd.DataFrame:    # The same, with labels in the type that the task takes them for
+    "Labels in their own type: a column of numbers with one word in it is text, also when that row is left out"
+    return df
+
+@patch
+def _unique(self:Task):
+    "Raise a `CatalogError` where two columns of a table of predictions would have one name"
+    names = ["id_str", "file_loc", "error", *self.columns]
+    names += [f"{c}_std" for c in names if f"{c}_std" in names]                  # tta and mc_dropout add such columns
+    if twice := next((c for i,c in enumerate(names) if c in names[:i]), None):
+        labels = ", ".join(map(repr, self.label_cols[:5]))
+        raise CatalogError(f"labels {labels}: two columns of predictions would be named {twice!r}; "
+                           "rename a label or a class")
+    return self
 
 # %% ../../nbs/tasks/03_task.ipynb #a2e0b82b
 def names_list(
@@ -84,12 +100,9 @@ def names_list(
 )->list:
     "Names of columns, as a list; raises `ValueError` unless each is there once"
     cols = [cols] if isinstance(cols, str) else list(cols) if isinstance(cols, (list, tuple)) else None
-    if not cols or not all(isinstance(c, str) for c in cols) or len(set(cols))<len(cols): raise ValueError(f"{what}={cols!r}: give the names of columns, each once")
+    if not cols or not all(isinstance(c, str) for c in cols) or len(set(cols))<len(cols):
+        raise ValueError(f"{what}={cols!r}: give the names of columns, each once")
     return cols
-
-# %% ../../nbs/tasks/03_task.ipynb #7a5c0002
-from typing import NamedTuple
-from fastcore.basics import patch
 
 # %% ../../nbs/tasks/03_task.ipynb #7a5c0003
 class Choice(NamedTuple):
@@ -109,6 +122,7 @@ class Choice(NamedTuple):
         "Mask of the galaxies with both a prediction and a label"
         return np.isfinite(self.p).all(1) & (self.true>=0)
 
+# %% ../../nbs/tasks/03_task.ipynb #5dcad568
 class Quantity(NamedTuple):
     "A number that is estimated for each galaxy, in the catalogue's units"
     name:str                   # The label
@@ -170,13 +184,15 @@ def compare_questions(self:Task,
     "Expected fractions of votes beside the counted ones"
     return []
 
+# %% ../../nbs/tasks/03_task.ipynb #aa182a19
 @patch
 def _numbers_of(self:Task, classes, truth, n):
     "Number of each galaxy's true class, -1 where there is none: the target, or else told by the target's words"
     if truth is None: return np.full(n, -1)
     y = self.encode(truth)
     if y.ndim==1 and not y.is_floating_point(): return y.numpy()
-    number,there = {str(c): i for i,c in enumerate(classes)},self.is_labelled(y)
+    number = {str(c): i for i,c in enumerate(classes)}
+    there = self.is_labelled(y)
     return np.array([number.get(self.say(o), -1) if t else -1 for o,t in zip(y, there)], dtype=int)
 
 @patch
@@ -198,11 +214,13 @@ class Verdicts(NamedTuple):
 
 Task.verdicts = Verdicts()
 
+# %% ../../nbs/tasks/03_task.ipynb #2445de1e
 def judge_choice(
     c:Choice # What was chosen, and what is true
 )->dict:     # See `Task.judge`
     "The most probable class is right or wrong; uncertain is what is missing to certainty"
-    names,n = np.array([str(o) for o in c.classes], dtype=object),np.arange(len(c.p))
+    names = np.array([str(o) for o in c.classes], dtype=object)
+    n = np.arange(len(c.p))
     best = c.p[n,c.said]
     truth = np.where(c.true<0, None, names[c.true])
     return dict(predicted=names[c.said], truth=truth, known=c.true>=0, right=c.said==c.true,
@@ -215,6 +233,16 @@ def number_text(
     return f"{v:.3g}" if abs(v)<1e5 else f"{v:.4g}"
 
 # %% ../../nbs/tasks/03_task.ipynb #7a5c0009
+def _in_words(preds, columns):
+    "What was said of each galaxy: the value of a single column, or columns and their values; None where there is none"
+    def one(v):
+        if pd.isna(v): return ""
+        return number_text(v) if isinstance(v, (float, np.floating)) else str(v)
+    def words(row):
+        there = {c: t for c,v in zip(columns, row) if (t := one(v))}
+        return ", ".join(t if len(row)==1 else f"{c} {t}" for c,t in there.items()) or None
+    return [words(o) for o in preds[columns].itertuples(index=False)]
+
 @patch
 def judge(self:Task,
     preds:pd.DataFrame,            # Table of predictions
@@ -226,24 +254,21 @@ def judge(self:Task,
     `off`; `group` and `true_group` where a galaxy belongs to something that is no class."""
     if compared := self.compare_choices(preds, truth): return judge_choice(compared[0])
     n,nan = len(preds),np.full(len(preds), np.nan)
-    def say(c, v): return "" if pd.isna(v) else number_text(v) if isinstance(v, (float, np.floating)) else str(v)
-    def words(row):
-        there = {c: t for c,v in zip(self.columns, row) if (t := say(c, v))}
-        return ", ".join(t if len(row)==1 else f"{c} {t}" for c,t in there.items()) or None
-    said = [words(o) for o in preds[self.columns].itertuples(index=False)]
     true = [None]*n
     if truth is not None:
         y = self.encode(truth)
         true = [self.say(o).replace("\n", ", ") if t else None for o,t in zip(y, self.is_labelled(y))]
-    return dict(predicted=said, truth=true, known=np.zeros(n, bool), right=np.zeros(n, bool),
+    return dict(predicted=_in_words(preds, self.columns), truth=true, known=np.zeros(n, bool), right=np.zeros(n, bool),
                 probability=nan, uncertainty=nan, off=nan)
 
+# %% ../../nbs/tasks/03_task.ipynb #bbfbb2aa
 @patch
 def is_predicted(self:Task,
     preds:pd.DataFrame # Table of predictions
 )->np.ndarray:         # `(galaxies,)`
     "Mask of the galaxies that have a prediction"
-    return preds[next((c for c,t in self.dtypes.items() if t=="float64"), self.columns[0])].notna().to_numpy()
+    col = next((c for c,t in self.dtypes.items() if t=="float64"), self.columns[0])
+    return preds[col].notna().to_numpy()
 
 # %% ../../nbs/tasks/03_task.ipynb #7a5c000b
 @patch(as_prop=True)
@@ -268,6 +293,7 @@ def headline(self:Task)->str:
     names = [m.func.__name__ for m in self.metrics]
     return "accuracy" if "accuracy" in names else names[0]
 
+# %% ../../nbs/tasks/03_task.ipynb #e9f9af57
 @patch(as_prop=True)
 def one_output_wins(self:Task)->bool:
     "Is there an output for each class, of which the highest is the answer?"
@@ -277,36 +303,42 @@ def one_output_wins(self:Task)->bool:
 def output_names(self:Task)->list:
     "What each output of the head is called"
     if self.one_output_wins: return [str(c) for c in self.classes]
-    return list(self.label_cols) if len(self.label_cols)==self.n_out else [f"output {i+1}" for i in range(self.n_out)]
+    if len(self.label_cols)==self.n_out: return list(self.label_cols)
+    return [f"output {i+1}" for i in range(self.n_out)]
 
 # %% ../../nbs/tasks/03_task.ipynb #7a5d0002
 from importlib.metadata import entry_points
 
 # %% ../../nbs/tasks/03_task.ipynb #7a5d0003
-TASKS = {}                                        # Word -> task; those of other packages are added when they are asked for
+TASKS = {}                        # Word -> task; those of other packages are added when they are asked for
 
 def register_task(
     cls # A subclass of `Task` with a `kind` of its own
 ):      # The same; may be used as a decorator
     "Make a task known by its `kind`; raises `ValueError` for a word that another task has"
-    if not isinstance(cls.kind, str) or not cls.kind: raise ValueError(f"{cls.__name__} has no kind, the word that it is known by")
+    if not isinstance(cls.kind, str) or not cls.kind:
+        raise ValueError(f"{cls.__name__} has no kind, the word that it is known by")
     other = TASKS.get(cls.kind, cls)
     same = (other.__module__, other.__qualname__)==(cls.__module__, cls.__qualname__)
     in_notebook = other.__qualname__==cls.__qualname__ and "__main__" in (other.__module__, cls.__module__)
     if not same and not in_notebook:
         raise ValueError(f"kind={cls.kind!r} is {other.__name__}'s; choose another word for {cls.__name__}")
-    if same or cls.__module__!="__main__": TASKS[cls.kind] = cls     # files are read with a module's class, not its notebook's
+    # files are read with a module's class, not its notebook's
+    if same or cls.__module__!="__main__": TASKS[cls.kind] = cls
     return cls
 
+# %% ../../nbs/tasks/03_task.ipynb #fced8723
 def _elsewhere(): return {o.name: o for o in entry_points(group="zoofast.tasks")}
 
 def task_named(
     kind:str # Its word
 ):           # The task's class, or `None`
-    "The task with this word, ours or that of an entry point of the group `zoofast.tasks`; raises `ValueError` for one that cannot be loaded"
+    """The task with this word, ours or that of an entry point of the group `zoofast.tasks`; raises `ValueError` for one
+    that cannot be loaded"""
     if kind not in TASKS and (found := _elsewhere().get(kind)):
         try: register_task(found.load())
-        except Exception as e: raise ValueError(f"the task {kind!r} of {found.value} cannot be loaded: {first_line(e)}") from e     # a stranger's code may raise anything
+        except Exception as e:     # a stranger's code may raise anything
+            raise ValueError(f"the task {kind!r} of {found.value} cannot be loaded: {first_line(e)}") from e
     return TASKS.get(kind)
 
 def task_names()->list: # Words
@@ -314,7 +346,7 @@ def task_names()->list: # Words
     return list(dict.fromkeys([*TASKS, *_elsewhere()]))
 
 # %% ../../nbs/tasks/03_task.ipynb #7a5d0006
-Task.from_schema = False      # is it asked for by a decision tree rather than by labels?
+Task.from_schema = False       # is it asked for by a decision tree rather than by labels?
 Task.one_label = False         # does it take a single label column?
 Task.loss_hint = ""            # how its loss is chosen, for an error
 Task.hub_pipeline = None       # what the Hugging Face hub calls models of this kind
@@ -336,6 +368,7 @@ def in_a_line(self:Task)->str:
     "What is predicted, for a line of the terminal"
     return self.what_it_does
 
+# %% ../../nbs/tasks/03_task.ipynb #a96631ec
 @patch
 def absent_classes(self:Task,
     y:torch.Tensor,    # Targets of the training galaxies
@@ -344,23 +377,6 @@ def absent_classes(self:Task,
     "Classes that training would never see"
     if y.is_floating_point() or not getattr(self, "classes", None): return []
     return [self.classes[i] for i in sorted(set(every.unique().tolist())-set(y.unique().tolist())-{-1})]
-
-# %% ../../nbs/tasks/03_task.ipynb #7a5d0007
-@patch
-def outputs_of(self:Task,
-    preds:pd.DataFrame # Table of predictions
-)->torch.Tensor:       # Outputs `(galaxies, outputs)`, float64
-    "The outputs of a head that would have given these predictions; the metrics take them. Probabilities of classes by default"
-    return torch.from_numpy(preds[self.columns[-self.n_out:]].to_numpy(dtype=float, copy=True)).clamp(1e-300).log()
-
-@patch
-def more_scores(self:Task,
-    score:dict,         # `n` and the metrics
-    preds:pd.DataFrame, # Predictions of the galaxies that count
-    y:torch.Tensor      # Their targets
-)->dict:
-    "Scores beside the metrics, by name"
-    return {}
 
 @patch
 def summarise(self:Task,
@@ -372,6 +388,25 @@ def summarise(self:Task,
 @patch
 def _summary(self:Task, df): return {}
 
+# %% ../../nbs/tasks/03_task.ipynb #7a5d0007
+@patch
+def outputs_of(self:Task,
+    preds:pd.DataFrame # Table of predictions
+)->torch.Tensor:       # Outputs `(galaxies, outputs)`, float64
+    """The outputs of a head that would have given these predictions; the metrics take them. Probabilities of classes by
+    default"""
+    p = preds[self.columns[-self.n_out:]].to_numpy(dtype=float, copy=True)
+    return torch.from_numpy(p).clamp(1e-300).log()
+
+@patch
+def more_scores(self:Task,
+    score:dict,         # `n` and the metrics
+    preds:pd.DataFrame, # Predictions of the galaxies that count
+    y:torch.Tensor      # Their targets
+)->dict:
+    "Scores beside the metrics, by name"
+    return {}
+
 @patch
 def distance(self:Task,
     preds:pd.DataFrame, # Table of predictions
@@ -380,15 +415,7 @@ def distance(self:Task,
     "How far each prediction is from the truth, to find the worst"
     return np.zeros(len(preds))
 
-@patch
-def beside_truth(self:Task,
-    rows:pd.DataFrame,  # Rows of the catalogue
-    preds:pd.DataFrame, # Their predictions
-    most:int=10         # Labels at most
-)->dict:                # Column -> texts and numbers
-    "Truth and prediction, as columns of a table for people"
-    return {f"{c}_true": as_texts(rows[c]) for c in self.label_cols[:most] if c in rows} | {c: as_texts(preds[c]) for c in self.columns[:most]}
-
+# %% ../../nbs/tasks/03_task.ipynb #39eba483
 def as_texts(
     col # Column of a table
 )->list:
@@ -400,6 +427,16 @@ def as_numbers(
 )->list:
     "A column as numbers, None where none is"
     return [None if pd.isna(o) else float(o) for o in pd.to_numeric(col, errors="coerce")]
+
+@patch
+def beside_truth(self:Task,
+    rows:pd.DataFrame,  # Rows of the catalogue
+    preds:pd.DataFrame, # Their predictions
+    most:int=10         # Labels at most
+)->dict:                # Column -> texts and numbers
+    "Truth and prediction, as columns of a table for people"
+    truth = {f"{c}_true": as_texts(rows[c]) for c in self.label_cols[:most] if c in rows}
+    return truth | {c: as_texts(preds[c]) for c in self.columns[:most]}
 
 # %% ../../nbs/tasks/03_task.ipynb #7a5d0008
 @patch(as_prop=True)
@@ -415,6 +452,7 @@ def misses(self:Task,
     "How far off predictions are, for sets and intervals that hold the truth as often as asked"
     raise NotImplementedError(f"{type(self).__name__} says nothing of how far off its predictions are")
 
+# %% ../../nbs/tasks/03_task.ipynb #ca09f32c
 @patch
 def answer(self:Task, say=str)->str:
     "What a model answers, in a sentence for its card; `say` makes a name safe for where it is shown"

@@ -30,11 +30,13 @@ def data_dir():
 
 @pytest.fixture(scope='session')
 def run_zoofast():
-    "`run_zoofast('check', 'rings.csv', cwd=..., env={...})`: the finished process, with its `returncode`, `stdout`, `stderr`"
+    """`run_zoofast('check', 'rings.csv', cwd=..., env={...})`: the finished process, with its `returncode`, `stdout`,
+    `stderr`"""
     def _run(*args, cwd=None, env=None):
         path = os.pathsep.join(o for o in (str(ROOT), os.environ.get('PYTHONPATH')) if o)
         env = {**os.environ, 'PYTHONPATH':path, **(env or {})}
-        return subprocess.run([sys.executable, '-m', 'zoofast.cli', *map(str, args)], cwd=cwd, env=env, capture_output=True, text=True)
+        command = [sys.executable, '-m', 'zoofast.cli', *map(str, args)]
+        return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
     return _run
 
 @pytest.fixture(scope='session', autouse=True)
@@ -69,7 +71,8 @@ def opened(browser):
         page.on('console', lambda m: wrong.append(f'console: {m.text}') if m.type in ('error', 'warning') else None)
         page.on('pageerror', lambda e: wrong.append(f'error: {e}'))
         page.on('dialog', lambda d: (wrong.append(f'dialog: {d.message}'), d.dismiss()))
-        page.on('request', lambda r: wrong.append(f'request: {r.url[:200]}') if not r.url.startswith(('data:', path.as_uri())) else None)
+        own = lambda r: r.url.startswith(('data:', path.as_uri()))
+        page.on('request', lambda r: wrong.append(f'request: {r.url[:200]}') if not own(r) else None)
         page.goto(path.as_uri())
         pages.append(context)
         return page,wrong

@@ -22,15 +22,19 @@ def test_none_may_be_a_class_and_na_is_missing(tmp_path):
 
 @pytest.mark.parametrize('dtype', ['Int64', 'boolean', 'Float64', 'string', 'category', 'object'])
 def test_labels_of_every_type_with_gaps(dtype):
-    col = pd.Series([1, 0, None, 1, 0, 1], dtype='Int64').astype(dtype) if dtype in ('Int64', 'boolean', 'Float64') else pd.Series(['a', 'b', None, 'a', 'b', 'a'], dtype=dtype)
+    if dtype in ('Int64', 'boolean', 'Float64'): col = pd.Series([1, 0, None, 1, 0, 1], dtype='Int64').astype(dtype)
+    else: col = pd.Series(['a', 'b', None, 'a', 'b', 'a'], dtype=dtype)
     df = pd.DataFrame({'id_str': list('abcdef'), 'file_loc': [f'/{c}.jpg' for c in 'abcdef'], 'y': col})
     check = check_catalog(df, 'y', open_images=False)
-    assert 'no label' in check.bad.reason[2] and len(check.bad)==6       # none of the files is there; one row has no label either
+    # none of the files is there; one row has no label either
+    assert 'no label' in check.bad.reason[2] and len(check.bad)==6
     task = infer_task(df, 'y').fit(df)
     assert len(task.classes)==2 and task.encode(df).tolist().count(-1)==1
 
 def test_galaxies_without_a_group_stay_single():
-    df = pd.DataFrame({'id_str': np.arange(1000).astype(str), 'file_loc': [f'/{i}.jpg' for i in range(1000)], 'host': [None]*900+[f'h{i//10}' for i in range(100)]})
+    files = [f'/{i}.jpg' for i in range(1000)]
+    hosts = [None]*900+[f'h{i//10}' for i in range(100)]
+    df = pd.DataFrame({'id_str': np.arange(1000).astype(str), 'file_loc': files, 'host': hosts})
     df = split_catalog(df, valid=0.2, group_col='host')
     assert 180<(df.split=='valid').sum()<220 and 100<(df.split[:900]=='valid').sum()
     assert (df[900:].groupby('host').split.nunique()==1).all()
@@ -42,7 +46,8 @@ def test_a_file_in_two_splits_is_refused():
 def test_a_class_without_training_galaxies_is_refused(survey):
     from zoofast.data.loaders import GalaxyDataLoaders
     df = survey[1].assign(split=np.where(survey[1].morphology=='ring', 'valid', 'train'))
-    with pytest.raises(CatalogError, match="no galaxy of the class 'ring'"): GalaxyDataLoaders.from_catalog(df, 'morphology', size=64, progress=False)
+    with pytest.raises(CatalogError, match="no galaxy of the class 'ring'"):
+        GalaxyDataLoaders.from_catalog(df, 'morphology', size=64, progress=False)
 
 @pytest.mark.parametrize('labels', [dict(y=['pred', 'b']*3), dict(id=['str', 'b']*3)])
 def test_columns_that_would_clash_are_refused(labels):
@@ -53,7 +58,8 @@ def test_skipped_rows_leave_no_class_behind(survey):
     from zoofast.data.loaders import GalaxyDataLoaders
     df = survey[1].copy()
     df.loc[0, 'morphology'] = 'sprial'
-    with pytest.warns(UserWarning, match='sprial'): dls = GalaxyDataLoaders.from_catalog(df, 'morphology', size=64, on_bad='skip', progress=False)
+    with pytest.warns(UserWarning, match='sprial'):
+        dls = GalaxyDataLoaders.from_catalog(df, 'morphology', size=64, on_bad='skip', progress=False)
     assert 'sprial' not in dls.task.classes and len(dls.catalog)==59
 
 def test_warnings_after_reading_fits_in_threads(survey):

@@ -15,7 +15,8 @@ def grey_encoder(tmp_path_factory):
     "A greyscale encoder as zoobot publishes them: timm's folder with in_chans=1 in its weights and configuration"
     folder = tmp_path_factory.mktemp('greyscale')
     torch.manual_seed(0)
-    timm.models.save_for_hf(timm.create_model('resnet18', num_classes=0, in_chans=1), folder, model_args=dict(in_chans=1), safe_serialization=True)
+    body = timm.create_model('resnet18', num_classes=0, in_chans=1)
+    timm.models.save_for_hf(body, folder, model_args=dict(in_chans=1), safe_serialization=True)
     return folder
 
 def test_one_channel_sees_what_three_equal_ones_see():
@@ -29,7 +30,8 @@ def test_greyscale_encoders(grey_encoder, channels):
     body = timm.create_model(f'local-dir:{grey_encoder}', num_classes=0, in_chans=1, pretrained=True).eval()
     enc = create_encoder(f'local-dir:{grey_encoder}', 64, channels).eval()
     x = torch.rand(2, 1, 64, 64)
-    torch.testing.assert_close(enc(x.expand(-1, channels, -1, -1)), body((x-enc.mean.mean())/enc.std.mean()), rtol=1e-3, atol=1e-4)
+    grey = body((x-enc.mean.mean())/enc.std.mean())
+    torch.testing.assert_close(enc(x.expand(-1, channels, -1, -1)), grey, rtol=1e-3, atol=1e-4)
 
 def test_greyscale_encoders_from_a_hub_cache(grey_encoder, tmp_path, monkeypatch):
     repo,commit = tmp_path/'hub'/'models--mwalmsley--zoobot-encoder-greyscale-resnet18','0'*40
@@ -49,7 +51,9 @@ def test_training_and_predicting_with_any_number_of_bands(survey, tmp_path, chan
     df['file_loc'] = [str(tmp_path/f'{i}.fits') for i in range(len(df))]
     df['barred'] = np.arange(len(df))%2
     bands = {1: (2,), 3: (3,1,0), 4: None}[channels]
-    dls = GalaxyDataLoaders.from_catalog(df[['id_str','file_loc','barred']], 'barred', reader=ImageReader(64, channels, bands=bands), batch_size=8, progress=False)
+    reader = ImageReader(64, channels, bands=bands)
+    few = df[['id_str','file_loc','barred']]
+    dls = GalaxyDataLoaders.from_catalog(few, 'barred', reader=reader, batch_size=8, progress=False)
     learn = galaxy_learner(dls, 'resnet18', pretrained=False, precision='fp32')
     with learn.no_bar(), learn.no_logging(): learn.fine_tune(1)
     assert dls.one_batch()[0].shape==(8, channels, 64, 64)
@@ -73,7 +77,8 @@ def test_radio_galaxies_from_fits(data_dir, channels):
     "mirabest, 120 FIRST images of one band: FR I and FR II are told apart well above chance in a few epochs"
     df = pd.read_csv(data_dir/'mirabest'/'labels.csv')
     df = df.assign(id_str=df.file_loc, file_loc=[str((data_dir/'mirabest'/f).resolve()) for f in df.file_loc])
-    dls = GalaxyDataLoaders.from_catalog(df, 'label', reader=ImageReader(96, channels, 'linear'), valid=0.3, seed=1, cache='memory', progress=False)
+    reader = ImageReader(96, channels, 'linear')
+    dls = GalaxyDataLoaders.from_catalog(df, 'label', reader=reader, valid=0.3, seed=1, cache='memory', progress=False)
     learn = galaxy_learner(dls, 'tf_efficientnet_lite0', seed=1)
     with learn.no_bar(), learn.no_logging(): learn.fine_tune(5, freeze_epochs=3)
     assert max(o['roc_auc'] for o in learn.history)>0.7

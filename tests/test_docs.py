@@ -1,4 +1,5 @@
-"""The documentation site: links and anchors lead somewhere, what is public is described, nothing is asked of the network
+"""The documentation site: links and anchors lead somewhere, what is public is described, nothing is asked of the
+network
 
 The site is built once, which takes minutes; `ZOOFAST_SITE=_docs` takes one that `make docs` has built."""
 import ast, importlib, inspect, json, os, posixpath, re, subprocess, sys
@@ -26,8 +27,10 @@ class Page(HTMLParser):
         d = dict(attrs)
         self.ids |= {d[k] for k in ('id', 'name') if d.get(k)}
         if tag=='a' and d.get('href') is not None: self.links.append(d['href'])
-        if tag in ('img', 'script', 'iframe', 'source', 'video', 'audio', 'embed') and d.get('src'): self.loads.append(d['src'])
-        if tag=='link' and d.get('href') and d.get('rel') not in ('canonical', 'alternate'): self.loads.append(d['href'])
+        if tag in ('img', 'script', 'iframe', 'source', 'video', 'audio', 'embed') and d.get('src'):
+            self.loads.append(d['src'])
+        if tag=='link' and d.get('href') and d.get('rel') not in ('canonical', 'alternate'):
+            self.loads.append(d['href'])
         if tag=='object' and d.get('data'): self.loads.append(d['data'])
         self._skip += tag in ('script', 'style')
     def handle_endtag(self, tag): self._skip -= tag in ('script', 'style')
@@ -40,7 +43,8 @@ def site(tmp_path_factory):
     if os.environ.get('ZOOFAST_SITE'): return Path(os.environ['ZOOFAST_SITE']).resolve()
     pytest.importorskip('smalldocs', reason='smalldocs needs Python 3.11')
     out = tmp_path_factory.mktemp('docs')/'site'
-    res = subprocess.run([sys.executable, 'tools/docs.py', '--site-only', '--out', str(out)], cwd=ROOT, capture_output=True, text=True)
+    command = [sys.executable, 'tools/docs.py', '--site-only', '--out', str(out)]
+    res = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert res.returncode==0, res.stdout+res.stderr
     return out
 
@@ -61,8 +65,13 @@ def test_links_and_anchors(site, pages):
             to = posixpath.normpath(posixpath.join(posixpath.dirname(name), unquote(url))) if url else name
             if (site/to).is_dir(): to = posixpath.join(to, 'index.html').removeprefix('./')
             if to.startswith('..') or not (site/to).is_file(): dead.append(f'{name}: {link}')
-            elif anchor and to in pages and anchor not in ('top', '') and unquote(anchor) not in pages[to].ids: dead.append(f'{name}: {link} (no such anchor)')
+            elif anchor and to in pages and anchor not in ('top', '') and unquote(anchor) not in pages[to].ids:
+                dead.append(f'{name}: {link} (no such anchor)')
     assert not dead, '\n'.join(dead)
+
+# What stands in a cell of text and not on its page: code, tables, directives, tags, maths, and where a link leads
+MARKUP = re.compile(r'^```.*?^```|^\|.*$|^#\|.*$|</?(?:img|br|span|code|small|div|p|a)\b[^>]*>|\$\$.*?\$\$|'
+                    r'!?\[([^\]]*)\]\([^)]*\)|\$[^$]*\$', flags=re.S|re.M)
 
 def _plain(s): return re.sub(r'[^a-z]', '', s.lower())
 
@@ -74,27 +83,33 @@ def test_prose_is_all_there(pages):
         for c in json.loads((ROOT/'nbs'/p.path).read_text(encoding='utf-8'))['cells']:
             s = ''.join(c['source'])
             if c['cell_type']!='markdown' or '#| hide' in s: continue
-            s = re.sub(r'^```.*?^```|^\|.*$|^#\|.*$|</?(?:img|br|span|code|small|div|p|a)\b[^>]*>|\$\$.*?\$\$|!?\[([^\]]*)\]\([^)]*\)|\$[^$]*\$', lambda m: m[1] or '', s, flags=re.S|re.M)
+            s = MARKUP.sub(lambda m: m[1] or '', s)
             lost += [f'{p.path}: {o.strip()[:70]}' for o in s.split('\n\n') if _plain(o)[:30] not in text]
     assert not lost, '\n'.join(lost)
 
 def test_nothing_from_the_network(site, pages):
     far = [f'{n}: {o}' for n,p in pages.items() for o in p.loads if re.match(r'(?:https?:)?//', o)]
-    far += [f'{p.name}: {m}' for p in site.rglob('*.css') for m in re.findall(r'url\(["\']?((?:https?:)?//[^)]*)|@import[^;]{0,80}', p.read_text(encoding='utf-8')) if m]
+    address = r'url\(["\']?((?:https?:)?//[^)]*)|@import[^;]{0,80}'
+    for p in site.rglob('*.css'):
+        far += [f'{p.name}: {m}' for m in re.findall(address, p.read_text(encoding='utf-8')) if m]
     assert not far, '\n'.join(far)
 
 def test_no_directives_no_noise(pages):
-    noise = re.compile(r'^\s*#\|\s*(?:export\w*|hide\w*|default_exp|eval|slow|gpu|code-fold|echo)\b.*$|\x1b\[|\d+%\|[█▏▎▍▌▋▊▉ ]*\||\d+/\d+ \[\d+:\d+|\w*Warning: |<IPython\.core|█████', re.M)
-    found = [f'{n}: {m[0].strip()[:80]}' for n,p in pages.items() if n!='CONTRIBUTING.html' for m in noise.finditer(''.join(p.text))]
+    noise = re.compile(r'^\s*#\|\s*(?:export\w*|hide\w*|default_exp|eval|slow|gpu|code-fold|echo)\b.*$|'
+                       r'\x1b\[|\d+%\|[█▏▎▍▌▋▊▉ ]*\||\d+/\d+ \[\d+:\d+|\w*Warning: |<IPython\.core|█████', re.M)
+    read = {n: ''.join(p.text) for n,p in pages.items() if n!='CONTRIBUTING.html'}
+    found = [f'{n}: {m[0].strip()[:80]}' for n,text in read.items() for m in noise.finditer(text)]
     assert not found, '\n'.join(found)
 
 def test_maths_is_in_the_page(site, pages):
-    raw = [n for n,p in pages.items() if re.search(r'\\\(.+?\\\)|\\\[.+?\\\]', ''.join(p.text)) and 'class="math' in (site/n).read_text(encoding='utf-8')]
+    source = {n for n,p in pages.items() if re.search(r'\\\(.+?\\\)|\\\[.+?\\\]', ''.join(p.text))}
+    raw = [n for n in pages if n in source and 'class="math' in (site/n).read_text(encoding='utf-8')]
     assert not raw, f'maths that needs a script: {raw}'
 
 def test_search_finds_a_function(site):
     entries = json.loads((site/'search.json').read_text(encoding='utf-8'))
-    assert any(e['href'].startswith('training/finetune.html') and 'galaxy_learner' in e['text']+e['section'] for e in entries)
+    ours = [e['text']+e['section'] for e in entries if e['href'].startswith('training/finetune.html')]
+    assert any('galaxy_learner' in o for o in ours)
     assert (site/'search.js').read_text(encoding='utf-8').startswith('window.siteSearch = [')
     assert all((site/urldefrag(e['href'])[0]).is_file() for e in entries)
 
@@ -103,7 +118,8 @@ def test_search_finds_a_function(site):
 def test_every_module_has_its_floor():
     from test_layering import FLOORS as house, PATHS
     assert {p.module for v in by_floor(PAGES).values() for p in v}==set(MODULES)==set(PATHS) and len(MODULES)>40
-    assert [o for o in FLOORS if o]==[o for o in house if o in FLOORS], 'the page shows the folders in the order of the house'
+    shown = [o for o in FLOORS if o]
+    assert shown==[o for o in house if o in FLOORS], 'the page shows the folders in the order of the house'
 
 def test_folders_say_what_they_are():
     folders = {p.parent.name for p in (ROOT/'zoofast').glob('*/__init__.py')}
@@ -114,7 +130,8 @@ def test_picture_shows_what_is_imported():
     leans,html_ = imports(ROOT/'zoofast'),code_page(PAGES, ROOT/'zoofast')
     shown = {m[1]:set(m[2].split()) for m in re.finditer(r'data-module="([\w.]+)" data-leans="([^"]*)"', html_)}
     assert shown=={k:leans[k]&set(MODULES) for k in MODULES}
-    assert 'encoders.sources' in shown['training.finetune'] and 'catalog.read' in shown['data.loaders'], 'the imports are not read'
+    assert 'encoders.sources' in shown['training.finetune'], 'the imports are not read'
+    assert 'catalog.read' in shown['data.loaders'], 'the imports are not read'
     assert 'training.finetune' in shown['cli.finetune'], 'an import inside a function is not read'
 
 def test_sidebar_leads_to_every_page():
@@ -142,7 +159,15 @@ def _exported():
 
 PUBLIC = [(k, n) for k,names in NAMES.items() for n in names]     # those that a user types
 
-def _called(tree): return {o.id if isinstance(o, ast.Name) else o.attr for o in ast.walk(tree) if isinstance(o, (ast.Name, ast.Attribute))}
+def _called(tree):
+    used = [o for o in ast.walk(tree) if isinstance(o, (ast.Name, ast.Attribute))]
+    return {o.id if isinstance(o, ast.Name) else o.attr for o in used}
+
+def _patched(o):
+    "The class that a function becomes a method of, by @patch"
+    if not (isinstance(o, ast.FunctionDef) and o.args.args and o.args.args[0].arg=='self'): return None
+    of = o.args.args[0].annotation
+    return of.id if isinstance(of, ast.Name) else None
 
 def test_public_names_have_entries(pages):
     "Each has one on the page of the module that defines it"
@@ -175,8 +200,7 @@ def test_examples():
     for tree in code.values():
         for o in ast.walk(tree):
             if isinstance(o, (ast.FunctionDef, ast.ClassDef)): inside.setdefault(o.name, set()).update(_called(o))
-            if isinstance(o, ast.FunctionDef) and o.args.args and o.args.args[0].arg=='self' and isinstance(a := o.args.args[0].annotation, ast.Name):
-                inside.setdefault(a.id, set()).update(_called(o))     # @patch: a method of this class
+            if of := _patched(o): inside.setdefault(of, set()).update(_called(o))
     shown = set(re.findall(r'[A-Za-z_]\w*', '\n'.join(_code())))
     reached,new = set(),{o for o in shown if o in inside}
     while new:

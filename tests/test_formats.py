@@ -41,7 +41,8 @@ def test_a_new_format_is_one_row_and_one_function(new_row, galaxy_file, tmp_path
     assert torch.equal(reader(files[0]), reader(tmp_path/'same.fits'))
     open(tmp_path/'cut.galaxy', 'wb').write(open(files[0], 'rb').read()[:500])
     (tmp_path/'odd.galaxy').write_bytes(b'something else')
-    df = pd.DataFrame(dict(id_str=list('abcde'), file_loc=[*files, str(tmp_path/'cut.galaxy'), str(tmp_path/'odd.galaxy')]))
+    all_five = [*files, str(tmp_path/'cut.galaxy'), str(tmp_path/'odd.galaxy')]
+    df = pd.DataFrame(dict(id_str=list('abcde'), file_loc=all_five))
     check = check_catalog(df, progress=False)
     assert check.ok.id_str.tolist()==['a', 'b', 'c'] and check.bad.id_str.tolist()==['d', 'e']
     assert all(f in r for f,r in zip(check.bad.file_loc, check.bad.reason))
@@ -58,8 +59,15 @@ def test_rows_do_not_claim_the_same_files():
     assert len(set(suffixes))==len(suffixes) and all(s==s.lower() for s in suffixes)
 
 @pytest.mark.parametrize('name,head,kind', [
-    ('a.fits', b'\xff\xd8\xff', 'jpg'), ('a.npy', b'\x89PNG', 'jpg'), ('a.jpg', b'\x93NUMPY', 'npy'), ('a.fits', b'\x93NUMPY', 'npy'), ('a', b'SIMPLE  =', 'FITS'),
-    ('a.npy', b'<html>', 'npy'), ('a.FITS', b'<html>', 'FITS'), ('a.jpg', b'<html>', 'jpg'), ('a.jp2', b'\0\0\0\x0cjP', 'jpg')])
+    ('a.fits', b'\xff\xd8\xff', 'jpg'),
+    ('a.npy', b'\x89PNG', 'jpg'),
+    ('a.jpg', b'\x93NUMPY', 'npy'),
+    ('a.fits', b'\x93NUMPY', 'npy'),
+    ('a', b'SIMPLE  =', 'FITS'),
+    ('a.npy', b'<html>', 'npy'),
+    ('a.FITS', b'<html>', 'FITS'),
+    ('a.jpg', b'<html>', 'jpg'),
+    ('a.jp2', b'\0\0\0\x0cjP', 'jpg')])
 def test_first_bytes_say_more_than_the_name(tmp_path, name, head, kind):
     (tmp_path/name).write_bytes(head)
     assert image_format(tmp_path/name).name.startswith(kind)
@@ -68,7 +76,9 @@ KINDS = ['f4', 'f8', '>f4', '>f8', 'i2', '>i2', 'i4', 'u2', 'i8']
 @pytest.mark.parametrize('kind', KINDS)
 @pytest.mark.parametrize('shape', ['plane', 'bands first', 'bands last', 'one more axis'])
 def test_an_array_is_read_as_the_same_array_in_fits(tmp_path, kind, shape):
-    a = {'plane': GALAXY, 'bands first': CUBE, 'bands last': CUBE.transpose(1,2,0), 'one more axis': GALAXY[None,:,:,None]}[shape]
+    arrays = {'plane': GALAXY, 'bands first': CUBE, 'bands last': CUBE.transpose(1,2,0),
+              'one more axis': GALAXY[None,:,:,None]}
+    a = arrays[shape]
     a = (a-a.min()).astype(kind)
     np.save(tmp_path/'a.npy', a)
     fits.writeto(tmp_path/'a.fits', a.astype(a.dtype.newbyteorder('=')))
@@ -76,7 +86,8 @@ def test_an_array_is_read_as_the_same_array_in_fits(tmp_path, kind, shape):
         assert torch.equal(reader.wide(tmp_path/'a.npy'), reader.wide(tmp_path/'a.fits'))
 
 def test_half_precision_and_other_orders(tmp_path):
-    for name,a in (('half', GALAXY.astype('f2')), ('fortran', np.asfortranarray(CUBE)), ('long', GALAXY.astype(np.longdouble))):
+    arrays = {'half': GALAXY.astype('f2'), 'fortran': np.asfortranarray(CUBE), 'long': GALAXY.astype(np.longdouble)}
+    for name,a in arrays.items():
         np.save(tmp_path/f'{name}.npy', a)
         fits.writeto(tmp_path/f'{name}.fits', a.astype('f4'))
         assert torch.equal(ImageReader(32)(tmp_path/f'{name}.npy'), ImageReader(32)(tmp_path/f'{name}.fits')), name
@@ -93,7 +104,8 @@ def test_bytes_are_pixels_and_are_not_stretched(tmp_path):
     for i,a in enumerate((rgb, rgb.transpose(2,0,1), np.asfortranarray(rgb))):
         np.save(tmp_path/f'{i}.npy', a)
         assert torch.equal(ImageReader(32)(tmp_path/f'{i}.npy'), ImageReader(32)(tmp_path/'a.png'))
-    with pytest.raises(ValueError, match='stretched already'): fit_reader(ImageReader(32, stretch='asinh'), [tmp_path/'0.npy'])
+    with pytest.raises(ValueError, match='stretched already'):
+        fit_reader(ImageReader(32, stretch='asinh'), [tmp_path/'0.npy'])
 
 def test_pixels_without_flux(tmp_path):
     a = GALAXY.copy()
@@ -106,9 +118,11 @@ def test_bands_are_chosen(tmp_path):
     np.save(tmp_path/'a.npy', CUBE)
     np.save(tmp_path/'b.npy', CUBE[[2,0,1]])
     assert torch.equal(ImageReader(32, bands=(2,0,1))(tmp_path/'a.npy'), ImageReader(32)(tmp_path/'b.npy'))
-    with pytest.raises(ImageError, match='has no bands .*it has 3: 0, 1, 2'): ImageReader(32, bands=('z',))(tmp_path/'a.npy')
+    with pytest.raises(ImageError, match='has no bands .*it has 3: 0, 1, 2'):
+        ImageReader(32, bands=('z',))(tmp_path/'a.npy')
     for n,b in zip('grz', CUBE): np.save(tmp_path/f'{n}.npy', b)
-    assert torch.equal(ImageReader(32)('|'.join(str(tmp_path/f'{n}.npy') for n in 'grz')), ImageReader(32)(tmp_path/'a.npy'))
+    three = '|'.join(str(tmp_path/f'{n}.npy') for n in 'grz')
+    assert torch.equal(ImageReader(32)(three), ImageReader(32)(tmp_path/'a.npy'))
 
 class Boom:
     def __reduce__(self): return os.mkdir,(os.environ['ZOOFAST_TEST_BOOM'],)
@@ -125,19 +139,35 @@ def promising(shape, descr='<f4', data=b'', version=b'\1\0'):
 
 HOSTILE = {
     'objects': (lambda: npy(np.array([[Boom()]], dtype=object), allow_pickle=True), 'holds object'),
-    'text': (lambda: npy(np.full((9,9), 'galaxy')), 'holds <U6'), 'bool': (lambda: npy(GALAXY>5), 'holds bool'),
-    'complex': (lambda: npy(GALAXY.astype('c8')), 'holds complex64'), 'dates': (lambda: npy(GALAXY.astype('M8[s]')), 'holds datetime64'),
+    'text': (lambda: npy(np.full((9,9), 'galaxy')), 'holds <U6'),
+    'bool': (lambda: npy(GALAXY>5), 'holds bool'),
+    'complex': (lambda: npy(GALAXY.astype('c8')), 'holds complex64'),
+    'dates': (lambda: npy(GALAXY.astype('M8[s]')), 'holds datetime64'),
     'fields': (lambda: npy(np.zeros((9,9), [('a', 'f4'), ('b', 'i2')])), 'not whole or floating-point numbers'),
-    'number': (lambda: npy(np.float32(3)), r'shape \(\)'), 'row': (lambda: npy(GALAXY[0]), r'shape \(40,\)'), 'row of one': (lambda: npy(GALAXY[:1]), r'shape \(1, 40\)'),
-    'four axes': (lambda: npy(CUBE[None].repeat(2, 0)), r'shape \(2, 3, 40, 40\)'), 'no rows': (lambda: npy(GALAXY[:0]), 'empty array of 0 x 40'),
-    'cut': (lambda: npy(GALAXY)[:3000], 'truncated'), 'cut header': (lambda: npy(GALAXY)[:60], ''), 'magic only': (lambda: b'\x93NUMPY', ''), 'nothing': (lambda: b'', 'the file is empty'),
-    'bomb': (lambda: promising((10**9, 10**9)), 'cut the galaxy out'), 'bomb of bands': (lambda: promising((4000, 4000, 4000)), 'cut the galaxy out'),
-    'overflow': (lambda: promising((2**40, 2**40)), 'cut the galaxy out'), 'negative': (lambda: promising((-40, 40), data=b'\0'*99), 'empty array of -40 x 40'),
-    'promises more': (lambda: promising((40, 40), data=b'\0'*99), r'truncated \(it has 99 of 6400 bytes\)'), 'code in the header': (lambda: promising("__import__('os').getpid()"), 'its header cannot be read'),
-    'wide numbers': (lambda: promising((40, 40), '|V1000000000'), 'not whole or floating'), 'wrong kind': (lambda: promising((40, 40), 'galaxy'), 'its header cannot be read'),
-    'future version': (lambda: promising((40, 40), version=b'\x09\0'), ''), 'nested header': (lambda: promising('('*3000), ''), 'long header': (lambda: promising(' '*60000+'(40, 40)'), 'header'),
-    'page': (lambda: b'<html>404</html>', 'is no array that numpy has saved: it starts with b.<html>'), 'pickle': (lambda: pickle.dumps(Boom()), 'is no array that numpy has saved'),
-    'nan': (lambda: npy(GALAXY*np.nan), 'no finite pixel'), 'constant': (lambda: npy(np.zeros((9,9))), 'the same value, 0'),
+    'number': (lambda: npy(np.float32(3)), r'shape \(\)'),
+    'row': (lambda: npy(GALAXY[0]), r'shape \(40,\)'),
+    'row of one': (lambda: npy(GALAXY[:1]), r'shape \(1, 40\)'),
+    'four axes': (lambda: npy(CUBE[None].repeat(2, 0)), r'shape \(2, 3, 40, 40\)'),
+    'no rows': (lambda: npy(GALAXY[:0]), 'empty array of 0 x 40'),
+    'cut': (lambda: npy(GALAXY)[:3000], 'truncated'),
+    'cut header': (lambda: npy(GALAXY)[:60], ''),
+    'magic only': (lambda: b'\x93NUMPY', ''),
+    'nothing': (lambda: b'', 'the file is empty'),
+    'bomb': (lambda: promising((10**9, 10**9)), 'cut the galaxy out'),
+    'bomb of bands': (lambda: promising((4000, 4000, 4000)), 'cut the galaxy out'),
+    'overflow': (lambda: promising((2**40, 2**40)), 'cut the galaxy out'),
+    'negative': (lambda: promising((-40, 40), data=b'\0'*99), 'empty array of -40 x 40'),
+    'promises more': (lambda: promising((40, 40), data=b'\0'*99), r'truncated \(it has 99 of 6400 bytes\)'),
+    'code in the header': (lambda: promising("__import__('os').getpid()"), 'its header cannot be read'),
+    'wide numbers': (lambda: promising((40, 40), '|V1000000000'), 'not whole or floating'),
+    'wrong kind': (lambda: promising((40, 40), 'galaxy'), 'its header cannot be read'),
+    'future version': (lambda: promising((40, 40), version=b'\x09\0'), ''),
+    'nested header': (lambda: promising('('*3000), ''),
+    'long header': (lambda: promising(' '*60000+'(40, 40)'), 'header'),
+    'page': (lambda: b'<html>404</html>', 'is no array that numpy has saved: it starts with b.<html>'),
+    'pickle': (lambda: pickle.dumps(Boom()), 'is no array that numpy has saved'),
+    'nan': (lambda: npy(GALAXY*np.nan), 'no finite pixel'),
+    'constant': (lambda: npy(np.zeros((9,9))), 'the same value, 0'),
 }
 
 @pytest.mark.parametrize('case', HOSTILE)
@@ -172,11 +202,19 @@ def test_arrays_are_trained_on_and_predicted(tmp_path):
         a = CUBE+rng.normal(0, 2, CUBE.shape)
         np.save(tmp_path/f'{i}.npy', a)
         fits.writeto(tmp_path/f'{i}.fits', a)
-    tables = [pd.DataFrame(dict(id_str=[str(i) for i in range(8)], file_loc=[str(tmp_path/f'{i}.{s}') for i in range(8)], ring=[0, 1]*4)) for s in ('npy', 'fits')]
-    dls = [GalaxyDataLoaders.from_catalog(df, 'ring', size=32, batch_size=4, cache=tmp_path/'cache', augment=None, progress=False) for df in tables]
+    def catalog(suffix):
+        files = [str(tmp_path/f'{i}.{suffix}') for i in range(8)]
+        return pd.DataFrame(dict(id_str=[str(i) for i in range(8)], file_loc=files, ring=[0, 1]*4))
+    def loaders(df):
+        return GalaxyDataLoaders.from_catalog(df, 'ring', size=32, batch_size=4, cache=tmp_path/'cache', augment=None,
+                                              progress=False)
+    tables = [catalog(s) for s in ('npy', 'fits')]
+    dls = [loaders(df) for df in tables]
     assert all(torch.equal(a[0].cpu(), b[0].cpu()) for a,b in zip(dls[0].valid, dls[1].valid, strict=True))
     torch.manual_seed(0)
-    model = GalaxyModel(GalaxyNet(create_encoder('test_vit', 160, pretrained=False), 2), Classification('ring', [0, 1]), ImageReader(160), device='cpu')
+    net = GalaxyNet(create_encoder('test_vit', 160, pretrained=False), 2)
+    model = GalaxyModel(net, Classification('ring', [0, 1]), ImageReader(160), device='cpu')
     (tmp_path/'7.npy').write_bytes(npy(CUBE)[:900])
     got,expected = (predict_catalog(model, df, progress=False) for df in tables)
-    assert 'truncated' in got.error[7] and got.iloc[:7].drop(columns='file_loc').equals(expected.iloc[:7].drop(columns='file_loc'))
+    assert 'truncated' in got.error[7]
+    assert got.iloc[:7].drop(columns='file_loc').equals(expected.iloc[:7].drop(columns='file_loc'))

@@ -1,4 +1,5 @@
-"The Hugging Face hub: push, load, cache, and what goes wrong; huggingface_hub's own client against a hub on this machine"
+"""The Hugging Face hub: push, load, cache, and what goes wrong; huggingface_hub's own client against a hub on this
+machine"""
 import json, os, shutil, subprocess, sys, textwrap
 from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch
@@ -14,8 +15,10 @@ from zoofast.images.reader import ImageReader
 @pytest.fixture(scope='module')
 def good(tmp_path_factory):
     torch.manual_seed(0)
-    m = GalaxyModel(GalaxyNet(create_encoder('test_efficientnet', 64, pretrained=False), 2), Classification('ring', [False, True]), ImageReader(64), device='cpu')
-    return write_bundle(tmp_path_factory.mktemp('hub')/'rings', m, history=[{'epoch': 0, 'valid_loss': 1.}], metrics={'accuracy': 0.9}, data={'galaxies': {'train': 8}})
+    net = GalaxyNet(create_encoder('test_efficientnet', 64, pretrained=False), 2)
+    m = GalaxyModel(net, Classification('ring', [False, True]), ImageReader(64), device='cpu')
+    return write_bundle(tmp_path_factory.mktemp('hub')/'rings', m, history=[{'epoch': 0, 'valid_loss': 1.}],
+                        metrics={'accuracy': 0.9}, data={'galaxies': {'train': 8}})
 
 @pytest.fixture
 def hub():
@@ -28,9 +31,13 @@ def hub():
 def run(hub, tmp_path, root):
     "Python code in a process of its own, whose hub is the one on this machine; what it prints"
     def _run(code, token='hf_write', **env):
-        env = {**{k: v for k,v in os.environ.items() if not k.startswith(('HF_', 'HUGGING'))}, 'HF_ENDPOINT': hub.url, 'HF_HOME': str(tmp_path/'hf'), 'HF_HUB_DISABLE_XET': '1', 'HF_HUB_DISABLE_PROGRESS_BARS': '1', 'NO_PROXY': '127.0.0.1', 'no_proxy': '127.0.0.1',
-               'PYTHONPATH': str(root), **({'HF_TOKEN': token} if token else {}), **env}
-        res = subprocess.run([sys.executable, '-W', 'ignore', '-c', textwrap.dedent(code)], env=env, capture_output=True, text=True, timeout=300)
+        own = {'HF_ENDPOINT': hub.url, 'HF_HOME': str(tmp_path/'hf'), 'PYTHONPATH': str(root),
+               'HF_HUB_DISABLE_XET': '1', 'HF_HUB_DISABLE_PROGRESS_BARS': '1',
+               'NO_PROXY': '127.0.0.1', 'no_proxy': '127.0.0.1'}
+        if token: own['HF_TOKEN'] = token
+        users = {k: v for k,v in os.environ.items() if not k.startswith(('HF_', 'HUGGING'))}
+        command = [sys.executable, '-W', 'ignore', '-c', textwrap.dedent(code)]
+        res = subprocess.run(command, env={**users, **own, **env}, capture_output=True, text=True, timeout=300)
         assert res.returncode==0, res.stderr
         return res.stdout.strip()
     return _run
@@ -40,7 +47,9 @@ def attempt(*calls):
     one = lambda c: f"""
     try: print({c})
     except Exception as e: print(type(e).__name__, e)"""
-    return "    from zoofast.bundles.save import *; from zoofast.bundles.bundle import *; from zoofast.encoders.sources import *"+''.join(map(one, calls))
+    modules = ('bundles.save', 'bundles.bundle', 'encoders.sources')
+    imports = '; '.join(f'from zoofast.{m} import *' for m in modules)
+    return f'    {imports}'+''.join(map(one, calls))
 
 def test_push_then_load_predicts_the_same(hub, run, good, survey, tmp_path):
     (good/'pytorch_model.bin').write_bytes(b'mine')
@@ -52,7 +61,8 @@ def test_push_then_load_predicts_the_same(hub, run, good, survey, tmp_path):
     hub.add('me/rings', {'large.bin': b'0'*1000, 'model.onnx': b'1'})
     hub.asked.clear()
     paths = survey[1].file_loc[:4].tolist()
-    code = "from zoofast.bundles.bundle import load_bundle; load_bundle('hf_hub:me/rings', 'cpu').predict({!r}, progress=False).to_parquet({!r})"
+    code = ("from zoofast.bundles.bundle import load_bundle\n"
+            "load_bundle('hf_hub:me/rings', 'cpu').predict({!r}, progress=False).to_parquet({!r})")
     run(code.format(paths, str(tmp_path/'a.parquet')))
     there = pd.read_parquet(tmp_path/'a.parquet')
     here = load_bundle(good, 'cpu').predict(paths, progress=False)
@@ -61,17 +71,25 @@ def test_push_then_load_predicts_the_same(hub, run, good, survey, tmp_path):
     hub.shutdown()                                   # the second time from the cache, and without a hub
     run(code.format(paths, str(tmp_path/'b.parquet')), HF_HUB_OFFLINE='1')
     assert pd.read_parquet(tmp_path/'b.parquet').equals(there)
-    assert 'test_efficientnet' in run("from zoofast.encoders.sources import create_encoder; print(create_encoder('hf_hub:me/rings', 64).config['arch'])", HF_HUB_OFFLINE='1')
+    arch = ("from zoofast.encoders.sources import create_encoder\n"
+            "print(create_encoder('hf_hub:me/rings', 64).config['arch'])")
+    assert 'test_efficientnet' in run(arch, HF_HUB_OFFLINE='1')
 
 def test_branches(hub, run, good):
-    url = run(attempt(f"[push_to_hub({str(good)!r}, 'me/rings'), push_to_hub({str(good)!r}, 'me/rings', revision='small')][1]"))
+    push = f"push_to_hub({str(good)!r}, 'me/rings')"
+    small = f"push_to_hub({str(good)!r}, 'me/rings', revision='small')"
+    url = run(attempt(f"[{push}, {small}][1]"))
     assert '/commit/' in url and set(hub.repos['me/rings'])=={'main', 'small'}
-    small,one,gone = run(attempt(*(f"load_bundle('hf_hub:me/rings@{r}', 'cpu')" for r in ('small', hub.at('me/rings', 'main')[0], 'gone')))).splitlines()
+    revisions = ('small', hub.at('me/rings', 'main')[0], 'gone')
+    said = run(attempt(*(f"load_bundle('hf_hub:me/rings@{r}', 'cpu')" for r in revisions)))
+    small,one,gone = said.splitlines()
     assert 'GalaxyModel' in small and 'GalaxyModel' in one
     assert gone.endswith('hf_hub:me/rings@gone: the bundle cannot be fetched: the repository has no such revision')
 
 def test_the_command(hub, run, good):
-    out = run(f"import sys; sys.argv = ['zoofast', 'push', {str(good)!r}, 'me/rings']; from zoofast.cli import main\ntry: main()\nexcept SystemExit as e: assert not e.code")
+    command = ['zoofast', 'push', str(good), 'me/rings']
+    out = run(f"import sys; sys.argv = {command!r}; from zoofast.cli import main\n"
+              "try: main()\nexcept SystemExit as e: assert not e.code")
     assert out==f"{hub.url}/me/rings/commit/{hub.at('me/rings', 'main')[0]}"
 
 def test_another_learner_starts_from_its_encoder(hub, run, good, survey):
@@ -97,7 +115,12 @@ def test_what_cannot_be_pushed(hub, run, good, tmp_path):
     (linked/'README.md').unlink()
     (linked/'README.md').symlink_to('/etc/passwd')
     call = lambda d=good, repo='me/rings', **kw: f"push_to_hub({str(d)!r}, {repo!r}, **{kw})"
-    want = [(call(token='hf_read'), 'the token does not allow it'), (call(repo='other/rings'), 'the token does not allow it'), (call(repo='not a name'), 'not a name'), (call(repo='a/b/c'), 'a/b/c'), (call(bad), 'checksum'), (call(linked), 'outside its folder'),
+    want = [(call(token='hf_read'), 'the token does not allow it'),
+            (call(repo='other/rings'), 'the token does not allow it'),
+            (call(repo='not a name'), 'not a name'),
+            (call(repo='a/b/c'), 'a/b/c'),
+            (call(bad), 'checksum'),
+            (call(linked), 'outside its folder'),
             ("push_to_hub('hf_hub:me/rings', 'me/rings')", 'folder of a bundle that is here')]
     said = run(attempt(*(c for c,_ in want))).splitlines()
     assert len(said)==len(want)
@@ -114,12 +137,21 @@ def test_what_cannot_be_loaded(hub, run, good):
     hub.broken = 'me/half/resolve/.*/model.safetensors'
     hub.add('me/other', {'config.json': b'{"architecture": "resnet18"}', 'pytorch_model.bin': b'x'})
     hub.add('me/empty', {'README.md': b'x'})
-    want = [('gone', 'there is no such repository'), ('gated', 'gated: ask for access'), ('half', 'cannot be fetched'), ('other', 'not a zoofast bundle'), ('empty', 'config.json is missing'), ('a b/../c', 'cannot be fetched'), ('rings', 'GalaxyModel')]
-    said = run(attempt(*(f"load_bundle('hf_hub:me/{r}', 'cpu')" for r,_ in want), "is_bundle('hf_hub:me/rings'), is_bundle('hf_hub:me/other'), is_bundle('hf_hub:me/gone')")).splitlines()
+    want = [('gone', 'there is no such repository'),
+            ('gated', 'gated: ask for access'),
+            ('half', 'cannot be fetched'),
+            ('other', 'not a zoofast bundle'),
+            ('empty', 'config.json is missing'),
+            ('a b/../c', 'cannot be fetched'),
+            ('rings', 'GalaxyModel')]
+    load = lambda repo: f"load_bundle('hf_hub:me/{repo}', 'cpu')"
+    asked = ', '.join(f"is_bundle('hf_hub:me/{r}')" for r in ('rings', 'other', 'gone'))
+    said = run(attempt(*(load(r) for r,_ in want), asked)).splitlines()
     assert said.pop()=='True False False' and len(said)==len(want)
     for text,(r,w) in zip(said, want): assert (text.startswith('BundleError') or r=='rings') and w in text, text
-    half,never,there = run(attempt(*(f"load_bundle('hf_hub:me/{r}', 'cpu')" for r in ('half', 'never', 'rings'))), HF_HUB_OFFLINE='1').splitlines()
+    half,never,there = run(attempt(*map(load, ('half', 'never', 'rings'))), HF_HUB_OFFLINE='1').splitlines()
     assert 'not complete' in half or 'model.safetensors is missing' in half         # config.json alone is in the cache
     assert 'not in the cache, and the hub cannot be reached' in never and 'GalaxyModel' in there
-    assert 'not in the cache, and the hub cannot be reached' in run(attempt("load_bundle('hf_hub:me/never')"), HF_ENDPOINT='http://127.0.0.1:9')
+    unreachable = run(attempt("load_bundle('hf_hub:me/never')"), HF_ENDPOINT='http://127.0.0.1:9')
+    assert 'not in the cache, and the hub cannot be reached' in unreachable
     assert 'log in' in run(attempt("load_bundle('hf_hub:me/gone')"), token=None)

@@ -178,14 +178,46 @@ def test_dropout_below_frozen_blocks_is_off(dls):
 def test_what_would_act_twice(dls, cb, said):
     with pytest.raises(ValueError, match=said): quiet(learner(dls, cbs=cb), lambda l: l.fit(1))
 
-BAD = [(dict(training_mode='half'), "training_mode='half'.*'full' or 'head_only'"), (dict(opt='adamv'), "opt='adamv'.*adamw"), (dict(scheduler_kwargs={'sched': 'cosin'}), "scheduler_kwargs.*cosin.*cosine"),
-       (dict(scheduler_kwargs={'sched': 'cosine', 'epochs': 3}), "scheduler_kwargs.*epochs.*num_epochs"), (dict(precision='fp8'), "precision='fp8'.*bf16"), (dict(learning_rate=-1), "learning_rate=-1"), (dict(learning_rate='fast'), "learning_rate='fast'"),
-       (dict(layer_decay=1.5), "layer_decay=1.5"), (dict(layer_decay=-0.1), "layer_decay=-0.1"), (dict(n_blocks=9), "n_blocks=9: the encoder has 8 blocks"), (dict(n_blocks=-1), "n_blocks=-1"), (dict(weight_decay=-1), "weight_decay=-1"),
-       (dict(l1=-1), "l1=-1"), (dict(clip_grad=0), "clip_grad=0"), (dict(accumulate=0), "accumulate=0"), (dict(ema=1.5), "ema=1.5"), (dict(patience=0), "patience=0"), (dict(views=-1), "views=-1"), (dict(mixup=-1), "mixup=-1"),
-       (dict(mixup=1, cutmix=1), "mixup=1, cutmix=1"), (dict(monitor='acc'), "monitor='acc'"), (dict(head_dropout_prob=1), "head_dropout_prob=1"), (dict(bn_stats='no'), "bn_stats='no'"), (dict(blocks='medium'), "blocks='medium'"),
-       (dict(loss_func='mse'), "loss_func='mse'"), (dict(class_weights='even'), "class_weights='even'"), (dict(class_weights={'ring': 2}), "class_weights"), (dict(label_smoothing=1), "label_smoothing=1"), (dict(opt_kwargs={'momentun': 0.9}), "opt_kwargs.*momentun"),
-       (dict(ema=1), "ema=1"), (dict(n_blocks=True), "n_blocks=True"), (dict(keep_best='no'), "keep_best='no'"), (dict(weights=5), "weights=5"), (dict(save_dir=5), "save_dir=5"), (dict(metrics='accuracy'), "metrics"),
-       (dict(opt_kwargs={'lr': 1}), "learning_rate="), (dict(mixup=0.5, loss_func=nn.CrossEntropyLoss()), "mixup"), (dict(resume=True), "save_dir")]
+BAD = [
+    (dict(training_mode='half'), "training_mode='half'.*'full' or 'head_only'"),
+    (dict(opt='adamv'), "opt='adamv'.*adamw"),
+    (dict(scheduler_kwargs={'sched': 'cosin'}), "scheduler_kwargs.*cosin.*cosine"),
+    (dict(scheduler_kwargs={'sched': 'cosine', 'epochs': 3}), "scheduler_kwargs.*epochs.*num_epochs"),
+    (dict(precision='fp8'), "precision='fp8'.*bf16"),
+    (dict(learning_rate=-1), "learning_rate=-1"),
+    (dict(learning_rate='fast'), "learning_rate='fast'"),
+    (dict(layer_decay=1.5), "layer_decay=1.5"),
+    (dict(layer_decay=-0.1), "layer_decay=-0.1"),
+    (dict(n_blocks=9), "n_blocks=9: the encoder has 8 blocks"),
+    (dict(n_blocks=-1), "n_blocks=-1"),
+    (dict(weight_decay=-1), "weight_decay=-1"),
+    (dict(l1=-1), "l1=-1"),
+    (dict(clip_grad=0), "clip_grad=0"),
+    (dict(accumulate=0), "accumulate=0"),
+    (dict(ema=1.5), "ema=1.5"),
+    (dict(patience=0), "patience=0"),
+    (dict(views=-1), "views=-1"),
+    (dict(mixup=-1), "mixup=-1"),
+    (dict(mixup=1, cutmix=1), "mixup=1, cutmix=1"),
+    (dict(monitor='acc'), "monitor='acc'"),
+    (dict(head_dropout_prob=1), "head_dropout_prob=1"),
+    (dict(bn_stats='no'), "bn_stats='no'"),
+    (dict(blocks='medium'), "blocks='medium'"),
+    (dict(loss_func='mse'), "loss_func='mse'"),
+    (dict(class_weights='even'), "class_weights='even'"),
+    (dict(class_weights={'ring': 2}), "class_weights"),
+    (dict(label_smoothing=1), "label_smoothing=1"),
+    (dict(opt_kwargs={'momentun': 0.9}), "opt_kwargs.*momentun"),
+    (dict(ema=1), "ema=1"),
+    (dict(n_blocks=True), "n_blocks=True"),
+    (dict(keep_best='no'), "keep_best='no'"),
+    (dict(weights=5), "weights=5"),
+    (dict(save_dir=5), "save_dir=5"),
+    (dict(metrics='accuracy'), "metrics"),
+    (dict(opt_kwargs={'lr': 1}), "learning_rate="),
+    (dict(mixup=0.5, loss_func=nn.CrossEntropyLoss()), "mixup"),
+    (dict(resume=True), "save_dir"),
+]
 @pytest.mark.parametrize('kw,said', BAD, ids=[str(k) for k,_ in BAD])
 def test_bad_input(dls, kw, said):
     with pytest.raises(ValueError, match=said):
@@ -202,7 +234,14 @@ def test_all_frozen(dls):
     freeze_layers(learn, nn.Linear)
     with pytest.raises(ValueError, match='nothing would be left to train'): learn.freeze()
 
-@pytest.mark.parametrize('call,said', [(lambda l: l.fine_tune(1, fit='linear'), "fit='linear'"), (lambda l: l.fine_tune(1, fit='scheduler_kwargs'), 'without scheduler_kwargs'), (lambda l: l.fine_tune(1.5), 'epochs=1.5'),
-                                       (lambda l: l.fine_tune(1, base_lr=-1), 'base_lr=-1'), (lambda l: l.fit(1, lr=-1), 'lr=-1'), (lambda l: l.fit(1, lr='a'), "lr='a'"), (lambda l: l.fit(-1), 'n_epoch')], ids=range(7))
+@pytest.mark.parametrize('call,said', [
+    (lambda l: l.fine_tune(1, fit='linear'), "fit='linear'"),
+    (lambda l: l.fine_tune(1, fit='scheduler_kwargs'), 'without scheduler_kwargs'),
+    (lambda l: l.fine_tune(1.5), 'epochs=1.5'),
+    (lambda l: l.fine_tune(1, base_lr=-1), 'base_lr=-1'),
+    (lambda l: l.fit(1, lr=-1), 'lr=-1'),
+    (lambda l: l.fit(1, lr='a'), "lr='a'"),
+    (lambda l: l.fit(-1), 'n_epoch'),
+], ids=range(7))
 def test_bad_fits(dls, call, said):
     with pytest.raises(ValueError, match=said): quiet(learner(dls), call)

@@ -143,11 +143,30 @@ def hooked():
                          ids=['lambda', 'own class', 'changed', 'holds a function', 'partial', 'no loss', 'holds a class', 'no json'])
 def test_others_count_as_not_savable(loss): assert loss_config(loss) is None
 
-HOSTILE = [{'name': 'os.system', 'args': {'command': 'touch pwned'}}, {'name': 'subprocess.Popen', 'args': {'args': 'true'}}, {'name': 'torch.load', 'args': {'f': 'evil.pth'}}, {'name': 'torch.hub.load'},
-           {'name': 'torch.nn.Linear', 'args': {'in_features': 2, 'out_features': 3}}, {'name': 'torch.nn.functional.torch.load'}, {'name': 'torch.nn.functional.importlib'}, {'name': 'fastai.losses.load_learner'},
-           {'name': 'fastai.losses.subprocess.run'}, {'name': 'zoofast.tasks.losses.import_module', 'args': {'name': 'antigravity'}}, {'name': 'timm.loss.load_class_weights', 'args': {'path': 'evil.pth'}},
-           {'name': 'fastai.losses.BaseLoss', 'args': {'loss_cls': 'os.system'}}, {'name': '__builtin__.eval'}, {'name': None}, {'name': ['torch.nn.CrossEntropyLoss']}, {'name': 'torch.nn.CrossEntropyLoss', 'args': {'command': 'x'}},
-           {'name': 'torch.nn.CrossEntropyLoss', 'args': [1]}, {}, [], 'os.system', 5, True]
+HOSTILE = [
+    {'name': 'os.system', 'args': {'command': 'touch pwned'}},
+    {'name': 'subprocess.Popen', 'args': {'args': 'true'}},
+    {'name': 'torch.load', 'args': {'f': 'evil.pth'}},
+    {'name': 'torch.hub.load'},
+    {'name': 'torch.nn.Linear', 'args': {'in_features': 2, 'out_features': 3}},
+    {'name': 'torch.nn.functional.torch.load'},
+    {'name': 'torch.nn.functional.importlib'},
+    {'name': 'fastai.losses.load_learner'},
+    {'name': 'fastai.losses.subprocess.run'},
+    {'name': 'zoofast.tasks.losses.import_module', 'args': {'name': 'antigravity'}},
+    {'name': 'timm.loss.load_class_weights', 'args': {'path': 'evil.pth'}},
+    {'name': 'fastai.losses.BaseLoss', 'args': {'loss_cls': 'os.system'}},
+    {'name': '__builtin__.eval'},
+    {'name': None},
+    {'name': ['torch.nn.CrossEntropyLoss']},
+    {'name': 'torch.nn.CrossEntropyLoss', 'args': {'command': 'x'}},
+    {'name': 'torch.nn.CrossEntropyLoss', 'args': [1]},
+    {},
+    [],
+    'os.system',
+    5,
+    True,
+]
 
 @pytest.mark.parametrize('config', HOSTILE, ids=str)
 def test_strangers_name_nothing_but_losses(config):

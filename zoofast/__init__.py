@@ -27,6 +27,7 @@ Modules:
 - `zoofast.core.errors`: What goes wrong is said in one sentence
 - `zoofast.core.files`: Files written whole or not at all, known again, and where they are kept
 - `zoofast.data.augment`: Random views of galaxies, a whole batch at a time
+- `zoofast.data.items`: New images, batches in words and pictures of them: what fastai asks of its `DataLoaders`
 - `zoofast.data.loaders`: Catalogue and task to fastai `DataLoaders`, with augmentation
 - `zoofast.data.store`: Images decoded once, kept as bytes
 - `zoofast.encoders.compute`: The same encoder, faster: memory layout, memory that is kept, folded norms, compiled kernels, mixed precision

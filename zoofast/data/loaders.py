@@ -35,7 +35,7 @@ from ..tasks.infer import infer_task
 # %% ../../nbs/data/05_loaders.ipynb #0d2cf6ea
 class GalaxyDataset:
     "Inputs and targets, read a batch at a time"
-    n_inp = 1
+    n_inp,items,task = 1,None,None               # rows of the catalogue; what is asked of them
     def __init__(self,
         store,              # `ImageStore`, or a tensor of features `(n, ...)`
         numbers,            # Number in the store of each galaxy
@@ -253,45 +253,9 @@ def _from_store(cls:GalaxyDataLoaders, store, df, task, reader, augment, batch_s
         if name=="train" and (absent := task.absent_classes(y, task.encode(df))):
             raise CatalogError(f"the train split has no galaxy of the class {absent[0]!r}")
         ds = GalaxyDataset(store, [store.number[f] for f in rows.file_loc], y, task.loss_func, on_bad=on_bad)
+        ds.items,ds.task = rows.reset_index(drop=True),task
+        ds.items,ds.task = rows.reset_index(drop=True),task
         return GalaxyDL(ds, bs=batch_size, shuffle=name=="train", device=device, after_batch=BatchViews(reader.size, augment))
     self = cls(dl("train", augment), dl("valid", None), device=device)
     self.task,self.reader,self.catalog,self.bad,self.store,self.augment,self.flip = task,reader,df,bad,store,augment,flip
     return self
-
-# %% ../../nbs/data/05_loaders.ipynb #e026dc02
-@patch
-def show_batch(self:GalaxyDataLoaders,
-    max_n:int=12,  # Number of galaxies
-    train:bool=True, # Augmented views from the training set, or the validation set
-    ncols:int=6,   # Galaxies in a row
-):                 # Array of matplotlib Axes
-    "Show galaxies with their labels"
-    import matplotlib.pyplot as plt
-    x,y = (self.train if train else self.valid).one_batch()
-    n = min(max_n, len(x))
-    _,axs = plt.subplots(math.ceil(n/ncols), ncols, figsize=(1.6*ncols, 1.8*math.ceil(n/ncols)), squeeze=False)
-    for ax in axs.flat: ax.axis("off")
-    for ax,im,t in zip(axs.flat, x.cpu().numpy(), y):
-        ax.imshow(im.mean(0) if len(im)!=3 else im.transpose(1,2,0), cmap="gray")
-        ax.set_title(self.task.say(t), fontsize=9)
-    return axs
-
-# %% ../../nbs/data/05_loaders.ipynb #e4c1805c
-@patch
-def show_augmentations(self:GalaxyDataLoaders,
-    n:int=12,      # Number of pictures, the first one as prediction sees the galaxy
-    galaxy:int=0,  # Which of the training galaxies
-    ncols:int=6,   # Pictures in a row
-):                 # Array of matplotlib Axes
-    "Show one training galaxy many times; raises `ValueError` where there is no such galaxy"
-    import matplotlib.pyplot as plt
-    rows = self.catalog[self.catalog.split=="train"]
-    if not -len(rows)<=galaxy<len(rows): raise ValueError(f"galaxy={galaxy!r}: there are {len(rows)} training galaxies, 0 to {len(rows)-1}")
-    if n<1: raise ValueError(f"n={n!r} must be 1 or more")
-    x = self.train_ds.batch([galaxy%len(rows)])[0]
-    views = self.augment(x.repeat(n-1, 1, 1, 1)) if self.augment and n>1 else as_float(crop_center(x, self.reader.size)).repeat(n-1, 1, 1, 1)
-    _,axs = plt.subplots(math.ceil(n/ncols), min(n, ncols), figsize=(1.6*min(n, ncols), 1.7*math.ceil(n/ncols)), squeeze=False)
-    for ax in axs.flat: ax.axis("off")
-    for ax,im in zip(axs.flat, [as_float(crop_center(x, self.reader.size))[0], *views]): ax.imshow((im if len(im)==3 else im.mean(0, keepdim=True)).permute(1,2,0).cpu().numpy(), cmap="gray", vmin=0, vmax=1)
-    axs.flat[0].set_title(str(rows.id_str.iloc[galaxy]), fontsize=9)
-    return axs

@@ -18,9 +18,9 @@ from torchvision.transforms.v2 import InterpolationMode, functional as TF
 from ..catalog.paths import file_parts
 from ..core.checks import check_number, check_one_of, is_number
 from ..core.errors import ImageError, first_line
-from .arrays import ARRAY_STARTS, ARRAY_SUFFIXES, read_array
+from .arrays import ARRAY_STARTS, ARRAY_SUFFIXES, array_pixels, read_array
 from .fits import FITS_STARTS, FITS_SUFFIXES, pick_bands, read_fits
-from .raster import RASTER_STARTS, read_raster
+from .raster import RASTER_STARTS, picture_pixels, read_raster
 from .stretch import fit_stretch, stretch_flux, stretch_params
 
 # %% ../../nbs/images/05_reader.ipynb #a83c0994
@@ -94,6 +94,20 @@ def _read_file(path, **asked):
     except Exception as e:          # decoders raise many kinds of errors on broken files; the user needs the file and the reason
         raise ImageError(_explain(path, e)) from e
 
+# %% ../../nbs/images/05_reader.ipynb #d0143c71
+def _called(image):
+    "What an image is called in an error"
+    if isinstance(image, (str, os.PathLike)): return image
+    return f"the {type(image).__name__} of {getattr(image, 'shape', getattr(image, 'size', 'no'))} pixels"
+
+def _given_pixels(image, bands):
+    "Bytes or flux `(bands, y, x)` of an image in memory; raises `ImageError`"
+    try:
+        if isinstance(image, Image.Image): return picture_pixels(image)
+        if hasattr(image, "__array__"): return array_pixels(image, bands)
+    except (TypeError, ValueError, RuntimeError) as e: raise ImageError(f"{_called(image)}: {first_line(e)}") from e
+    raise ImageError(f"{image!r} is no image: give a path, an image of Pillow's, an array or a tensor")
+
 # %% ../../nbs/images/05_reader.ipynb #78154f08
 def _one_band(px, path, n):
     "The band of a file that is one of `n`; a grey image may have been saved in colour"
@@ -116,6 +130,8 @@ def _read_bands(path, parts, hdu, bands):
 
 def _read_pixels(path, hdu, bands):
     "Bytes or flux `(bands, y, x)` of a galaxy; raises `ImageError`"
+    if not isinstance(path, (str, os.PathLike)): return _given_pixels(path, bands)
+    path = str(path)
     parts = file_parts(path)
     return _read_file(path, hdu=hdu, bands=bands) if len(parts)==1 else _read_bands(path, parts, hdu, bands)
 
@@ -142,16 +158,16 @@ class ImageReader:
 
     def flux(self, path)->np.ndarray:
         "The middle square as it is in the file(s), `(bands, y, x)`: flux, or bytes of a raster; raises `ImageError`"
-        return _middle(_read_pixels(str(path), self.hdu, self.bands), self.crop)
+        return _middle(_read_pixels(path, self.hdu, self.bands), self.crop)
 
     def wide(self, path)->torch.Tensor:
         "The image with its margin, bytes `(channels, wide_size, wide_size)`; raises `ImageError`"
         zoomed_whole = self.zoom!=1 and self.crop is None
-        px = _read_pixels(str(path), self.hdu, self.bands) if zoomed_whole else self.flux(path)
+        px = _read_pixels(path, self.hdu, self.bands) if zoomed_whole else self.flux(path)
         try:
             if px.dtype!=np.uint8: px = stretch_flux(px, self.stretch)
             px = _match_channels(px, self.channels, self.grey)
-        except ValueError as e: raise ImageError(f"{path}: {e}") from e
+        except ValueError as e: raise ImageError(f"{_called(path)}: {e}") from e
         if self.zoom!=1: return torch.from_numpy(_enlarge(px, self.zoom, self.wide_size))
         return TF.resize(torch.from_numpy(np.require(px, requirements=["C", "W"])), [self.wide_size]*2, antialias=True)
 

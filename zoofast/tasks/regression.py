@@ -227,3 +227,7 @@ def answer(self:Regression, say=str):
 
 @patch
 def data_tables(self:Regression, data): return [several(data.get("numbers") or {}, "number")]
+
+# %% ../../nbs/tasks/05_regression.ipynb #a80884ec
+@patch
+def in_units(self:Regression, y): return self.units(y.cpu()).to(y.dtype).to(y.device)

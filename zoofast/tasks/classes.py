@@ -367,3 +367,20 @@ def data_tables(self:Classification, data): return [several(data.get("classes") 
 def data_tables(self:MultiLabel, data):
     rows = [[c, v, n] for c,o in (data.get("labels") or {}).items() for v,n in o.items()]
     return [(["label", "value", "galaxies"], rows)]
+
+# %% ../../nbs/tasks/04_classes.ipynb #732b65c1
+@patch(as_prop=True)
+def vocab(self:MultiLabel): return list(self.labels)
+
+@patch
+def decodes(self:MultiLabel, p):
+    "Which labels are predicted, from a probability of one half on"
+    return p>=.5
+
+@patch
+def answer_of(self:MultiLabel, t):
+    "The labels that a galaxy has"
+    return [c for c,v in zip(self.labels, t.tolist()) if v==v and v>=.5]
+
+@patch
+def answer_text(self:MultiLabel, t): return "\n".join(self.answer_of(t)) or "none"

@@ -477,3 +477,49 @@ def several(
     "The names of columns and the rows of a table from a dict of dicts"
     cols = list(dict.fromkeys(k for v in rows.values() for k in v))
     return [*first, *cols],[[k, *(v.get(c, 0) for c in cols)] for k,v in rows.items()]
+
+# %% ../../nbs/tasks/03_task.ipynb #84d6f072
+@patch(as_prop=True)
+def answers_one_class(self:Task)->bool:
+    "Is the answer one of several classes?"
+    return bool(getattr(self, "classes", None)) and len(self.choices)==1
+
+@patch(as_prop=True)
+def vocab(self:Task)->"list|None":
+    "Names of what can be answered: classes, labels, answers; `None` where numbers are estimated"
+    if self.answers_one_class: return list(self.classes)
+    return None if self.quantities else self.output_names
+
+@patch
+def in_units(self:Task,
+    y:torch.Tensor # Targets, as `encode` gives them
+)->torch.Tensor:   # Of the same shape
+    "Targets in the catalogue's units"
+    return y
+
+@patch
+def decodes(self:Task,
+    p:torch.Tensor # What `activation` gave `(galaxies, ...)`
+)->torch.Tensor:
+    "The answer in what is predicted: the number of the class, or the numbers themselves"
+    return p.argmax(-1) if self.answers_one_class else p
+
+# %% ../../nbs/tasks/03_task.ipynb #fabd16b6
+@patch
+def answer_of(self:Task,
+    t:torch.Tensor # Of one galaxy, from `decodes` or `in_units`
+):                 # A class, a number, or a dict of numbers by name
+    "One galaxy's answer"
+    if self.answers_one_class: return self.classes[int(t)]
+    values = t.reshape(-1).tolist()
+    names = self.label_cols if len(self.label_cols)==len(values) else self.output_names
+    return values[0] if len(values)==1 else dict(zip(names, values))
+
+@patch
+def answer_text(self:Task,
+    t:torch.Tensor # Of one galaxy, from `decodes` or `in_units`
+)->str:
+    "One galaxy's answer in a few words, for the title of a picture"
+    said = self.answer_of(t)
+    if isinstance(said, dict): return "\n".join(f"{k} {number_text(v)}" for k,v in said.items() if v==v)
+    return number_text(said) if isinstance(said, float) else str(said)

@@ -351,3 +351,23 @@ def data_tables(self:VoteCounts, data):
     asked = data.get("questions") or {}
     head = ["question", "galaxies with answers", "mean number of answers"]
     return [(head, [[q, o.get("galaxies", 0), float(o.get("votes", 0))] for q,o in asked.items()])]
+
+# %% ../../nbs/tasks/06_votes.ipynb #432a328f
+@patch(as_prop=True)
+def vocab(self:VoteCounts): return list(self.schema.columns)
+
+@patch
+def decodes(self:VoteCounts, p):
+    "Expected fractions of votes `(galaxies, answers)`"
+    return torch.cat([p[...,g]/p[...,g].sum(-1, keepdim=True) for g in map(torch.as_tensor, self.schema.groups)], -1)
+
+@patch
+def answer_of(self:VoteCounts, t):
+    "Answer -> its fraction, or its votes"
+    return dict(zip(self.schema.columns, t.tolist()))
+
+@patch
+def answer_text(self:VoteCounts, t):
+    "The most frequent answer to the first question, and its share"
+    votes,answers = t[torch.as_tensor(self.schema.groups[0])].nan_to_num(),self.schema.answers[self.schema.questions[0]]
+    return f"{answers[int(votes.argmax())]} {float(votes.max()/votes.sum()):.0%}" if votes.sum() else "no votes"

@@ -21,18 +21,31 @@ from .metrics import over_set
 from .task import Task, _column, _dtype, names_list
 
 # %% ../../nbs/tasks/04_classes.ipynb #f4c12cea
-def _temperature(t):
-    if not (isinstance(t, (int, float)) and not isinstance(t, bool) and 1e-3<=t<=1e3): raise ValueError(f"temperature={t!r} must be a number from 0.001 to 1000")
-    return float(t)
+def _as_class(o):
+    "A label as plain `str`, `bool` or `int`"
+    if isinstance(o, (float, np.floating)): return int(o)
+    if isinstance(o, np.generic): return o.item()
+    return o if isinstance(o, (bool, int)) else str(o)
 
 def _plain(labels, name):
     "Labels as a list of plain `str`, `bool` or `int`; raises `CatalogError` for numbers that are not whole"
     if not is_categorical(labels):
         bad = next(o for o in labels.dropna() if o % 1)
-        raise CatalogError(f"column {name!r} holds numbers such as {bad}, which are no classes; make classes of them first, for instance with pandas.cut")
-    def one(o): return int(o) if isinstance(o, (float, np.floating)) else o.item() if isinstance(o, np.generic) else o if isinstance(o, (bool, int)) else str(o)
-    return [one(o) for o in labels]
+        raise CatalogError(f"column {name!r} holds numbers such as {bad}, which are no classes; "
+                           "make classes of them first, for instance with pandas.cut")
+    return [_as_class(o) for o in labels]
 
+def _by_size(o):
+    "Sorts classes: numbers first, then texts"
+    return isinstance(o, str),o
+
+def _temperature(t):
+    "A temperature, as a float"
+    if not (isinstance(t, (int, float)) and not isinstance(t, bool) and 1e-3<=t<=1e3):
+        raise ValueError(f"temperature={t!r} must be a number from 0.001 to 1000")
+    return float(t)
+
+# %% ../../nbs/tasks/04_classes.ipynb #5f6b77be
 class Classification(Task):
     "One label, one of several classes"
     kind,bias = "classification",None
@@ -41,7 +54,9 @@ class Classification(Task):
         classes:"list|None"=None,# The classes in the order of the outputs; those found by `fit`, sorted, unless given
         temperature:float=1.     # What outputs are divided by before the softmax; see `GalaxyLearner.calibrate`
     ):
-        self.label,self.classes,self.temperature = label,None if classes is None else list(classes),_temperature(temperature)
+        self.label = label
+        self.classes = None if classes is None else list(classes)
+        self.temperature = _temperature(temperature)
         if classes is not None and len(set(map(str, self.classes)))<max(2, len(self.classes)):
             raise ValueError(f"classes={classes!r}: two classes or more are needed, each once")
 
@@ -51,21 +66,31 @@ class Classification(Task):
     @property
     def n_out(self)->int: return len(self.classes)
     def say(self, y): return str(self.classes[int(y)])
-    def _types(self): return [(f"{self.label}_pred", _dtype(self.classes)), *((f"{self.label}_{c}", "float64") for c in self.classes)]
+    def _types(self):
+        probabilities = [(f"{self.label}_{c}", "float64") for c in self.classes]
+        return [(f"{self.label}_pred", _dtype(self.classes)), *probabilities]
 
-    def fit(self,
-        df:pd.DataFrame # Catalogue with the labels
-    ):
-        "Learn the classes from a catalogue; raises `CatalogError` where there are fewer than two"
-        need_columns(df, self.label)
-        found = set(_plain(df[self.label].dropna(), self.label))
-        if self.classes is None:
-            if len(found)<2:
-                raise CatalogError(f"column {self.label!r} has {f'only the class {next(iter(found))!r}' if found else 'no labels'}: at least two classes are needed to tell galaxies apart")
-            if len(found)>max(50, len(df)//2):
-                raise CatalogError(f"column {self.label!r} has {len(found)} different values for {len(df)} galaxies; is it a label? Numbers to be estimated need task=Regression({self.label!r}) (--task regression)")
-            self.classes = sorted(found, key=lambda o: (isinstance(o, str), o))
-        return self._unique()
+# %% ../../nbs/tasks/04_classes.ipynb #65dece91
+def _check_classes(found, label, n):
+    "Raise `CatalogError` where the values of a column are no classes for `n` galaxies"
+    if len(found)<2:
+        has = f"only the class {next(iter(found))!r}" if found else "no labels"
+        raise CatalogError(f"column {label!r} has {has}: at least two classes are needed to tell galaxies apart")
+    if len(found)>max(50, n//2):
+        raise CatalogError(f"column {label!r} has {len(found)} different values for {n} galaxies; is it a label? "
+                           f"Numbers to be estimated need task=Regression({label!r}) (--task regression)")
+
+@patch
+def fit(self:Classification,
+    df:pd.DataFrame # Catalogue with the labels
+):
+    "Learn the classes from a catalogue; raises `CatalogError` where there are fewer than two"
+    need_columns(df, self.label)
+    found = set(_plain(df[self.label].dropna(), self.label))
+    if self.classes is None:
+        _check_classes(found, self.label, len(df))
+        self.classes = sorted(found, key=_by_size)
+    return self._unique()
 
 # %% ../../nbs/tasks/04_classes.ipynb #8d8e9347
 @patch
@@ -73,7 +98,8 @@ def encode(self:Classification,
     df:pd.DataFrame # Catalogue with the labels
 )->torch.Tensor:    # Class numbers `(galaxies,)`; -1 where there is no label
     "Targets of a catalogue; raises `CatalogError` for a class the task does not know"
-    labels,number = df[self.label],{str(c): i for i,c in enumerate(self.classes)}
+    labels = df[self.label]
+    number = {str(c): i for i,c in enumerate(self.classes)}
     there = labels.notna().to_numpy()
     texts = [str(o) for o in _plain(labels[there], self.label)]
     for o in texts:
@@ -94,7 +120,8 @@ def activation(self:Classification,
 def _table(self:Classification, samples):
     "The most probable class, then every class's probability"
     p,(pred,*names) = samples.mean(0),self.columns
-    return {pred: _column([self.classes[i] for i in p.argmax(1)], self.classes), **dict(zip(names, p.T))},{n: samples[...,i] for i,n in enumerate(names)}
+    said = _column([self.classes[i] for i in p.argmax(1)], self.classes)
+    return {pred: said, **dict(zip(names, p.T))},{n: samples[...,i] for i,n in enumerate(names)}
 
 # %% ../../nbs/tasks/04_classes.ipynb #a361f07b
 @patch(as_prop=True)
@@ -110,68 +137,111 @@ def metrics(self:Classification)->list:
     "Accuracy, balanced accuracy, precision, recall, F1, area under the ROC curve and average precision"
     return over_set(CLASS_METRICS)
 
+# %% ../../nbs/tasks/04_classes.ipynb #1c5832fc
+def _unless_one(temperature): return {} if temperature==1 else {"temperature": temperature}
+
 @patch(as_prop=True)
 def config(self:Classification)->dict:
     "The task as plain json; see `task_from_config`"
-    return {"kind": self.kind, "label": self.label, "classes": self.classes, **({} if self.temperature==1 else {"temperature": self.temperature})}
+    return {"kind": self.kind, "label": self.label, "classes": self.classes, **_unless_one(self.temperature)}
 
 # %% ../../nbs/tasks/04_classes.ipynb #a2e0b82f
+def _two_values(o):
+    "Are these two different values?"
+    if not isinstance(o, (list, tuple)) or len(set(map(str, o)))!=2: return False
+    return all(isinstance(v, (str, bool, int)) for v in o)
+
 class MultiLabel(Task):
     "Several labels of two values each, any of which may be missing"
     kind,bias = "multilabel",None
     def __init__(self,
         labels:list,             # Columns with two values each: 0 and 1, false and true, no and yes, ...
-        values:"dict|None"=None, # Label -> its two values, the one that counts as positive last; those found by `fit`, sorted, unless given
+        # Label -> its two values, the one that counts as positive last; those found by `fit`, sorted, unless given
+        values:"dict|None"=None,
         temperature:float=1.     # What outputs are divided by before the sigmoid
     ):
-        self.labels,self.values,self.temperature = names_list("labels", labels),dict(values or {}),_temperature(temperature)
-        for c,v in self.values.items():
-            if c not in self.labels or not isinstance(v, (list, tuple)) or len(set(map(str, v)))!=2 or not all(isinstance(o, (str, bool, int)) for o in v): raise ValueError(f"values={values!r}: give two different values for each of {self.labels}")
+        self.labels = names_list("labels", labels)
+        self.values = dict(values or {})
+        self.temperature = _temperature(temperature)
+        if not all(c in self.labels and _two_values(v) for c,v in self.values.items()):
+            raise ValueError(f"values={values!r}: give two different values for each of {self.labels}")
 
     @property
     def label_cols(self)->list: return self.labels
     @property
     def n_out(self)->int: return len(self.labels)
-    def _types(self): return [o for c in self.labels for o in ((f"{c}_pred", _dtype(self.values[c])), (f"{c}_prob", "float64"))]
-    @property
-    def config(self)->dict:
-        "The task as plain json; see `task_from_config`"
-        return {"kind": self.kind, "labels": self.labels, "values": {c: list(v) for c,v in self.values.items()}, **({} if self.temperature==1 else {"temperature": self.temperature})}
-    @property
-    def loss_func(self): return MultiLabelLoss()
-    @property
-    def metrics(self)->list: return over_set(map(each_label, CLASS_METRICS))
+    def _types(self):
+        return [o for c in self.labels for o in ((f"{c}_pred", _dtype(self.values[c])), (f"{c}_prob", "float64"))]
 
-    def fit(self,
-        df:pd.DataFrame # Catalogue with the labels
-    ):
-        "Learn the two values of each label; raises `CatalogError` for a column that has not two"
-        need_columns(df, *self.labels)
-        for c in self.labels:
-            if c in self.values: continue
-            found = sorted(set(_plain(df[c].dropna(), c)), key=lambda o: (isinstance(o, str), o))
-            if len(found)!=2: raise CatalogError(f"column {c!r} has {len(found)} different values{f' ({first_line(found)})' if found else ''}: a label beside others needs two, such as 0 and 1" + ("; a label of several classes is a task of its own, Classification" if len(found)>2 else ""))
-            self.values[c] = found
-        return self._unique()
+# %% ../../nbs/tasks/04_classes.ipynb #741fe433
+def _check_two(found, name):
+    "Raise `CatalogError` where a column has not two values"
+    if len(found)==2: return
+    such = f" ({first_line(found)})" if found else ""
+    more = "; a label of several classes is a task of its own, Classification" if len(found)>2 else ""
+    raise CatalogError(f"column {name!r} has {len(found)} different values{such}: "
+                       f"a label beside others needs two, such as 0 and 1{more}")
 
-    def encode(self,
-        df:pd.DataFrame # Catalogue with the labels
-    )->torch.Tensor:    # 0 or 1 `(galaxies, labels)`, NaN where there is no label
-        "Targets of a catalogue; raises `CatalogError` for a value the task does not know"
-        y = np.full((len(df), self.n_out), np.nan, dtype=np.float32)
-        for i,c in enumerate(self.labels):
-            there,number = df[c].notna().to_numpy(),{str(v): k for k,v in enumerate(self.values[c])}
-            texts = [str(o) for o in _plain(df[c][there], c)]
-            if unknown := set(texts)-set(number): raise CatalogError(f"column {c!r} has the value {min(unknown)!r}; known are {list(self.values[c])}")
-            y[there,i] = [number[o] for o in texts]
-        return torch.from_numpy(y)
+@patch
+def fit(self:MultiLabel,
+    df:pd.DataFrame # Catalogue with the labels
+):
+    "Learn the two values of each label; raises `CatalogError` for a column that has not two"
+    need_columns(df, *self.labels)
+    for c in self.labels:
+        if c in self.values: continue
+        found = sorted(set(_plain(df[c].dropna(), c)), key=_by_size)
+        _check_two(found, c)
+        self.values[c] = found
+    return self._unique()
 
-    def say(self, y): return "\n".join(f"{c}: {self.values[c][int(t)]}" for c,t in zip(self.labels, y.tolist()) if t==t)
-    def activation(self, out): return (out.double()/self.temperature).sigmoid()
-    def _table(self, samples):
-        p = samples.mean(0)
-        cols = [(c, _column([self.values[c][int(o)] for o in p[:,i]>=.5], self.values[c]), p[:,i]) for i,c in enumerate(self.labels)]
-        return {k: v for c,pred,prob in cols for k,v in ((f"{c}_pred", pred), (f"{c}_prob", prob))},{f"{c}_prob": samples[...,i] for i,c in enumerate(self.labels)}
+# %% ../../nbs/tasks/04_classes.ipynb #e90eae07
+@patch
+def encode(self:MultiLabel,
+    df:pd.DataFrame # Catalogue with the labels
+)->torch.Tensor:    # 0 or 1 `(galaxies, labels)`, NaN where there is no label
+    "Targets of a catalogue; raises `CatalogError` for a value the task does not know"
+    y = np.full((len(df), self.n_out), np.nan, dtype=np.float32)
+    for i,c in enumerate(self.labels):
+        there = df[c].notna().to_numpy()
+        number = {str(v): k for k,v in enumerate(self.values[c])}
+        texts = [str(o) for o in _plain(df[c][there], c)]
+        if unknown := set(texts)-set(number):
+            raise CatalogError(f"column {c!r} has the value {min(unknown)!r}; known are {list(self.values[c])}")
+        y[there,i] = [number[o] for o in texts]
+    return torch.from_numpy(y)
+
+@patch
+def say(self:MultiLabel, y):
+    return "\n".join(f"{c}: {self.values[c][int(t)]}" for c,t in zip(self.labels, y.tolist()) if t==t)
+
+# %% ../../nbs/tasks/04_classes.ipynb #fd3bc4a5
+@patch
+def activation(self:MultiLabel, out): return (out.double()/self.temperature).sigmoid()
+
+@patch
+def _table(self:MultiLabel, samples):
+    "Of each label the more probable value, and the probability of the second"
+    table,spread = {},{}
+    for i,c in enumerate(self.labels):
+        p = samples[...,i].mean(0)
+        table[f"{c}_pred"] = _column([self.values[c][int(o)] for o in p>=.5], self.values[c])
+        table[f"{c}_prob"] = p
+        spread[f"{c}_prob"] = samples[...,i]
+    return table,spread
+
+# %% ../../nbs/tasks/04_classes.ipynb #0aad7198
+@patch(as_prop=True)
+def config(self:MultiLabel)->dict:
+    "The task as plain json; see `task_from_config`"
+    values = {c: list(v) for c,v in self.values.items()}
+    return {"kind": self.kind, "labels": self.labels, "values": values, **_unless_one(self.temperature)}
+
+@patch(as_prop=True)
+def loss_func(self:MultiLabel): return MultiLabelLoss()
+
+@patch(as_prop=True)
+def metrics(self:MultiLabel)->list: return over_set(map(each_label, CLASS_METRICS))
 
 # %% ../../nbs/tasks/04_classes.ipynb #7a5c0012
 from .task import Choice
@@ -188,13 +258,14 @@ def facts(self:Classification):
     return {"classes": self.classes or "not known yet: fit, or GalaxyDataLoaders.from_catalog, finds them"}
 
 @patch(as_prop=True)
-def choices(self:MultiLabel): return {c: list(self.values[c]) for c in self.labels}
-
-@patch(as_prop=True)
 def facts(self:MultiLabel): return {"values": "; ".join(f"{c}: {v[0]} or {v[1]}" for c,v in self.values.items())}
 
 @patch(as_prop=True)
 def what_it_does(self:MultiLabel): return f"predicts the labels {', '.join(self.labels)}"
+
+# %% ../../nbs/tasks/04_classes.ipynb #9185bb90
+@patch(as_prop=True)
+def choices(self:MultiLabel): return {c: list(self.values[c]) for c in self.labels}
 
 @patch
 def compare_choices(self:MultiLabel, preds, truth=None):
@@ -206,20 +277,24 @@ def compare_choices(self:MultiLabel, preds, truth=None):
 
 # %% ../../nbs/tasks/04_classes.ipynb #7a5c0014
 @patch
+def _labels_it_has(self:MultiLabel, on, there):
+    "Labels that a galaxy has; of a label whose values are no plain yes and no, the value"
+    said = []
+    for c,v,t in zip(self.labels, on, there):
+        plain = str(self.values[c][1]).lower() in ("1", "true", "yes")
+        if t and (v or not plain): said.append(c if plain else f"{c} {self.values[c][int(v)]}")
+    return ", ".join(said) or "none" if there.any() else None
+
+@patch
 def judge(self:MultiLabel, preds, truth=None):
     "All labels together: as sure as of the least sure one, and off by their mean"
     p = preds[[f"{c}_prob" for c in self.labels]].to_numpy(dtype=float)
     y = np.full(p.shape, np.nan) if truth is None else self.encode(truth).numpy()
     there = np.isfinite(y)
-    plain = [str(self.values[c][1]).lower() in ("1", "true", "yes") for c in self.labels]
-    def text(c, v, ok): return c if ok else f"{c} {self.values[c][int(v)]}"
-    def say(on, there):
-        "Labels that it has; of a label whose values are no plain yes and no, the value"
-        said = [text(c, v, ok) for c,v,t,ok in zip(self.labels, on, there, plain) if t and (v or not ok)]
-        return ", ".join(said) or "none" if there.any() else None
     sure = np.maximum(p, 1-p).min(1)
     off = np.nansum(np.abs(p-np.nan_to_num(y))*there, 1)/np.maximum(there.sum(1), 1)
-    return dict(predicted=[say(o>=.5, np.isfinite(o)) for o in p], truth=[say(a>=.5, b) for a,b in zip(y, there)],
+    return dict(predicted=[self._labels_it_has(o>=.5, np.isfinite(o)) for o in p],
+                truth=[self._labels_it_has(a>=.5, b) for a,b in zip(y, there)],
                 known=there.any(1), right=(((p>=.5)==(y>=.5)) | ~there).all(1),
                 probability=sure, uncertainty=1-sure, off=off)
 
@@ -234,23 +309,23 @@ Classification.one_label = True
 MultiLabel.unfitted = "the task lacks the values of a label"
 Classification.hub_pipeline = MultiLabel.hub_pipeline = "image-classification"
 
+@patch(as_prop=True)
+def in_a_line(self:Classification): return f"{self.label}: " + ", ".join(map(str, self.classes))
+
+@patch(as_prop=True)
+def in_a_line(self:MultiLabel): return "labels: " + ", ".join(self.labels)
+
+# %% ../../nbs/tasks/04_classes.ipynb #1a2e5cd0
 def _unlike(task):
     "What is to be said of classes"
-    calibrated = task.temperature!=1
-    return ["A galaxy that fits none of the answers still gets one. " + ("Probabilities were calibrated on the validation galaxies."
-            if calibrated else "Probabilities have not been calibrated.")]
+    calibrated = "were calibrated on the validation galaxies" if task.temperature!=1 else "have not been calibrated"
+    return [f"A galaxy that fits none of the answers still gets one. Probabilities {calibrated}."]
 
 @patch(as_prop=True)
 def limits(self:Classification): return _unlike(self)
 
 @patch(as_prop=True)
 def limits(self:MultiLabel): return _unlike(self)
-
-@patch(as_prop=True)
-def in_a_line(self:Classification): return f"{self.label}: " + ", ".join(map(str, self.classes))
-
-@patch(as_prop=True)
-def in_a_line(self:MultiLabel): return "labels: " + ", ".join(self.labels)
 
 # %% ../../nbs/tasks/04_classes.ipynb #c1a50004
 @patch
@@ -263,9 +338,11 @@ def outputs_of(self:MultiLabel, preds):
 def more_scores(self:Classification, score, preds, y):
     "The interval of 95 % of the accuracy (Wilson)"
     from astropy.stats import binom_conf_interval
-    low,high = binom_conf_interval(round(score["accuracy"]*len(y)), len(y), confidence_level=0.95, interval="wilson")
+    right = round(score["accuracy"]*len(y))
+    low,high = binom_conf_interval(right, len(y), confidence_level=0.95, interval="wilson")
     return dict(accuracy_lower=float(low), accuracy_upper=float(high))
 
+# %% ../../nbs/tasks/04_classes.ipynb #a17e4653
 @patch
 def _summary(self:Classification, df):
     "Galaxies of each class, by split"
@@ -276,8 +353,10 @@ def _summary(self:Classification, df):
 @patch
 def _summary(self:MultiLabel, df):
     "Galaxies with each value of each label, and without one"
+    def one(c, y):
+        counts = {str(v): int((y==k).sum()) for k,v in enumerate(self.values[c])}
+        return {**counts, "missing": int(np.isnan(y).sum())}
     y = self.encode(df).numpy()
-    def one(c, y): return {**{str(v): int((y==k).sum()) for k,v in enumerate(self.values[c])}, "missing": int(np.isnan(y).sum())}
     return {"labels": {c: one(c, y[:,i]) for i,c in enumerate(self.labels)}}
 
 # %% ../../nbs/tasks/04_classes.ipynb #c1a50006
@@ -292,18 +371,22 @@ def distance(self:MultiLabel, preds, y):
     "Mean distance of the probabilities from 0 or 1"
     return np.nan_to_num(np.abs(preds[[f"{c}_prob" for c in self.labels]].to_numpy(float)-y)).mean(1)
 
+# %% ../../nbs/tasks/04_classes.ipynb #06ab080f
 @patch
 def beside_truth(self:Classification, rows, preds, most=10):
     "The class that is true, the one that is said, and how surely"
     sure = as_numbers(preds[self.columns[1:]].max(axis=1))
-    return {f"{self.label}_true": as_texts(rows[self.label]), f"{self.label}_pred": as_texts(preds[f"{self.label}_pred"]), "confidence": sure}
+    return {f"{self.label}_true": as_texts(rows[self.label]),
+            f"{self.label}_pred": as_texts(preds[f"{self.label}_pred"]), "confidence": sure}
 
 @patch
 def beside_truth(self:MultiLabel, rows, preds, most=10):
     "Of each label the true value, the one that is said, and the probability"
     out = {}
     for c in self.labels[:most]:
-        out |= {f"{c}_true": as_texts(rows[c]), f"{c}_pred": as_texts(preds[f"{c}_pred"]), f"{c}_prob": as_numbers(preds[f"{c}_prob"])}
+        out[f"{c}_true"] = as_texts(rows[c])
+        out[f"{c}_pred"] = as_texts(preds[f"{c}_pred"])
+        out[f"{c}_prob"] = as_numbers(preds[f"{c}_prob"])
     return out
 
 # %% ../../nbs/tasks/04_classes.ipynb #c1a50007
@@ -323,6 +406,7 @@ def answers_given(self:MultiLabel, out, y):
     p,y = p[there],y[there]
     return torch.maximum(p, 1-p).numpy(),((p>=.5)==(y>=.5)).numpy()
 
+# %% ../../nbs/tasks/04_classes.ipynb #8945b4b2
 @patch
 def calibration_loss(self:Classification, z, y):
     "What the right temperature makes small, of outputs that were divided by it"
@@ -342,26 +426,30 @@ def misses(self:Classification, p, y):
 def misses(self:MultiLabel, p, y):
     return {c: (1-torch.where(y[:,i]>=.5, p[:,i], 1-p[:,i]), y[:,i].isfinite()) for i,c in enumerate(self.labels)}
 
+# %% ../../nbs/tasks/04_classes.ipynb #710fb2be
 @patch
 def class_probabilities(self:Classification, p):
     "Label -> probabilities of its classes `(galaxies, classes)`"
     return {self.label: p}
 
 @patch
-def class_probabilities(self:MultiLabel, p): return {c: np.stack([1-p[:,i], p[:,i]], 1) for i,c in enumerate(self.labels)}
+def class_probabilities(self:MultiLabel, p):
+    return {c: np.stack([1-p[:,i], p[:,i]], 1) for i,c in enumerate(self.labels)}
 
 # %% ../../nbs/tasks/04_classes.ipynb #c1a50008
 @patch
 def answer(self:Classification, say=str):
     names = ", ".join(say(c) for c in self.classes[:60])
-    return f"The class of a galaxy, {say(self.label)}, one of {len(self.classes)}, and the probability of each: {names}."
+    many = len(self.classes)
+    return f"The class of a galaxy, {say(self.label)}, one of {many}, and the probability of each: {names}."
 
 @patch
 def answer(self:MultiLabel, say=str):
     return f"{len(self.labels)} labels of a galaxy, each with a probability: {', '.join(say(c) for c in self.labels)}."
 
 @patch
-def data_tables(self:Classification, data): return [several(data.get("classes") or {str(c): {} for c in self.classes}, "class")]
+def data_tables(self:Classification, data):
+    return [several(data.get("classes") or {str(c): {} for c in self.classes}, "class")]
 
 @patch
 def data_tables(self:MultiLabel, data):

@@ -9,10 +9,11 @@ __all__ = ['numbers', 'no_numbers', 'Regression']
 
 # %% ../../nbs/tasks/05_regression.ipynb #dcc7c396
 import numpy as np, pandas as pd, torch
+from fastcore.basics import patch
 from ..core.errors import CatalogError
 from ..catalog.read import need_columns
 from .metrics import NUMBER_METRICS, RegressionLoss
-from .task import Task, names_list
+from .task import Quantity, Task, Verdicts, as_numbers, names_list, number_text, register_task, several
 from .metrics import over_set
 
 # %% ../../nbs/tasks/05_regression.ipynb #d572508f
@@ -32,107 +33,151 @@ def no_numbers(
         yield df[c].notna().to_numpy() & np.isnan(v), f"column {c!r} holds something that is no number"
         yield np.isinf(v), f"column {c!r} is infinite"
 
+# %% ../../nbs/tasks/05_regression.ipynb #19cfa1a5
+def _units_are_given(mean, std, n):
+    "Are there a mean and a standard deviation for each of `n` labels, or neither?"
+    if mean is None and std is None: return True
+    if mean is None or std is None: return False
+    if any(len(o)!=n or not np.isfinite(o).all() for o in (mean, std)): return False
+    return min(std)>0
+
 class Regression(Task):
     "One number or several, any of which may be missing"
-    kind = "regression"
+    kind,bias = "regression",None
     def __init__(self,
         labels,                   # Column with the numbers, or several
-        loss:str="mse",           # "mse": squared error, "mae": absolute error (less moved by outliers), "huber": squared up to one standard deviation, absolute beyond
+        # "mse": squared error, "mae": absolute error (less moved by outliers), "huber": squared up to one standard
+        # deviation, absolute beyond
+        loss:str="mse",
         unit_interval:bool=False, # Are the numbers fractions, which a sigmoid keeps between 0 and 1?
         mean:"list|None"=None,    # What is subtracted from each column; found by `fit` unless given
         std:"list|None"=None      # What each column is then divided by
     ):
-        self.labels,self.loss,self.unit_interval,self.bias = names_list("labels", labels),loss,bool(unit_interval),None
+        self.labels = names_list("labels", labels)
+        self.loss,self.unit_interval = loss,bool(unit_interval)
         RegressionLoss(loss)
-        if not isinstance(unit_interval, (bool, np.bool_)): raise ValueError(f"unit_interval={unit_interval!r} must be True or False")
-        if (mean is None)!=(std is None) or any(o is not None and (len(o)!=len(self.labels) or not np.isfinite(o).all()) for o in (mean, std)) or (std is not None and min(std)<=0):
-            raise ValueError(f"mean={mean!r}, std={std!r}: give both, a number for each of {self.labels}, or neither; std above 0")
+        if not isinstance(unit_interval, (bool, np.bool_)):
+            raise ValueError(f"unit_interval={unit_interval!r} must be True or False")
+        if not _units_are_given(mean, std, len(self.labels)):
+            raise ValueError(f"mean={mean!r}, std={std!r}: give both, a number for each of {self.labels}, or neither; "
+                             "std above 0")
         self.mean,self.std = (None if o is None else [float(v) for v in o] for o in (mean, std))
 
-    @property
-    def label_cols(self)->list: return self.labels
-    @property
-    def n_out(self)->int: return len(self.labels)
-    def _types(self): return [(c, "float64") for c in self.labels]
-    @property
-    def config(self)->dict:
-        "The task as plain json; see `task_from_config`"
-        return {"kind": self.kind, "labels": self.labels, "loss": self.loss, "unit_interval": self.unit_interval, "mean": self.mean, "std": self.std}
-    @property
-    def loss_func(self): return RegressionLoss(self.loss, self.unit_interval)
-
-    def problems(self, df):
-        yield from no_numbers(df, self.labels)
-        if self.unit_interval:
-            for c in self.labels: yield (numbers(df[c])<0) | (numbers(df[c])>1), f"column {c!r} is not between 0 and 1, as unit_interval says"
-
-    def fit(self,
-        df:pd.DataFrame # Catalogue with the numbers; where it has a column `split`, its rows for training are used
-    ):
-        "Learn the mean and the spread of each column; raises `CatalogError` for one without two different numbers, or whose spread is beyond float64"
-        need_columns(df, *self.labels)
-        rows = df[df.split=="train"] if "split" in df else df
-        ys = [(y := numbers(rows[c]))[np.isfinite(y)] for c in self.labels]
-        for c,y in zip(self.labels, ys):
-            if len(np.unique(y))<2: raise CatalogError(f"column {c!r} has " + (f"only the number {y[0]:g}" if len(y) else "no numbers") + " to train on: at least two different ones are needed")
-        with np.errstate(all="ignore"):
-            if self.mean is None: self.mean,self.std = ([0.]*len(ys),[1.]*len(ys)) if self.unit_interval else ([float(y.mean()) for y in ys],[float(y.std()) for y in ys])
-        if far := next((c for c,s in zip(self.labels, self.std) if not 0<s<np.inf), None): raise CatalogError(f"column {far!r}: the spread of its numbers cannot be computed, they are too large or too small; give them in another unit, or their logarithm")
-        if self.unit_interval: self.bias = torch.tensor([y.mean() for y in ys]).clamp(.01, .99).logit().float()
-        return self._unique()
-
-    def encode(self,
-        df:pd.DataFrame # Catalogue with the numbers
-    )->torch.Tensor:    # Shifted and scaled numbers `(galaxies, labels)`, NaN where there is none
-        "Targets of a catalogue"
-        y = (np.stack([numbers(df[c]) for c in self.labels], 1)-self.mean)/self.std
-        return torch.from_numpy(y.astype(np.float32))
-
-    def units(self,
-        y:torch.Tensor # Targets, or outputs `(..., labels)`
-    )->torch.Tensor:   # float64
-        "Numbers in the catalogue's units"
-        return y.double()*torch.tensor(self.std, dtype=torch.double)+torch.tensor(self.mean, dtype=torch.double)
-    def clean(self, df): return df.assign(**{c: numbers(df[c]) for c in self.labels})
-    def say(self, y): return "\n".join(f"{c}: {v:.3g}" for c,v in zip(self.labels, self.units(y.cpu()).tolist()) if v==v)
-    def activation(self, out): return self.units(out.double().sigmoid() if self.unit_interval else out.double())
-    def _table(self, samples): return dict(zip(self.labels, samples.mean(0).T)),{c: samples[...,i] for i,c in enumerate(self.labels)}
-
-    @property
-    def metrics(self)->list:
-        "RMSE, mean absolute error and R2; of several numbers the mean R2 and each one's errors"
-        def one(i, f, name):
-            def metric(out, y):
-                m = y[:,i].isfinite().cpu().numpy()
-                return f(self.activation(out.cpu())[:,i].numpy()[m], self.units(y.cpu())[:,i].numpy()[m]) if m.any() else float("nan")
-            metric.__name__ = name
-            return metric
-        if self.n_out==1: return over_set([one(0, f, f.__name__) for f in NUMBER_METRICS])
-        def r2(out, y):
-            got = [o for i in range(self.n_out) if (o := one(i, NUMBER_METRICS[2], "r2")(out, y))==o]
-            return float(np.mean(got)) if got else float("nan")
-        return over_set([r2, *(one(i, f, f"{f.__name__}_{c}") for i,c in enumerate(self.labels) for f in NUMBER_METRICS[:2])])
-
-# %% ../../nbs/tasks/05_regression.ipynb #7a5c0022
-from fastcore.basics import patch
-from .task import Quantity, Verdicts, number_text
-
-# %% ../../nbs/tasks/05_regression.ipynb #7a5c0023
-Regression.verdicts = Verdicts("close", "far", "far off", "by more than twice the typical error", "the farthest off")
+# %% ../../nbs/tasks/05_regression.ipynb #fa44fffc
+@patch(as_prop=True)
+def label_cols(self:Regression)->list: return self.labels
 
 @patch(as_prop=True)
-def is_fitted(self:Regression): return self.mean is not None
-
-@patch(as_prop=True)
-def quantities(self:Regression): return list(self.labels)
+def n_out(self:Regression)->int: return len(self.labels)
 
 @patch
-def compare_quantities(self:Regression, preds, truth):
-    "Each number, with its interval, or else one standard deviation where predictions have a spread"
-    def interval(c):
-        if f"{c}_lower" in preds: return tuple(numbers(preds[f"{c}_{k}"]) for k in ("lower", "upper"))
-        if f"{c}_std" in preds: return tuple(numbers(preds[c])+k*numbers(preds[f"{c}_std"]) for k in (-1, 1))
-    return [Quantity(c, numbers(preds[c]), numbers(truth[c]), interval(c)) for c in self.labels]
+def _types(self:Regression): return [(c, "float64") for c in self.labels]
+
+@patch(as_prop=True)
+def loss_func(self:Regression): return RegressionLoss(self.loss, self.unit_interval)
+
+@patch(as_prop=True)
+def config(self:Regression)->dict:
+    "The task as plain json; see `task_from_config`"
+    return {"kind": self.kind, "labels": self.labels, "loss": self.loss, "unit_interval": self.unit_interval,
+            "mean": self.mean, "std": self.std}
+
+# %% ../../nbs/tasks/05_regression.ipynb #97551f35
+@patch
+def problems(self:Regression, df):
+    yield from no_numbers(df, self.labels)
+    if not self.unit_interval: return
+    for c in self.labels:
+        v = numbers(df[c])
+        yield (v<0) | (v>1), f"column {c!r} is not between 0 and 1, as unit_interval says"
+
+@patch
+def clean(self:Regression, df): return df.assign(**{c: numbers(df[c]) for c in self.labels})
+
+# %% ../../nbs/tasks/05_regression.ipynb #c2c39d3d
+@patch
+def fit(self:Regression,
+    df:pd.DataFrame # Catalogue with the numbers; where it has a column `split`, its rows for training are used
+):
+    """Learn the mean and the spread of each column; raises `CatalogError` for one without two different numbers, or
+    whose spread is beyond float64"""
+    need_columns(df, *self.labels)
+    rows = df[df.split=="train"] if "split" in df else df
+    ys = [(y := numbers(rows[c]))[np.isfinite(y)] for c in self.labels]
+    for c,y in zip(self.labels, ys): _check_numbers(c, y)
+    if self.mean is None: self._set_units(ys)
+    if far := next((c for c,s in zip(self.labels, self.std) if not 0<s<np.inf), None):
+        raise CatalogError(f"column {far!r}: the spread of its numbers cannot be computed, they are too large or too "
+                           "small; give them in another unit, or their logarithm")
+    if self.unit_interval: self.bias = torch.tensor([y.mean() for y in ys]).clamp(.01, .99).logit().float()
+    return self._unique()
+
+@patch
+def _set_units(self:Regression, ys):
+    "Mean and spread of each label's numbers; fractions are left as they are"
+    with np.errstate(all="ignore"):
+        self.mean = [0. if self.unit_interval else float(y.mean()) for y in ys]
+        self.std = [1. if self.unit_interval else float(y.std()) for y in ys]
+
+def _check_numbers(name, y):
+    "Raise `CatalogError` where a column has not two different numbers"
+    if len(np.unique(y))<2:
+        has = f"only the number {y[0]:g}" if len(y) else "no numbers"
+        raise CatalogError(f"column {name!r} has {has} to train on: at least two different ones are needed")
+
+# %% ../../nbs/tasks/05_regression.ipynb #e2aff19d
+@patch
+def encode(self:Regression,
+    df:pd.DataFrame # Catalogue with the numbers
+)->torch.Tensor:    # Shifted and scaled numbers `(galaxies, labels)`, NaN where there is none
+    "Targets of a catalogue"
+    y = (np.stack([numbers(df[c]) for c in self.labels], 1)-self.mean)/self.std
+    return torch.from_numpy(y.astype(np.float32))
+
+@patch
+def units(self:Regression,
+    y:torch.Tensor # Targets, or outputs `(..., labels)`
+)->torch.Tensor:   # float64
+    "Numbers in the catalogue's units"
+    return y.double()*torch.tensor(self.std, dtype=torch.double)+torch.tensor(self.mean, dtype=torch.double)
+
+@patch
+def activation(self:Regression, out): return self.units(out.double().sigmoid() if self.unit_interval else out.double())
+
+@patch
+def say(self:Regression, y):
+    return "\n".join(f"{c}: {v:.3g}" for c,v in zip(self.labels, self.units(y.cpu()).tolist()) if v==v)
+
+@patch
+def _table(self:Regression, samples):
+    return dict(zip(self.labels, samples.mean(0).T)),{c: samples[...,i] for i,c in enumerate(self.labels)}
+
+# %% ../../nbs/tasks/05_regression.ipynb #b7d0a600
+@patch
+def _of_label(self:Regression, i, f, name):
+    "A measure of numbers for the label with this number, in the catalogue's units"
+    def metric(out, y):
+        there = y[:,i].isfinite().cpu().numpy()
+        if not there.any(): return float("nan")
+        return f(self.activation(out.cpu())[:,i].numpy()[there], self.units(y.cpu())[:,i].numpy()[there])
+    metric.__name__ = name
+    return metric
+
+@patch(as_prop=True)
+def metrics(self:Regression)->list:
+    "RMSE, mean absolute error and R2; of several numbers the mean R2 and each one's errors"
+    if self.n_out==1: return over_set([self._of_label(0, f, f.__name__) for f in NUMBER_METRICS])
+    *errors,r2_of = NUMBER_METRICS
+    def r2(out, y):
+        got = [self._of_label(i, r2_of, "r2")(out, y) for i in range(self.n_out)]
+        got = [o for o in got if o==o]
+        return float(np.mean(got)) if got else float("nan")
+    each = [self._of_label(i, f, f"{f.__name__}_{c}") for i,c in enumerate(self.labels) for f in errors]
+    return over_set([r2, *each])
+
+# %% ../../nbs/tasks/05_regression.ipynb #7a5c0023
+@patch(as_prop=True)
+def is_fitted(self:Regression): return self.mean is not None
 
 @patch(as_prop=True)
 def what_it_does(self:Regression): return f"estimates {', '.join(self.labels)}"
@@ -146,28 +191,46 @@ def headline(self:Regression): return "rmse" if self.n_out==1 else "r2"
 @patch
 def is_predicted(self:Regression, preds): return preds[self.labels].notna().all(axis=1).to_numpy()
 
+# %% ../../nbs/tasks/05_regression.ipynb #72cacb09
+@patch(as_prop=True)
+def quantities(self:Regression): return list(self.labels)
+
+@patch
+def compare_quantities(self:Regression, preds, truth):
+    "Each number, with its interval, or else one standard deviation where predictions have a spread"
+    def interval(c):
+        if f"{c}_lower" in preds: return tuple(numbers(preds[f"{c}_{k}"]) for k in ("lower", "upper"))
+        if f"{c}_std" in preds: return tuple(numbers(preds[c])+k*numbers(preds[f"{c}_std"]) for k in (-1, 1))
+    return [Quantity(c, numbers(preds[c]), numbers(truth[c]), interval(c)) for c in self.labels]
+
 # %% ../../nbs/tasks/05_regression.ipynb #7a5c0024
+Regression.verdicts = Verdicts("close", "far", "far off", "by more than twice the typical error", "the farthest off")
+
+def _mean_there(a):
+    "Mean over the last dimension of what is finite, 0 where nothing is"
+    return np.nansum(a, 1)/np.maximum(np.isfinite(a).sum(1), 1)
+
+@patch
+def _uncertainty(self:Regression, preds):
+    "Width of each galaxy's intervals, or their spread, in units of the training galaxies' spread"
+    def of(c):
+        if f"{c}_upper" in preds: return preds[f"{c}_upper"]-preds[f"{c}_lower"]
+        return preds.get(f"{c}_std", pd.Series(np.nan, preds.index))
+    unsure = np.stack([of(c) for c in self.labels], 1).astype(float)/self.std
+    return np.where(np.isfinite(unsure).any(1), _mean_there(unsure), np.nan)
+
 @patch
 def judge(self:Regression, preds, truth=None):
     "Errors and uncertainties are in units of the spread of the training galaxies"
-    p = preds[self.labels].to_numpy(dtype=float)
-    y = np.full(p.shape, np.nan) if truth is None else self.units(self.encode(truth)).numpy()
     def name(c): return "" if len(self.labels)==1 else f"{c} "
     def say(row): return ", ".join(name(c)+number_text(v) for c,v in zip(self.labels, row) if v==v) or None
-    def mean(a): return np.nansum(a, 1)/np.maximum(np.isfinite(a).sum(1), 1)
-    def spread(c):
-        if f"{c}_upper" in preds: return preds[f"{c}_upper"]-preds[f"{c}_lower"]
-        return preds.get(f"{c}_std", pd.Series(np.nan, preds.index))
-    off,known = mean(np.abs(p-y)/self.std),np.isfinite(y).any(1)
+    p = preds[self.labels].to_numpy(dtype=float)
+    y = np.full(p.shape, np.nan) if truth is None else self.units(self.encode(truth)).numpy()
+    off,known = _mean_there(np.abs(p-y)/self.std),np.isfinite(y).any(1)
     use = known & np.isfinite(p).all(1)
     far = off>2*np.sqrt((off[use]**2).mean()) if use.any() else known
-    unsure = np.stack([spread(c) for c in self.labels], 1).astype(float)/self.std
     return dict(predicted=[say(o) for o in p], truth=[say(o) for o in y], known=known, right=~far,
-                probability=np.full(len(p), np.nan), off=off,
-                uncertainty=np.where(np.isfinite(unsure).any(1), mean(unsure), np.nan))
-
-# %% ../../nbs/tasks/05_regression.ipynb #4e650002
-from .task import as_numbers, register_task, several
+                probability=np.full(len(p), np.nan), off=off, uncertainty=self._uncertainty(preds))
 
 # %% ../../nbs/tasks/05_regression.ipynb #4e650003
 register_task(Regression)
@@ -184,6 +247,7 @@ def with_options(self:Regression, loss_func=None, unit_interval=False):
 @patch(as_prop=True)
 def in_a_line(self:Regression): return "numbers: " + ", ".join(self.labels)
 
+# %% ../../nbs/tasks/05_regression.ipynb #a7c91659
 @patch
 def outputs_of(self:Regression, preds):
     "Standardised numbers, or their logits; in float64, since a Julian date has more digits than float32"
@@ -219,6 +283,7 @@ def misses(self:Regression, p, y):
     off = (p-self.units(y)).abs()
     return {c: (off[:,i], y[:,i].isfinite()) for i,c in enumerate(self.labels)}
 
+# %% ../../nbs/tasks/05_regression.ipynb #e769c32d
 @patch
 def answer(self:Regression, say=str):
     unit = " Between 0 and 1." if self.unit_interval else " In the units of the catalogue that it was trained on."

@@ -67,6 +67,7 @@ Modules:
 - `zoofast.training.optimizer`: The optimizer: a learning rate for each block (layer decay), weight decay, freezing
 - `zoofast.training.parameters`: One table of all parameters of a training
 - `zoofast.training.profile`: Where an epoch's time goes, and how near it is to the device's limit
+- `zoofast.training.recorder`: What is measured in an epoch, in the catalogue's units and class by class
 - `zoofast.training.run_folder`: The folder of a run: what was asked for, how it went, how it ended
 - `zoofast.training.runs`: The folders of trained models: listed, sorted, compared
 - `zoofast.training.schedules`: Learning-rate schedules: timm's and fastai's, followed by every group

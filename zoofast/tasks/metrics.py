@@ -174,4 +174,6 @@ def over_set(
     "fastai metrics that look at the whole validation set at once"
     with quiet():
         from fastai.metrics import AccumMetric
-    return [AccumMetric(f, flatten=False) for f in fs]
+    found = [AccumMetric(f, flatten=False) for f in fs]
+    for m in found: m.of_task = True             # it knows what the task's outputs mean
+    return found

@@ -504,6 +504,15 @@ def decodes(self:Task,
     "The answer in what is predicted: the number of the class, or the numbers themselves"
     return p.argmax(-1) if self.answers_one_class else p
 
+# %% ../../nbs/tasks/03_task.ipynb #8bd9dbb1
+@patch
+def for_metrics(self:Task,
+    out:torch.Tensor, # Outputs of the head
+    y:torch.Tensor    # Targets
+)->tuple:             # Both, as a metric of fastai's, sklearn's or a user's own compares them
+    "Outputs and targets for a metric that knows nothing of the task: of classes, the outputs as they are"
+    return out,y
+
 # %% ../../nbs/tasks/03_task.ipynb #fabd16b6
 @patch
 def answer_of(self:Task,

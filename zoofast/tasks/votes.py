@@ -371,3 +371,9 @@ def answer_text(self:VoteCounts, t):
     "The most frequent answer to the first question, and its share"
     votes,answers = t[torch.as_tensor(self.schema.groups[0])].nan_to_num(),self.schema.answers[self.schema.questions[0]]
     return f"{answers[int(votes.argmax())]} {float(votes.max()/votes.sum()):.0%}" if votes.sum() else "no votes"
+
+# %% ../../nbs/tasks/06_votes.ipynb #a987374f
+@patch
+def for_metrics(self:VoteCounts, out, y):
+    "Concentrations and votes"
+    return self.activation(out).float(),y

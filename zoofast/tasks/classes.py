@@ -472,3 +472,10 @@ def answer_of(self:MultiLabel, t):
 
 @patch
 def answer_text(self:MultiLabel, t): return "\n".join(self.answer_of(t)) or "none"
+
+# %% ../../nbs/tasks/04_classes.ipynb #76e7856b
+@patch
+def for_metrics(self:MultiLabel, out, y):
+    "Outputs and targets of the galaxies that have all labels"
+    there = y.isfinite().all(1)
+    return out[there],y[there]

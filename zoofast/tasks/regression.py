@@ -296,3 +296,10 @@ def data_tables(self:Regression, data): return [several(data.get("numbers") or {
 # %% ../../nbs/tasks/05_regression.ipynb #a80884ec
 @patch
 def in_units(self:Regression, y): return self.units(y.cpu()).to(y.dtype).to(y.device)
+
+# %% ../../nbs/tasks/05_regression.ipynb #a4dd8f09
+@patch
+def for_metrics(self:Regression, out, y):
+    "Numbers in the catalogue's units, of the galaxies that have all of them"
+    there = y.isfinite().all(1)
+    return self.activation(out[there].cpu()).float().to(out.device),self.in_units(y[there])

@@ -48,6 +48,7 @@ def _write(path, write, new=False, home=None):
         _on_disk(path.parent)
     finally: part.unlink(missing_ok=True)
 
+# %% ../../nbs/predict/01_shards.ipynb #24b53774
 def _sha256(path):
     h = hashlib.sha256()
     with open(path, "rb") as f:
@@ -55,7 +56,8 @@ def _sha256(path):
     return h.hexdigest()
 
 # %% ../../nbs/predict/01_shards.ipynb #7271dbf5
-_run_parts = {"model": "model", "catalog": "catalogue", "parameters": "parameters", "shards": "shards", "made": "columns"}
+_run_parts = {"model": "model", "catalog": "catalogue", "parameters": "parameters",
+              "shards": "shards", "made": "columns"}
 
 def _check_same_run(old, new, folder):
     "Raise a `CatalogError` that names what differs between two runs"
@@ -73,6 +75,7 @@ def _check_same_run(old, new, folder):
         raise CatalogError(f"{folder} holds rows that were made with {', '.join(said)}; "
                            "give another out=, or resume=False (--no-resume) to delete them and start anew")
 
+# %% ../../nbs/predict/01_shards.ipynb #56bb1ac7
 class Shards:
     "A table in pieces of `size` rows: a folder of parquet files that any number of processes make"
     def __init__(self,
@@ -93,67 +96,126 @@ class Shards:
             with self._locked(): self._begin(schema, about, size, resume)
         except OSError as e: raise CatalogError(f"out={str(self.folder)!r} cannot be written: {e.strerror or e}") from e
 
-    def _begin(self, schema, about, size, resume):
-        "Find what is there, or write the manifest"
-        there = self.manifest(not resume)
-        if there is not None and not resume: there = self.clear()
-        if there is None:
-            others = (o.name for o in self.folder.iterdir())
-            if other := next((o for o in others if o not in ("_lock", _progress) and not o.startswith(".")), None):
-                raise CatalogError(f"out={str(self.folder)!r} is a folder that holds other files, "
-                                   f"such as {first_line(other)}; "
-                                   f"give a new one, or a file's name that ends in {', '.join(_writers)}")
-            self.size = size or 10_000
-        else: self.size = size or there["shards"]["rows of each"]
-        columns = [f"{f.name}: {f.type}" for f in schema]
-        shards = {"rows": self.rows, "rows of each": self.size}
-        run = json.loads(json.dumps({**about, "shards": shards, "made": {"columns": columns}}))
-        if there: _check_same_run(there, run, self.folder)
-        self.id = hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()
-        self.schema = schema.with_metadata({**(schema.metadata or {}), b"zoofast": self.id.encode()})
-        if not there: self._write_manifest({"format": _format, "version": _version, "complete": False, "run": self.id, **run})
-        (self.folder/_progress).mkdir(exist_ok=True)
-        self.done = dict(enumerate((there or {}).get("finished", [])))
-
-    def _write_manifest(self, m):
-        _write(self.folder/_manifest, lambda f: f.write(json.dumps(m, indent=1).encode()))
-
-    def _locked(self):
-        "The lock for beginning and end, where the disk has locks"
-        try: return self.lock.acquire()
-        except (NotImplementedError, OSError): return nullcontext()
-
-    def manifest(self, damaged=False)->"dict|None":
-        "The folder's manifest; raises `CatalogError` for one that is not ours, or, unless it may be, is `damaged`"
-        path = self.folder/_manifest
-        try: m = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError: return None
-        except (OSError, ValueError) as e:
-            if damaged: return {}
-            raise CatalogError(f"{path} cannot be read: {first_line(e)}; resume=False (--no-resume) starts anew") from e
-        if not isinstance(m, dict) or m.get("format")!=_format or m.get("version")!=_version:
-            raise CatalogError(f"{path} is of another kind or version than {_format} {_version}; give another out=")
-        return m
-
-    def clear(self):
-        "Delete all shards, and nothing else"
-        (self.folder/_manifest).unlink(missing_ok=True)
-        shutil.rmtree(self.folder/_progress, ignore_errors=True)
-        for o in self.folder.glob("part-*.parquet"): o.unlink(missing_ok=True)
-
     def __len__(self): return -(-self.rows//self.size)
     def part(self, k): return self.folder/f"part-{k:0{max(6, len(str(len(self)-1)))}d}.parquet"
     def n(self, k): return min(self.size, self.rows-k*self.size)
 
-# %% ../../nbs/predict/01_shards.ipynb #3d8cda3d
+# %% ../../nbs/predict/01_shards.ipynb #6654b43a
+@patch
+def _locked(self:Shards):
+    "The lock for beginning and end, where the disk has locks"
+    try: return self.lock.acquire()
+    except (NotImplementedError, OSError): return nullcontext()
+
+@patch
+def _write_manifest(self:Shards, m):
+    _write(self.folder/_manifest, lambda f: f.write(json.dumps(m, indent=1).encode()))
+
+@patch
+def manifest(self:Shards, damaged=False)->"dict|None":
+    "The folder's manifest; raises `CatalogError` for one that is not ours, or, unless it may be, is `damaged`"
+    path = self.folder/_manifest
+    try: m = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError: return None
+    except (OSError, ValueError) as e:
+        if damaged: return {}
+        raise CatalogError(f"{path} cannot be read: {first_line(e)}; resume=False (--no-resume) starts anew") from e
+    if not isinstance(m, dict) or m.get("format")!=_format or m.get("version")!=_version:
+        raise CatalogError(f"{path} is of another kind or version than {_format} {_version}; give another out=")
+    return m
+
+# %% ../../nbs/predict/01_shards.ipynb #a3a73767
+def _check_no_other_files(folder):
+    "Raise a `CatalogError` for a folder without a manifest in which something lies"
+    others = (o.name for o in folder.iterdir())
+    if other := next((o for o in others if o not in ("_lock", _progress) and not o.startswith(".")), None):
+        raise CatalogError(f"out={str(folder)!r} is a folder that holds other files, "
+                           f"such as {first_line(other)}; "
+                           f"give a new one, or a file's name that ends in {', '.join(_writers)}")
+
+@patch
+def clear(self:Shards):
+    "Delete all shards, and nothing else"
+    (self.folder/_manifest).unlink(missing_ok=True)
+    shutil.rmtree(self.folder/_progress, ignore_errors=True)
+    for o in self.folder.glob("part-*.parquet"): o.unlink(missing_ok=True)
+
+# %% ../../nbs/predict/01_shards.ipynb #09f033d5
+@patch
+def _begin(self:Shards, schema, about, size, resume):
+    "Find what is there, or write the manifest"
+    there = self.manifest(not resume)
+    if there is not None and not resume: there = self.clear()
+    if there is None:
+        _check_no_other_files(self.folder)
+        self.size = size or 10_000
+    else: self.size = size or there["shards"]["rows of each"]
+    columns = [f"{f.name}: {f.type}" for f in schema]
+    shards = {"rows": self.rows, "rows of each": self.size}
+    run = json.loads(json.dumps({**about, "shards": shards, "made": {"columns": columns}}))
+    if there: _check_same_run(there, run, self.folder)
+    self.id = hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()
+    self.schema = schema.with_metadata({**(schema.metadata or {}), b"zoofast": self.id.encode()})
+    begun = {"format": _format, "version": _version, "complete": False, "run": self.id, **run}
+    if not there: self._write_manifest(begun)
+    (self.folder/_progress).mkdir(exist_ok=True)
+    self.done = dict(enumerate((there or {}).get("finished", [])))
+
+# %% ../../nbs/predict/01_shards.ipynb #48a1fd8e
 def _record_path(shards, k): return shards.folder/_progress/f"{shards.part(k).stem}.json"
 
+@patch
+def claim(self:Shards,
+    k:int # Number of the shard
+)->bool:
+    "Take a shard, unless it is there or another process is at it"
+    if self.part(k).exists(): return False
+    lock = FileLock(_record_path(self, k).with_suffix(".lock"), timeout=0)
+    try: lock.acquire()
+    except Timeout: return False
+    except (NotImplementedError, OSError): lock = None         # a disk without locks: made twice, perhaps
+    if self.part(k).exists():                                  # made while we asked
+        if lock: lock.release()
+        return False
+    self.claims[k] = lock
+    return True
+
+@patch
+def release(self:Shards,
+    k:"int|None"=None # Number of the shard; all unless given
+):
+    "Give up claims"
+    for o in list(self.claims) if k is None else [k]:
+        if lock := self.claims.pop(o, None):
+            Path(lock.lock_file).unlink(missing_ok=True)
+            lock.release()
+
+# %% ../../nbs/predict/01_shards.ipynb #3d8cda3d
 def _record(path, table):
     "What is noted about a shard"
     ids,bad = table["id_str"],len(table)-table["error"].null_count
     return dict(rows=len(table), first=ids[0].as_py(), last=ids[-1].as_py(), bad=bad,
                 bytes=path.stat().st_size, sha256=_sha256(path))
 
+@patch
+def note(self:Shards,
+    k:int # Number of the shard
+):
+    "Note down a shard that is there; delete a file that is not of this run"
+    from pyarrow import parquet
+    path = self.part(k)
+    try:
+        with parquet.ParquetFile(path, pre_buffer=False) as f:
+            ok = f.metadata.num_rows==self.n(k) and (f.schema_arrow.metadata or {}).get(b"zoofast")==self.id.encode()
+            table = f.read(["id_str", "error"]) if ok else None
+    except (pa.ArrowException, OSError): ok = False
+    if not ok:
+        path.unlink(missing_ok=True)
+        return
+    self.done[k] = _record(path, table)
+    _write(_record_path(self, k), lambda f: f.write(json.dumps(self.done[k]).encode()))
+
+# %% ../../nbs/predict/01_shards.ipynb #5fb24147
 @patch
 def write(self:Shards,
     k:int,         # Number of the shard
@@ -169,22 +231,7 @@ def write(self:Shards,
         if self.manifest() is not None: raise      # otherwise another process has finished the table meanwhile
     self.release(k)
 
-@patch
-def note(self:Shards,
-    k:int # Number of the shard
-):
-    "Note down a shard that is there; delete a file that is not of this run"
-    from pyarrow import parquet
-    path = self.part(k)
-    try:
-        with parquet.ParquetFile(path, pre_buffer=False) as f:
-            ok = f.metadata.num_rows==self.n(k) and (f.schema_arrow.metadata or {}).get(b"zoofast")==self.id.encode()
-            table = f.read(["id_str", "error"]) if ok else None
-    except (pa.ArrowException, OSError): ok = False
-    if not ok: path.unlink(missing_ok=True); return
-    self.done[k] = _record(path, table)
-    _write(_record_path(self, k), lambda f: f.write(json.dumps(self.done[k]).encode()))
-
+# %% ../../nbs/predict/01_shards.ipynb #4024ec7d
 @patch
 def _look_at(self:Shards, k, check):
     "Look at one shard"
@@ -215,32 +262,6 @@ def look(self:Shards,
     if check and missing and m["complete"]: self._write_manifest({**m, "complete": False})
     return missing
 
-@patch
-def claim(self:Shards,
-    k:int # Number of the shard
-)->bool:
-    "Take a shard, unless it is there or another process is at it"
-    if self.part(k).exists(): return False
-    lock = FileLock(_record_path(self, k).with_suffix(".lock"), timeout=0)
-    try: lock.acquire()
-    except Timeout: return False
-    except (NotImplementedError, OSError): lock = None         # a disk without locks: made twice, perhaps
-    if self.part(k).exists():                                  # made while we asked
-        if lock: lock.release()
-        return False
-    self.claims[k] = lock
-    return True
-
-@patch
-def release(self:Shards,
-    k:"int|None"=None # Number of the shard; all unless given
-):
-    "Give up claims"
-    for o in list(self.claims) if k is None else [k]:
-        if lock := self.claims.pop(o, None):
-            Path(lock.lock_file).unlink(missing_ok=True)
-            lock.release()
-
 # %% ../../nbs/predict/01_shards.ipynb #52cdda0d
 @patch
 def finish(self:Shards):
@@ -255,6 +276,45 @@ def finish(self:Shards):
         for o in self.folder.glob(f".{_manifest}.*.part"): o.unlink(missing_ok=True)
     Path(self.lock.lock_file).unlink(missing_ok=True)
 
+# %% ../../nbs/predict/01_shards.ipynb #c174632d
+@patch
+def to_pandas(self:Shards)->"pd.DataFrame|None":
+    "The whole table in memory; `None` if another process has joined and deleted it"
+    from pyarrow import parquet
+    try:
+        tables = (parquet.read_table(self.part(k), partitioning=None).cast(self.schema) for k in range(len(self)))
+        return pa.concat_tables(tables).to_pandas()
+    except FileNotFoundError: return None
+
+@patch
+def raise_if_bad(self:Shards):
+    "Raise an `ImageError` for the first row with an error"
+    from pyarrow import parquet
+    self.look(check=True)
+    for k in sorted(self.done):
+        if self.done[k]["bad"]:
+            errors = parquet.read_table(self.part(k), columns=["error"], partitioning=None)["error"].to_pylist()
+            raise ImageError(next(o for o in errors if o))
+
+# %% ../../nbs/predict/01_shards.ipynb #b83e6839
+@patch
+def discard(self:Shards):
+    "Delete the folder: all at once for those who look, under another name"
+    gone = self.folder.with_name(f".{self.folder.name}.gone")
+    shutil.rmtree(gone, ignore_errors=True)
+    try: os.rename(self.folder, gone)
+    except FileNotFoundError: pass
+    except OSError: gone = self.folder                         # a disk that renames no folders in use
+    shutil.rmtree(gone, ignore_errors=True)
+    Path(self.lock.lock_file).unlink(missing_ok=True)
+
+@patch
+def leave(self:Shards):
+    "Delete the folder if nothing is in it that is worth keeping, and nobody else is at work there"
+    there,claimed = self.folder.glob("part-*.parquet"),(self.folder/_progress).glob("*.lock")
+    if not self.done and not any(there) and not any(claimed): self.discard()
+
+# %% ../../nbs/predict/01_shards.ipynb #2c75b100
 def _join_parquet(parts, schema, f):
     from pyarrow import parquet
     with parquet.ParquetWriter(f, schema) as w:
@@ -284,39 +344,3 @@ def join(self:Shards,
             try: _write(out, write, home=self.folder/_progress)
             except OSError as e: raise CatalogError(f"out={str(out)!r} cannot be written: {e.strerror or e}") from e
         self.discard()
-
-@patch
-def discard(self:Shards):
-    "Delete the folder: all at once for those who look, under another name"
-    gone = self.folder.with_name(f".{self.folder.name}.gone")
-    shutil.rmtree(gone, ignore_errors=True)
-    try: os.rename(self.folder, gone)
-    except FileNotFoundError: pass
-    except OSError: gone = self.folder                         # a disk that renames no folders in use
-    shutil.rmtree(gone, ignore_errors=True)
-    Path(self.lock.lock_file).unlink(missing_ok=True)
-
-@patch
-def leave(self:Shards):
-    "Delete the folder if nothing is in it that is worth keeping, and nobody else is at work there"
-    there,claimed = self.folder.glob("part-*.parquet"),(self.folder/_progress).glob("*.lock")
-    if not self.done and not any(there) and not any(claimed): self.discard()
-
-@patch
-def to_pandas(self:Shards)->"pd.DataFrame|None":
-    "The whole table in memory; `None` if another process has joined and deleted it"
-    from pyarrow import parquet
-    try:
-        tables = (parquet.read_table(self.part(k), partitioning=None).cast(self.schema) for k in range(len(self)))
-        return pa.concat_tables(tables).to_pandas()
-    except FileNotFoundError: return None
-
-@patch
-def raise_if_bad(self:Shards):
-    "Raise an `ImageError` for the first row with an error"
-    from pyarrow import parquet
-    self.look(check=True)
-    for k in sorted(self.done):
-        if self.done[k]["bad"]:
-            errors = parquet.read_table(self.part(k), columns=["error"], partitioning=None)["error"].to_pylist()
-            raise ImageError(next(o for o in errors if o))

@@ -55,8 +55,10 @@ def _fingerprint(net, **about):
     for name,t in sorted(net.state_dict().items()):
         h.update(f"{name} {t.dtype} {tuple(t.shape)}\n".encode())
         h.update(t.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return {"weights sha256": h.hexdigest(), **{k: json.dumps(v, sort_keys=True, default=str) for k,v in about.items()}}
+    used = {k: json.dumps(v, sort_keys=True, default=str) for k,v in about.items()}
+    return {"weights sha256": h.hexdigest(), **used}
 
+# %% ../../nbs/predict/02_table.ipynb #dcaea951
 class _Predicting:
     "What `predict_catalog` computes"
     desc = "predicting"
@@ -71,12 +73,13 @@ class _Predicting:
     def about(self):
         m = self.model
         calibration = m.config.get("calibration") if isinstance(m.task, WithSets) else None
-        return _fingerprint(m.net, task=m.task.config, reader=reader_config(m.reader), dropout=m.net.head[0].p, flip=m.flip,
-                            calibration=calibration)
+        return _fingerprint(m.net, task=m.task.config, reader=reader_config(m.reader), dropout=m.net.head[0].p,
+                            flip=m.flip, calibration=calibration)
 
     def compute(self, x): return self.model.samples(x, self.tta, self.mc)
     def frame(self, samples): return self.task.to_frame(samples, std=bool(self.tta or self.mc))
-    def table(self, samples, schema): return pa.Table.from_pandas(self.frame(samples), schema=schema, preserve_index=False)
+    def table(self, samples, schema):
+        return pa.Table.from_pandas(self.frame(samples), schema=schema, preserve_index=False)
 
 # %% ../../nbs/predict/02_table.ipynb #a684f5be
 class _Representing:
@@ -94,6 +97,23 @@ class _Representing:
         bad,cols = np.isnan(feats[0]).all(1),np.ascontiguousarray(feats[0].T, dtype=np.float32)
         return pa.table([pa.array(c, mask=bad) for c in cols], schema)
 
+# %% ../../nbs/predict/02_table.ipynb #45a7a5bc
+RETURNED = 100_000     # rows of the longest table that comes back as a DataFrame although it was written to a file
+
+class _Memory:
+    "Pieces kept in memory"
+    def __init__(self, rows): self.rows,self.size,self.made = rows,10_000,{}
+    def look(self, check=False): return [k for k in range(-(-self.rows//self.size)) if k not in self.made]
+    def claim(self, k): return True
+    def write(self, k, table): self.made[k] = table
+    def release(self): pass
+
+def _is_folder(out):
+    "Does `out` name a folder for shards, rather than a file?"
+    path = Path(out).expanduser()
+    is_file = _suffix(path) or re.fullmatch(r"\.[A-Za-z][A-Za-z0-9]*", path.suffix)
+    return path.is_dir() or str(out).endswith(("/", os.sep)) or not is_file
+
 # %% ../../nbs/predict/02_table.ipynb #31e07e4b
 def _schemas(stream, job):
     "Schema of the whole table, with pandas' types noted in it, and that of the computed columns"
@@ -106,6 +126,7 @@ def _schemas(stream, job):
     schema = pa.schema([*stream.schema, *made, pa.field("error", pa.large_string())])
     return pa.Table.from_pandas(empty, schema=schema, preserve_index=False).schema,made
 
+# %% ../../nbs/predict/02_table.ipynb #f6e0abd9
 def _compute(job, x, why):
     "Samples of a batch; NaN, and a reason in `why`, where there are none"
     out = np.full((job.shape[0], len(why), job.shape[2]), np.nan)
@@ -115,6 +136,7 @@ def _compute(job, x, why):
     for i in there[~np.isfinite(out[:,there]).all((0,2))]: why[i] = "the model's answer is no finite number"
     return out
 
+# %% ../../nbs/predict/02_table.ipynb #bf012fba
 def _rows_of(stream, sink, todo): return sum(min(sink.size, stream.n_rows-k*sink.size) for k in todo)
 
 def _claimed_batches(stream, sink, todo, batch_size):
@@ -146,23 +168,6 @@ def _make_pieces(stream, job, sink, todo, schema, made, batch_size, on_bad, bar)
                 n,tables,errors = n+1,[],[]
     return n
 
-# %% ../../nbs/predict/02_table.ipynb #45a7a5bc
-RETURNED = 100_000     # rows of the longest table that comes back as a DataFrame although it was written to a file
-
-class _Memory:
-    "Pieces kept in memory"
-    def __init__(self, rows): self.rows,self.size,self.made = rows,10_000,{}
-    def look(self, check=False): return [k for k in range(-(-self.rows//self.size)) if k not in self.made]
-    def claim(self, k): return True
-    def write(self, k, table): self.made[k] = table
-    def release(self): pass
-
-def _is_folder(out):
-    "Does `out` name a folder for shards, rather than a file?"
-    path = Path(out).expanduser()
-    is_file = _suffix(path) or re.fullmatch(r"\.[A-Za-z][A-Za-z0-9]*", path.suffix)
-    return path.is_dir() or str(out).endswith(("/", os.sep)) or not is_file
-
 # %% ../../nbs/predict/02_table.ipynb #209459c4
 def _make_all_pieces(stream, job, sink, schema, made, batch_size, on_bad, progress):
     "Make all pieces, with other processes that do the same: first those of one's own rank, then whatever is left"
@@ -191,6 +196,7 @@ def _finish_file(shards, out, saved, where):
     shards.join(out)
     return saved.to_pandas() if table is None else table
 
+# %% ../../nbs/predict/02_table.ipynb #e869495e
 @memory_kept()
 def _make_table(stream, job, out, parameters, batch_size, on_bad, resume, shard_size, progress):
     "Make the table, and give back what is at hand: a DataFrame or a `SavedTable`"
@@ -201,8 +207,8 @@ def _make_table(stream, job, out, parameters, batch_size, on_bad, resume, shard_
         _make_all_pieces(stream, job, sink, *how)
         return pa.concat_tables([sink.made[k] for k in sorted(sink.made)]).to_pandas()
     if int(os.environ.get("WORLD_SIZE", 1))>1 and not resume:
-        raise ValueError("resume=False (--no-resume) deletes what is there, which one of several processes must not do; "
-                         "delete it before")
+        raise ValueError("resume=False (--no-resume) deletes what is there, "
+                         "which one of several processes must not do; delete it before")
     folder = _is_folder(out)
     out = Path(out).expanduser() if folder else check_out(out)
     where,lock = (out, None) if folder else (out.with_name(f"{out.name}.parts"),out.with_name(f".{out.name}.lock"))
@@ -234,6 +240,7 @@ def _check_request(catalog, out, on_bad, batch_size):
     if c.is_dir() and (c==o or c in o.parents):
         raise CatalogError(f"out={str(out)!r} is in the folder of the catalogue; give another one")
 
+# %% ../../nbs/predict/02_table.ipynb #468f9109
 def _own_device(device):
     "The device of this process, where a launcher started one for each"
     local = os.environ.get("LOCAL_RANK")
@@ -242,11 +249,19 @@ def _own_device(device):
     return f"cuda:{int(local)%n}" if n else device
 
 @contextmanager
-def _with_engine(model, engine, n_images):
-    "The model with another engine for its encoder, until the work is done"
-    was = model.engine
-    try: yield model.set_engine(engine, n_images)
-    finally: model.engine = was
+def _job_of(model, device, coverage, tta, mc_dropout, engine, n_rows):
+    "What is to be computed; until it is, the model has another engine for its encoder"
+    model = as_model(model, _own_device(device))
+    job = _Predicting(model if coverage is None else with_sets(model, coverage), tta, mc_dropout)
+    was = job.model.engine
+    try:
+        job.model.set_engine(engine, n_rows*max(1, tta))
+        yield job
+    finally: job.model.engine = was
+
+def _parameters(made, stream, id_col, **more):
+    "What a table is asked for, to be noted beside it"
+    return dict(made=made, **more, image_dir=stream.base, id_col=id_col, file_col=stream.file_cols)
 
 # %% ../../nbs/predict/02_table.ipynb #de1c3cf6
 def predict_catalog(
@@ -257,8 +272,9 @@ def predict_catalog(
     batch_size:"int|None"=None,# Images in a batch; default: 64
     tta:int=0,                 # Orientations to average over, up to 8 (4 without mirror images); adds `_std` columns
     mc_dropout:int=0,          # Random samples of the features to average over; adds `_std` columns
-    engine:str="auto",         # What runs the encoder: "auto" (what is fastest), "torch", "onnx", "openvino"; see `make_engine`
-    coverage:"float|None"=None,# Of a calibrated model: sets or intervals that hold this part of the truth; see `with_sets`
+    engine:str="auto", # What runs the encoder: "auto" (what is fastest), "torch", "onnx", "openvino"; see `make_engine`
+    # Of a calibrated model: sets or intervals that hold this part of the truth; see `with_sets`
+    coverage:"float|None"=None,
     columns:"str|list|None"=None, # Columns of the catalogue to carry along, or "all"
     on_bad:str="record",       # An image that cannot be read: "record" the reason in column `error`, or "raise"
     resume:bool=True,          # Go on with what an earlier call has written to `out`? Otherwise start anew
@@ -275,11 +291,8 @@ def predict_catalog(
     rows, a `SavedTable` of them comes back. With `coverage` there are columns `_set`, or `_lower` and `_upper`."""
     _check_request(catalog, out, on_bad, batch_size)
     stream = CatalogStream(catalog, image_dir, id_col, file_col, columns)
-    model = as_model(model, _own_device(device))
-    job = _Predicting(model if coverage is None else with_sets(model, coverage), tta, mc_dropout)
-    asked = dict(made="predictions", coverage=coverage, tta=tta, mc_dropout=mc_dropout,
-                 image_dir=stream.base, id_col=id_col, file_col=stream.file_cols)
-    with _with_engine(job.model, engine, stream.n_rows*max(1, tta)):
+    asked = _parameters("predictions", stream, id_col, coverage=coverage, tta=tta, mc_dropout=mc_dropout)
+    with _job_of(model, device, coverage, tta, mc_dropout, engine, stream.n_rows) as job:
         return _make_table(stream, job, out, asked, batch_size, on_bad, resume, shard_size, progress)
 
 # %% ../../nbs/predict/02_table.ipynb #54a14a3f
@@ -308,7 +321,7 @@ def represent(
     pretrained:bool=True,      # Load an encoder's pretrained weights? Otherwise they are random
     weights=None,              # File with an encoder's weights to use instead
     batch_size:"int|None"=None,# Images in a batch; default: 64
-    engine:str="auto",         # What runs the encoder: "auto" (what is fastest), "torch", "onnx", "openvino"; see `make_engine`
+    engine:str="auto", # What runs the encoder: "auto" (what is fastest), "torch", "onnx", "openvino"; see `make_engine`
     columns:"str|list|None"=None, # Columns of the catalogue to carry along, or "all"
     on_bad:str="record",       # An image that cannot be read: "record" the reason in column `error`, or "raise"
     resume:bool=True,          # Go on with what an earlier call has written to `out`? Otherwise start anew
@@ -324,5 +337,5 @@ def represent(
     stream = CatalogStream(catalog, image_dir, id_col, file_col, columns)
     encoder,reader = _encoder_of(model, reader or ImageReader(size), _own_device(device), pretrained, weights)
     job = _Representing(encoder, reader, engine, stream.n_rows)
-    asked = dict(made="features", image_dir=stream.base, id_col=id_col, file_col=stream.file_cols)
+    asked = _parameters("features", stream, id_col)
     return _make_table(stream, job, out, asked, batch_size, on_bad, resume, shard_size, progress)

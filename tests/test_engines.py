@@ -21,8 +21,9 @@ from zoofast.core.files import cache_dir
 from zoofast.tasks.votes import VoteCounts
 
 # name, size, channels: of each kind of encoder
-ENCODERS = [('test_efficientnet',64,3), ('resnet10t',64,3), ('test_convnext',64,5), ('test_vit',160,1), ('tf_efficientnet_lite0',64,1), ('repvgg_a0',64,3),
-            ('test_nfnet',64,3), pytest.param('swin_tiny_patch4_window7_224',224,3, marks=pytest.mark.slow)]
+ENCODERS = [('test_efficientnet',64,3), ('resnet10t',64,3), ('test_convnext',64,5), ('test_vit',160,1),
+            ('tf_efficientnet_lite0',64,1), ('repvgg_a0',64,3), ('test_nfnet',64,3),
+            pytest.param('swin_tiny_patch4_window7_224',224,3, marks=pytest.mark.slow)]
 
 @pytest.fixture(autouse=True)
 def fresh_cache(tmp_path, monkeypatch): monkeypatch.setenv('ZOOFAST_CACHE', str(tmp_path/'cache'))
@@ -40,7 +41,9 @@ def encoder(name='test_efficientnet', size=64, channels=3, seed=0):
         for _ in range(3): enc(torch.rand(4, channels, size, size))
     return enc.eval()
 
-def images(n, channels=3, size=64, seed=0): return torch.randint(0, 256, (n,channels,size,size), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+def images(n, channels=3, size=64, seed=0):
+    rng = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (n,channels,size,size), dtype=torch.uint8, generator=rng)
 
 def kept(): return sorted((cache_dir().parent/'engines').glob('*.onnx'))
 
@@ -141,7 +144,8 @@ class Broken(nn.Module):
 @pytest.mark.parametrize('engine', ['onnx', 'openvino'])
 def test_other_numbers_are_refused(module, engine, level, long_jobs, capfd):
     enc,x = create_encoder(module(), 32).eval(),torch.full((2,3,32,32), level, dtype=torch.uint8)
-    with pytest.raises(ValueError, match=f"engine='{engine}' cannot run this encoder: .*use engine='torch'"): make_engine(enc, engine)(x)
+    with pytest.raises(ValueError, match=f"engine='{engine}' cannot run this encoder: .*use engine='torch'"):
+        make_engine(enc, engine)(x)
     e = make_engine(enc, 'auto', n_images=10**9)
     assert close(e(x), plain(enc, x))
     assert e.name=='torch' and f'not {engine}: ' in e.why
@@ -209,7 +213,10 @@ def test_weights_that_change_are_noticed():
 def test_threads(monkeypatch):
     import onnxruntime
     asked,real = [],onnxruntime.InferenceSession
-    monkeypatch.setattr(onnxruntime, 'InferenceSession', lambda m, o, **kw: (asked.append(o.intra_op_num_threads), real(m, o, **kw))[1])
+    def session(m, o, **kw):
+        asked.append(o.intra_op_num_threads)
+        return real(m, o, **kw)
+    monkeypatch.setattr(onnxruntime, 'InferenceSession', session)
     make_engine(encoder(), 'onnx')(images(2))
     assert asked==[torch.get_num_threads()]
 
@@ -231,11 +238,13 @@ except ValueError as e: print(e)
 @pytest.mark.parametrize('engine,package', [('onnx','onnxruntime'), ('openvino','openvino')])
 def test_without_the_package(engine, package, root):
     "An engine that is not installed is named, and how to have it; `auto` goes on without"
-    res = subprocess.run([sys.executable, '-c', WITHOUT, engine, 'onnxruntime', 'openvino'], cwd=root, capture_output=True, text=True)
+    command = [sys.executable, '-c', WITHOUT, engine, 'onnxruntime', 'openvino']
+    res = subprocess.run(command, cwd=root, capture_output=True, text=True)
     assert res.returncode==0, res.stderr
     auto,explicit = res.stdout.strip().splitlines()
     assert auto.startswith('torch | ') and f'not {engine}: ' in auto
-    assert explicit==f"engine='{engine}': the package {package} cannot be imported; to install it: pip install 'zoofast[{engine}]'"
+    assert explicit==(f"engine='{engine}': the package {package} cannot be imported; "
+                      f"to install it: pip install 'zoofast[{engine}]'")
 
 # the whole model
 
@@ -252,8 +261,10 @@ def survey_model(survey, name='test_efficientnet'):
 def test_predictions_are_the_same(engine, survey, long_jobs):
     model,df = survey_model(survey)
     want,probs = model.predict(df.file_loc, progress=False),model.task.columns[1:]
-    for kw in (dict(batch_size=7), dict(batch_size=59), dict(tta=3, mc_dropout=2)):        # 60 galaxies: the last batch has 4, or one
-        a,b = model.predict(df.file_loc, progress=False, **kw),model.predict(df.file_loc, progress=False, engine=engine, **kw)
+    # 60 galaxies: the last batch has 4, or one
+    for kw in (dict(batch_size=7), dict(batch_size=59), dict(tta=3, mc_dropout=2)):
+        a = model.predict(df.file_loc, progress=False, **kw)
+        b = model.predict(df.file_loc, progress=False, engine=engine, **kw)
         assert a.columns.equals(b.columns) and a.morphology_pred.equals(b.morphology_pred)
         num = list(a.columns[a.dtypes==float])
         assert np.abs(a[num]-b[num]).to_numpy().max()<1e-4
@@ -264,7 +275,8 @@ def test_predictions_are_the_same(engine, survey, long_jobs):
 def test_a_gpu_is_left_to_torch(survey):
     model,df = survey_model(survey)
     model.net.to('meta')                                           # a device that is not a CPU
-    with pytest.raises(ValueError, match="engine='onnx' runs on a CPU, and the model is on meta"): model.set_engine('onnx')
+    with pytest.raises(ValueError, match="engine='onnx' runs on a CPU, and the model is on meta"):
+        model.set_engine('onnx')
     assert model.set_engine('auto', 10**9) is model
 
 def test_export_command(survey, tmp_path, run_zoofast):
@@ -280,22 +292,30 @@ s = ort.InferenceSession(sys.argv[1])
 meta = s.get_modelmeta().custom_metadata_map
 p, = s.run(['probabilities'], {'images': np.load(sys.argv[2])})
 assert 'torch' not in sys.modules and p.dtype==np.float32
-print(json.dumps(dict(classes=json.loads(meta['classes']), outputs=json.loads(meta['outputs']), reader=json.loads(meta['reader']), versions=json.loads(meta['versions']), p=p.tolist())))"""
-    out = subprocess.run([sys.executable, '-c', code, tmp_path/'m.onnx', tmp_path/'x.npy'], capture_output=True, text=True, cwd=tmp_path)
+said = {k: json.loads(meta[k]) for k in ('classes', 'outputs', 'reader', 'versions')}
+print(json.dumps(dict(said, p=p.tolist())))"""
+    command = [sys.executable, '-c', code, tmp_path/'m.onnx', tmp_path/'x.npy']
+    out = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert out.returncode==0, out.stderr
     got,want = json.loads(out.stdout),model.predict(df.file_loc, progress=False)
     assert np.abs(np.array(got['p'])-want[model.task.columns[1:]].to_numpy()).max()<1e-4
     assert [got['classes'][i] for i in np.argmax(got['p'], 1)]==want.morphology_pred.tolist()
-    assert got['outputs']==model.task.classes and got['reader']['size']==64 and torch.__version__.startswith(got['versions']['torch'])
+    assert got['outputs']==model.task.classes and got['reader']['size']==64
+    assert torch.__version__.startswith(got['versions']['torch'])
     res = run_zoofast('export', tmp_path/'bundle', '--out', tmp_path/'m.pt')
     assert res.returncode==2 and 'must end in .onnx' in res.stderr and not (tmp_path/'m.pt').exists()
 
 def tasks():
     rng = np.random.default_rng(0)
-    df = pd.DataFrame(dict(id_str=[str(i) for i in range(40)], a=rng.integers(0, 2, 40), b=rng.integers(0, 2, 40), mag=rng.normal(18, 2, 40), frac=rng.uniform(0, 1, 40)))
+    df = pd.DataFrame(dict(id_str=[str(i) for i in range(40)],
+                           a=rng.integers(0, 2, 40), b=rng.integers(0, 2, 40),
+                           mag=rng.normal(18, 2, 40), frac=rng.uniform(0, 1, 40)))
     schema = Schema.from_name('decals_dr5_ortho')
     votes = VoteCounts(schema)
-    return [MultiLabel(['a','b']).fit(df), Regression(['mag','frac']).fit(df), Regression(['frac'], unit_interval=True).fit(df), votes]
+    return [MultiLabel(['a','b']).fit(df),
+            Regression(['mag','frac']).fit(df),
+            Regression(['frac'], unit_interval=True).fit(df),
+            votes]
 
 @pytest.mark.parametrize('i', range(4), ids=['multilabel', 'regression', 'unit interval', 'votes'])
 def test_every_task_exports_its_answers(i, tmp_path):
@@ -303,10 +323,13 @@ def test_every_task_exports_its_answers(i, tmp_path):
     model = GalaxyModel(GalaxyNet(encoder(), task.n_out), task, ImageReader(64), device='cpu')
     s = ort.InferenceSession(model.export_onnx(tmp_path/'m.onnx'))
     meta,x = s.get_modelmeta().custom_metadata_map,images(3)
-    assert s.get_outputs()[0].name=='answers' and s.get_outputs()[0].type=='tensor(float)' and len(json.loads(meta['outputs']))==task.n_out
+    assert s.get_outputs()[0].name=='answers' and s.get_outputs()[0].type=='tensor(float)'
+    assert len(json.loads(meta['outputs']))==task.n_out
     got,want = s.run(None, {'images': x.numpy()})[0],model.samples(x)[0]
     assert np.all(np.abs(got-want)<=1e-4*np.maximum(1, np.abs(want)))
-    kinds = {a.t.data_type for n in onnx.load(tmp_path/'m.onnx').graph.node for a in n.attribute} | {t.data_type for t in onnx.load(tmp_path/'m.onnx').graph.initializer}
+    graph = onnx.load(tmp_path/'m.onnx').graph
+    constants = {a.t.data_type for n in graph.node for a in n.attribute}
+    kinds = constants | {t.data_type for t in graph.initializer}
     assert onnx.TensorProto.DOUBLE not in kinds
     onnx.checker.check_model(str(tmp_path/'m.onnx'))
 
@@ -317,5 +340,6 @@ def test_a_failed_export_leaves_what_was_there(tmp_path, monkeypatch):
     (tmp_path/'m.onnx').write_text('mine')
     def fail(*_): raise RuntimeError('no exporter today')
     monkeypatch.setattr(export, 'to_onnx', fail)
-    with pytest.raises(ValueError, match='cannot be exported to ONNX: no exporter today'): model.export_onnx(tmp_path/'m.onnx')
+    with pytest.raises(ValueError, match='cannot be exported to ONNX: no exporter today'):
+        model.export_onnx(tmp_path/'m.onnx')
     assert [o.read_text() for o in tmp_path.glob('*.onnx*')]==['mine']

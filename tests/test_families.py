@@ -1,4 +1,5 @@
-"Every family of timm: blocks in the order of the forward pass, each parameter in one of them, the stem lowest, what follows the last stage on top"
+"""Every family of timm: blocks in the order of the forward pass, each parameter in one of them, the stem lowest, what
+follows the last stage on top"""
 import re, sys
 from functools import lru_cache
 from pathlib import Path
@@ -13,11 +14,16 @@ from families import build, families, forward_order
 sys.path.pop(0)
 
 FAMILIES = families()
-REFUSED = {'csatv2', 'metaformer', 'pit'}             # modules without group_matcher; a timm that has one will say so here
-TOKENS = re.compile(r'(.*\.)?(\w+_token\d?|pos_embed\w*|crpe\d)(\.|$)')     # may be used by blocks above their own, such as a class token that joins late
-STEM = re.compile(r'((cls|reg|dist)_token(1|_\d)?|pos_embed(1|_\w+)?|patch_embed1?|stem|conv_stem)(\.|$)')    # pos_embed2 is a later stage's
-TOP = re.compile(r'(norm|fc_norm|norm_head|conv_head|final_conv|final_layer|last_conv|pre_logits|neck|attn_pool|head|msfa|pre_classifier)(\.|$)')
-SIDE = {'efficientvim': r'norm\.'}                    # norms of each stage's own pooled features: nothing but the head follows them
+# modules without group_matcher; a timm that has one will say so here
+REFUSED = {'csatv2', 'metaformer', 'pit'}
+# may be used by blocks above their own, such as a class token that joins late
+TOKENS = re.compile(r'(.*\.)?(\w+_token\d?|pos_embed\w*|crpe\d)(\.|$)')
+# pos_embed2 is a later stage's
+STEM = re.compile(r'((cls|reg|dist)_token(1|_\d)?|pos_embed(1|_\w+)?|patch_embed1?|stem|conv_stem)(\.|$)')
+TOP = re.compile(r'(norm|fc_norm|norm_head|conv_head|final_conv|final_layer|last_conv|pre_logits|neck|attn_pool|head|'
+                 r'msfa|pre_classifier)(\.|$)')
+# norms of each stage's own pooled features: nothing but the head follows them
+SIDE = {'efficientvim': r'norm\.'}
 OWN_TOP = {'selecsls'}                                # timm counts its four last convolutions, called head, as a block
 
 @pytest.fixture(params=list(FAMILIES.items()), ids=lambda o: f'{o[0][0]}-{o[1]}')
@@ -50,7 +56,8 @@ def test_each_parameter_is_in_one_block(family, blocks):
     assert set(found.values())==set(range(max(found.values())+1)) and max(found.values())>0
     groups = make_groups(SimpleNamespace(encoder=SimpleNamespace(body=body), head=head), blocks)
     named = [(n, i) for i,g in enumerate(groups[:-1]) for part in g.values() for n,_ in part]
-    assert len(named)==len(list(body.parameters())) and dict(named)==found=={n: found[n] for n,_ in body.named_parameters()}
+    assert len(named)==len(list(body.parameters()))
+    assert dict(named)==found=={n: found[n] for n,_ in body.named_parameters()}
     assert [id(p) for part in groups[-1].values() for _,p in part]==[id(p) for p in head.parameters()]
 
 def test_order_is_that_of_the_forward_pass(family):
@@ -96,5 +103,7 @@ def test_those_that_timm_cannot_group():
         if m not in refused: continue
         net = SimpleNamespace(encoder=SimpleNamespace(body=body_of(n)), head=nn.Linear(2, 2))
         for blocks in ('coarse', 'fine'):
-            with pytest.raises(ValueError, match='timm knows no order of the blocks of .*layer_decay=1'): make_groups(net, blocks)
-        assert [sum(len(o) for o in g.values()) for g in make_groups(net, layer_decay=1)]==[len(list(body_of(n).parameters())), 2]
+            with pytest.raises(ValueError, match='timm knows no order of the blocks of .*layer_decay=1'):
+                make_groups(net, blocks)
+        n_params = [sum(len(o) for o in g.values()) for g in make_groups(net, layer_decay=1)]
+        assert n_params==[len(list(body_of(n).parameters())), 2]

@@ -9,7 +9,8 @@ from zoofast.training.optimizer import eval_frozen
 def dls(survey): return GalaxyDataLoaders.from_catalog(survey[1], 'morphology', size=64, batch_size=16, progress=False)
 
 @pytest.fixture(scope='module')
-def still(survey): return GalaxyDataLoaders.from_catalog(survey[1], 'morphology', size=64, batch_size=60, augment=None, progress=False)
+def still(survey):
+    return GalaxyDataLoaders.from_catalog(survey[1], 'morphology', size=64, batch_size=60, augment=None, progress=False)
 
 LITE = 'tf_efficientnet_lite0'
 def state(learn): return {k: v.clone() for k,v in learn.model.state_dict().items()}
@@ -38,13 +39,16 @@ def test_freeze_layers_by_name(dls):
     before = state(learn)
     quiet(learn, lambda l: l.fit(1))
     moved = changed(before, state(learn))
-    assert moved and not any('.blocks.0.' in n or '.blocks.3.' in n or 'conv_stem' in n or n.endswith('.bias') for n in moved) and any('.blocks.4.' in n for n in moved)
+    held = lambda n: '.blocks.0.' in n or '.blocks.3.' in n or 'conv_stem' in n or n.endswith('.bias')
+    assert moved and not any(held(n) for n in moved)
+    assert any('.blocks.4.' in n for n in moved)
 
 def test_nothing_is_differentiated_below_the_lowest_trainable_block(dls):
     learn = learner(dls, n_blocks=2)
     x,y = dls.one_batch()
     acts = {}
-    hooks = [b.register_forward_hook(lambda m, i, o, k=k: acts.__setitem__(k, o.requires_grad)) for k,b in enumerate(learn.model.encoder.body.blocks)]
+    def note(k): return lambda m, i, o: acts.__setitem__(k, o.requires_grad)
+    hooks = [b.register_forward_hook(note(k)) for k,b in enumerate(learn.model.encoder.body.blocks)]
     learn.model.train()(x)
     for h in hooks: h.remove()
     assert acts=={k: k>=5 for k in range(7)}
@@ -62,10 +66,14 @@ def test_l1_shrinks_weights(dls):
     assert size(0.01)<0.98*size(0.)
 
 def test_l1_is_the_gradient_of_its_penalty(still):
-    learn = learner(still, l1=0.01, opt='sgd', opt_kwargs=dict(momentum=0., nesterov=False), weight_decay=0., head_dropout_prob=0., learning_rate=1e-2, layer_decay=1., seed=1)
-    twin = learner(still, opt='sgd', opt_kwargs=dict(momentum=0., nesterov=False), weight_decay=0., head_dropout_prob=0., learning_rate=1e-2, layer_decay=1., seed=1,
-                   loss_func=lambda out, y: nn.functional.cross_entropy(out, y)+0.01*sum(p.abs().sum() for p in penalized))
-    penalized = [p for g in twin.opt.groups for part in ('decay', 'plain') for _,p in g[part] if part=='decay' or (g is twin.opt.groups[-1] and p.ndim>1)]
+    plain = dict(opt='sgd', opt_kwargs=dict(momentum=0., nesterov=False), weight_decay=0., head_dropout_prob=0.,
+                 learning_rate=1e-2, layer_decay=1., seed=1)
+    def with_penalty(out, y): return nn.functional.cross_entropy(out, y)+0.01*sum(p.abs().sum() for p in penalized)
+    learn = learner(still, l1=0.01, **plain)
+    twin = learner(still, loss_func=with_penalty, **plain)
+    head = twin.opt.groups[-1]
+    penalized = [p for g in twin.opt.groups for part in ('decay', 'plain') for _,p in g[part]
+                 if part=='decay' or (g is head and p.ndim>1)]
     quiet(learn, lambda l: l.fit(1)); quiet(twin, lambda l: l.fit(1))
     a,b = state(learn),state(twin)
     assert all(torch.allclose(a[k], b[k], atol=1e-6) for k in a if a[k].is_floating_point())
@@ -83,7 +91,8 @@ def test_accumulated_batches_are_one_big_batch(survey):
 def test_clipping(still):
     "Plain gradient descent moves by no more than the rate times the norm"
     assert len(still.train)==1
-    learn = learner(still, clip_grad=0.1, opt='sgd', opt_kwargs=dict(momentum=0., nesterov=False), learning_rate=1., layer_decay=1., weight_decay=0.)
+    learn = learner(still, clip_grad=0.1, opt='sgd', opt_kwargs=dict(momentum=0., nesterov=False), learning_rate=1.,
+                    layer_decay=1., weight_decay=0.)
     before = state(learn)
     quiet(learn, lambda l: l.fit(1))
     moved = torch.cat([(v-before[k]).flatten() for k,v in state(learn).items() if v.is_floating_point()]).norm()
@@ -95,7 +104,9 @@ def test_second_derivatives(dls):
     quiet(learn, lambda l: l.fit(1))
     assert len(changed(before, state(learn)))>2 and np.isfinite(learn.history[0]['valid_loss'])
 
-@pytest.mark.parametrize('kw', [dict(mixup=0.4), dict(cutmix=1.), dict(mixup=0.4, label_smoothing=0.1, class_weights='balanced'), dict(loss_func='focal')], ids=str)
+MIXED = [dict(mixup=0.4), dict(cutmix=1.), dict(mixup=0.4, label_smoothing=0.1, class_weights='balanced'),
+         dict(loss_func='focal')]
+@pytest.mark.parametrize('kw', MIXED, ids=str)
 def test_mixing_and_losses_train(dls, kw):
     learn = quiet(learner(dls, learning_rate=1e-3, **kw), lambda l: l.fine_tune(2))
     assert np.isfinite([h['valid_loss'] for h in learn.history]).all()
@@ -110,7 +121,8 @@ def test_mixed_precision_is_real_on_a_cpu(dls):
     for precision,want in (('bf16', torch.bfloat16), ('fp16', torch.float16), ('fp32', torch.float32)):
         learn = learner(dls, precision=precision)
         seen = set()
-        hooks = [m.register_forward_hook(lambda m, i, o: seen.add(o.dtype)) for m in learn.model.encoder.body.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+        layers = [m for m in learn.model.encoder.body.modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
+        hooks = [m.register_forward_hook(lambda m, i, o: seen.add(o.dtype)) for m in layers]
         quiet(learn, lambda l: l.fit(1))
         for h in hooks: h.remove()
         assert seen=={want} and {p.dtype for p in learn.model.parameters()}=={torch.float32}
@@ -119,7 +131,8 @@ def test_mixed_precision_is_real_on_a_cpu(dls):
 
 def test_auto_precision_says_which(dls):
     assert learner(dls).params['precision']=='fp32'
-    assert galaxy_learner(dls, 'convnext_atto', pretrained=False).params['precision']==('bf16' if has_bf16(torch.device('cpu')) else 'fp32')
+    want = 'bf16' if has_bf16(torch.device('cpu')) else 'fp32'
+    assert galaxy_learner(dls, 'convnext_atto', pretrained=False).params['precision']==want
 
 def test_second_stage_by_name(dls):
     for fit in ('one_cycle', 'cosine', 'flat_cos', 'constant'):
@@ -133,7 +146,9 @@ def test_second_stage_by_name(dls):
         assert (len(set(rates))==1)==(fit=='constant') and max(rates)<=1.0001e-4
     learn = learner(dls, scheduler_kwargs={'sched': 'step', 'decay_epochs': 1, 'decay_rate': 0.1})
     quiet(learn, lambda l: l.fine_tune(2))
-    assert [h['lr'] for h in learn.history][1:]!=[h['lr'] for h in learner(dls).history] and learn.history[1]['lr']>learn.history[2]['lr'] or learn.history[1]['lr']==pytest.approx(1e-5)
+    lr = [h['lr'] for h in learn.history]
+    other = lr[1:]!=[h['lr'] for h in learner(dls).history]
+    assert other and lr[1]>lr[2] or lr[1]==pytest.approx(1e-5)
 
 @pytest.mark.parametrize('fit', ['one_cycle', 'cosine', 'flat_cos', 'constant', 'scheduler_kwargs'])
 def test_every_second_stage_takes_its_rates(dls, fit):
@@ -172,7 +187,8 @@ def test_lookahead_forgets(dls):
 def test_dropout_below_frozen_blocks_is_off(dls):
     learn = galaxy_learner(dls, 'vit_tiny_patch16_224', pretrained=False, pos_drop_rate=0.5, n_blocks=1)
     learn.model.train(); eval_frozen(learn.model)
-    assert not learn.model.encoder.body.pos_drop.training and learn.model.encoder.body.blocks[-1].training and learn.model.head[0].training
+    body = learn.model.encoder.body
+    assert not body.pos_drop.training and body.blocks[-1].training and learn.model.head[0].training
 
 @pytest.mark.parametrize('cb,said', [(GradientAccumulation(8), 'accumulate='), (MixedPrecision(), 'precision=')])
 def test_what_would_act_twice(dls, cb, said):

@@ -1,4 +1,5 @@
-"Losses: torch's own weighted loss, labels as they are, what is saved with a bundle, and what a stranger's bundle may name"
+"""Losses: torch's own weighted loss, labels as they are, what is saved with a bundle, and what a stranger's bundle may
+name"""
 import json, shutil, warnings
 import numpy as np, pandas as pd, pytest, torch, torch.nn.functional as F
 from sklearn.utils.class_weight import compute_class_weight
@@ -14,7 +15,8 @@ def dls(survey):
     return GalaxyDataLoaders.from_catalog(df, 'ring', size=64, batch_size=16, progress=False)
 
 def counts(dls): return torch.bincount(dls.train.dataset.y, minlength=dls.task.n_out)
-def learner(dls, loss_func=None, **kwargs): return galaxy_learner(dls, 'resnet10t', pretrained=False, loss_func=loss_func, precision='fp32', **kwargs)
+def learner(dls, loss_func=None, **kwargs):
+    return galaxy_learner(dls, 'resnet10t', pretrained=False, loss_func=loss_func, precision='fp32', **kwargs)
 def fit(learn, *args, **kwargs):
     with learn.no_bar(), learn.no_logging(): learn.fit(*args, **kwargs)
     return learn
@@ -31,8 +33,14 @@ def altered(folder, **kw):
 # what the loss is
 
 @pytest.mark.parametrize('classes,weights', [
-    ([1, 2], {1: 0.5, 2: 10}), ([1, 2], {np.int64(2): 10, np.int64(1): 0.5}), ([1, 2], [0.5, 10]), ([1, 2], np.array([0.5, 10])), ([1, 2], torch.tensor([0.5, 10])),
-    ([1, 2], pd.Series({2: 10, 1: 0.5})), ([False, True], {True: 10, False: 0.5}), (['no ring', 'ring'], {'ring': 10, 'no ring': 0.5})])
+    ([1, 2], {1: 0.5, 2: 10}),
+    ([1, 2], {np.int64(2): 10, np.int64(1): 0.5}),
+    ([1, 2], [0.5, 10]),
+    ([1, 2], np.array([0.5, 10])),
+    ([1, 2], torch.tensor([0.5, 10])),
+    ([1, 2], pd.Series({2: 10, 1: 0.5})),
+    ([False, True], {True: 10, False: 0.5}),
+    (['no ring', 'ring'], {'ring': 10, 'no ring': 0.5})])
 @pytest.mark.parametrize('smoothing', [0, 0.1])
 def test_weights_are_torchs(classes, weights, smoothing):
     out,y = batch(2)
@@ -45,12 +53,16 @@ def test_weights_in_training_are_torchs(dls):
     "The loss and the gradient of a batch, and the validation loss that fastai reports"
     learn = learner(dls, make_loss(dls.task, class_weights='balanced', counts=counts(dls)))
     y = dls.train.dataset.y.numpy()
-    want = nn.CrossEntropyLoss(torch.tensor(compute_class_weight('balanced', classes=np.unique(y), y=y), dtype=torch.float32))
+    weights = compute_class_weight('balanced', classes=np.unique(y), y=y)
+    want = nn.CrossEntropyLoss(torch.tensor(weights, dtype=torch.float32))
     x,t = next(iter(dls.train))
     out = learn.model.eval()(x)
     got = learn.loss_func(out, t)
     assert got.item()==pytest.approx(want(out, t).item(), abs=1e-6)
-    for a,b in zip(torch.autograd.grad(got, learn.model.head.parameters(), retain_graph=True), torch.autograd.grad(want(out, t), learn.model.head.parameters())):
+    head = list(learn.model.head.parameters())
+    ours = torch.autograd.grad(got, head, retain_graph=True)
+    theirs = torch.autograd.grad(want(out, t), head)
+    for a,b in zip(ours, theirs):
         assert torch.allclose(a, b, atol=1e-6)
     with learn.no_bar(), learn.no_logging(): preds,t,losses = learn.get_preds(with_loss=True)
     each = nn.CrossEntropyLoss(want.weight, reduction='none')(preds.log(), t)
@@ -65,16 +77,19 @@ def test_smoothing_alone_is_torchs():
 def test_focal(weights):
     out,y = batch(2)
     task,w = Classification('ring', classes=[1, 2]),None if weights is None else torch.tensor(weights)
-    assert make_loss(task, 'focal', weights, focal_gamma=0)(out, y).item()==pytest.approx(F.cross_entropy(out, y, w).item(), abs=1e-6)
+    plain = make_loss(task, 'focal', weights, focal_gamma=0)
+    assert plain(out, y).item()==pytest.approx(F.cross_entropy(out, y, w).item(), abs=1e-6)
     p = out.softmax(1)[range(64), y]
     each = -(1-p)**2*p.log()*(1 if w is None else w[y])               # Lin et al. 2017, equation 5
-    assert make_loss(task, 'focal', weights)(out, y).item()==pytest.approx((each.sum()/(64 if w is None else w[y].sum())).item(), abs=1e-6)
+    want = each.sum()/(64 if w is None else w[y].sum())
+    assert make_loss(task, 'focal', weights)(out, y).item()==pytest.approx(want.item(), abs=1e-6)
 
 def test_weights_go_to_the_device_of_the_outputs():
     for loss_func in (None, 'focal'):
         loss = make_loss(Classification('ring', classes=[1, 2]), loss_func, [1, 10])
         loss.to('meta')
-        assert loss(torch.zeros(3, 2, device='meta'), torch.zeros(3, dtype=torch.long, device='meta')).device.type=='meta'
+        out,y = torch.zeros(3, 2, device='meta'),torch.zeros(3, dtype=torch.long, device='meta')
+        assert loss(out, y).device.type=='meta'
 
 @pytest.mark.parametrize('loss_func', ['cross_entropy', 'focal'])
 @pytest.mark.parametrize('mix', [MixUp, CutMix])
@@ -104,9 +119,16 @@ def test_a_callable_is_taken_as_it_is(dls):
     assert sum(calls)==len(dls.train.dataset)+len(dls.valid.dataset)
 
 @pytest.mark.parametrize('kw,says', [
-    (dict(loss_func='hinge'), "loss_func='hinge'"), (dict(loss_func=F.cross_entropy, class_weights='balanced'), 'put them into your own'), (dict(loss_func=nn.NLLLoss(), label_smoothing=0.1), 'put them into your own'),
-    (dict(loss_func='focal', label_smoothing=0.1), 'label_smoothing=0.1'), (dict(label_smoothing=1.), 'below 1'), (dict(class_weights={0: 1, 1: 1}), r'\[0\] are no classes'),
-    (dict(class_weights={1: 1}), r'\[2\] are missing'), (dict(class_weights=[1]), '1 weights'), (dict(class_weights=[1, -1]), 'above 0'), (dict(class_weights='balanced'), 'counts=')])
+    (dict(loss_func='hinge'), "loss_func='hinge'"),
+    (dict(loss_func=F.cross_entropy, class_weights='balanced'), 'put them into your own'),
+    (dict(loss_func=nn.NLLLoss(), label_smoothing=0.1), 'put them into your own'),
+    (dict(loss_func='focal', label_smoothing=0.1), 'label_smoothing=0.1'),
+    (dict(label_smoothing=1.), 'below 1'),
+    (dict(class_weights={0: 1, 1: 1}), r'\[0\] are no classes'),
+    (dict(class_weights={1: 1}), r'\[2\] are missing'),
+    (dict(class_weights=[1]), '1 weights'),
+    (dict(class_weights=[1, -1]), 'above 0'),
+    (dict(class_weights='balanced'), 'counts=')])
 def test_mistakes_are_named(kw, says):
     with pytest.raises(ValueError, match=says): make_loss(Classification('ring', classes=[1, 2]), **kw)
 
@@ -115,9 +137,20 @@ def test_mistakes_are_named(kw, says):
 def saved(loss): return json.loads(json.dumps(loss_config(loss), allow_nan=False))
 
 @pytest.mark.parametrize('loss', [
-    nn.CrossEntropyLoss(torch.tensor([1., 2, 3]), label_smoothing=0.1), nn.CrossEntropyLoss(reduction='sum'), nn.MultiMarginLoss(p=2, margin=0.5), nn.NLLLoss(), nn.BCEWithLogitsLoss(pos_weight=torch.tensor([1., 2, 3])),
-    nn.SmoothL1Loss(beta=0.3), LabelSmoothingCrossEntropy(0.2), CrossEntropyLossFlat(weight=torch.tensor([1., 2, 3]), label_smoothing=0.1), CrossEntropyLossFlat(), FocalLossFlat(gamma=3., weight=torch.tensor([1., 2, 3])),
-    LabelSmoothingCrossEntropyFlat(eps=0.3), BCEWithLogitsLossFlat(thresh=0.2), FocalCrossEntropy(1.5, torch.tensor([1., 2, 3])), FocalCrossEntropy()], ids=lambda o: type(o).__name__)
+    nn.CrossEntropyLoss(torch.tensor([1., 2, 3]), label_smoothing=0.1),
+    nn.CrossEntropyLoss(reduction='sum'),
+    nn.MultiMarginLoss(p=2, margin=0.5),
+    nn.NLLLoss(),
+    nn.BCEWithLogitsLoss(pos_weight=torch.tensor([1., 2, 3])),
+    nn.SmoothL1Loss(beta=0.3),
+    LabelSmoothingCrossEntropy(0.2),
+    CrossEntropyLossFlat(weight=torch.tensor([1., 2, 3]), label_smoothing=0.1),
+    CrossEntropyLossFlat(),
+    FocalLossFlat(gamma=3., weight=torch.tensor([1., 2, 3])),
+    LabelSmoothingCrossEntropyFlat(eps=0.3),
+    BCEWithLogitsLossFlat(thresh=0.2),
+    FocalCrossEntropy(1.5, torch.tensor([1., 2, 3])),
+    FocalCrossEntropy()], ids=lambda o: type(o).__name__)
 def test_known_losses_come_back(loss):
     again,(out,y),ran = loss_from_config(saved(loss)),batch(3),0
     assert type(again) is type(loss)
@@ -139,8 +172,17 @@ def hooked():
     loss.forward = lambda out, y: out.sum()
     return loss
 
-@pytest.mark.parametrize('loss', [lambda out, y: out.sum(), Twice(), hooked(), nn.TripletMarginWithDistanceLoss(distance_function=max), partial(F.cross_entropy, label_smoothing=0.1), torch.load, MSELossFlat(), nn.CrossEntropyLoss(torch.tensor([1., float('inf')]))],
-                         ids=['lambda', 'own class', 'changed', 'holds a function', 'partial', 'no loss', 'holds a class', 'no json'])
+NOT_SAVABLE = {
+    'lambda': lambda out, y: out.sum(),
+    'own class': Twice(),
+    'changed': hooked(),
+    'holds a function': nn.TripletMarginWithDistanceLoss(distance_function=max),
+    'partial': partial(F.cross_entropy, label_smoothing=0.1),
+    'no loss': torch.load,
+    'holds a class': MSELossFlat(),
+    'no json': nn.CrossEntropyLoss(torch.tensor([1., float('inf')])),
+}
+@pytest.mark.parametrize('loss', NOT_SAVABLE.values(), ids=NOT_SAVABLE)
 def test_others_count_as_not_savable(loss): assert loss_config(loss) is None
 
 HOSTILE = [
@@ -177,7 +219,8 @@ def test_strangers_name_nothing_but_losses(config):
 def test_a_bundle_trains_on_with_its_loss(dls, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        learner(dls, make_loss(dls.task, 'focal', 'balanced', focal_gamma=3, counts=counts(dls))).save_bundle(tmp_path/'b')
+        loss = make_loss(dls.task, 'focal', 'balanced', focal_gamma=3, counts=counts(dls))
+        learner(dls, loss).save_bundle(tmp_path/'b')
     model = load_bundle(tmp_path/'b')
     again = model.to_learner(dls)
     assert isinstance(again.loss_func, FocalCrossEntropy) and again.loss_func.gamma==3
@@ -188,7 +231,8 @@ def test_a_bundle_trains_on_with_its_loss(dls, tmp_path):
 
 def test_an_own_loss_is_said_when_saving(dls, tmp_path):
     learn = learner(dls, Twice())
-    with pytest.warns(UserWarning, match="'Twice' is your own and cannot be saved: the bundle predicts without it") as said: learn.save_bundle(tmp_path/'b')
+    own = "'Twice' is your own and cannot be saved: the bundle predicts without it"
+    with pytest.warns(UserWarning, match=own) as said: learn.save_bundle(tmp_path/'b')
     assert len(said)==1 and said[0].filename==__file__
     assert json.loads((tmp_path/'b'/'config.json').read_text())['loss']=={'own': 'Twice'}
     with warnings.catch_warnings():
@@ -200,7 +244,8 @@ def test_an_own_loss_is_said_when_saving(dls, tmp_path):
     with pytest.raises(BundleError, match="'Twice'.*loss_func="): model.to_learner(dls)
     assert isinstance(model.to_learner(dls, loss_func=Twice()).loss_func, Twice)
 
-@pytest.mark.parametrize('config', [*HOSTILE[:5], {}, [], 'os.system', 5, {'own': 'mine'}, {'own': None}, {'own': {'a': [1]}}], ids=str)
+STRANGE = [*HOSTILE[:5], {}, [], 'os.system', 5, {'own': 'mine'}, {'own': None}, {'own': {'a': [1]}}]
+@pytest.mark.parametrize('config', STRANGE, ids=str)
 def test_a_strangers_loss_does_not_hinder_prediction(dls, tmp_path, config):
     learner(dls).save_bundle(tmp_path/'b')
     model = load_bundle(altered(tmp_path/'b', loss=config))

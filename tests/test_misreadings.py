@@ -18,12 +18,17 @@ y,x = np.mgrid[:32,:32]
 FLUX = (10+200*np.exp(-((x-12)**2+(y-20)**2)/30)).astype(np.float32)
 LINEAR = dict(kind='linear', low=0, high=255)
 
-@pytest.mark.parametrize('name', ['obj.fits.fz+1', 'M31+2', 'a[1].fits.fz', 'b(2).fits.fz', '[2024]/c.fits.fz', 'd;e&f.fits.fz', '!g.fits.fz', 'h,i=j.fits.fz'])
+NAMES = ['obj.fits.fz+1', 'M31+2', 'a[1].fits.fz', 'b(2).fits.fz', '[2024]/c.fits.fz', 'd;e&f.fits.fz', '!g.fits.fz',
+         'h,i=j.fits.fz']
+@pytest.mark.parametrize('name', NAMES)
 def test_names_that_cfitsio_takes_for_instructions(tmp_path, name):
     "The file beside it, without the sign, has other pixels"
     file = tmp_path/name
     file.parent.mkdir(exist_ok=True)
-    for f,a in ((file, FLUX), (tmp_path/'obj.fits.fz', FLUX*0+np.eye(32, dtype='f4')), (tmp_path/'M31', FLUX.T.copy())): fits.HDUList([fits.PrimaryHDU(), fits.CompImageHDU(a, compression_type='GZIP_2', quantize_level=0)]).writeto(f)
+    beside = {tmp_path/'obj.fits.fz': FLUX*0+np.eye(32, dtype='f4'), tmp_path/'M31': FLUX.T.copy()}
+    for f,a in ((file, FLUX), *beside.items()):
+        image = fits.CompImageHDU(a, compression_type='GZIP_2', quantize_level=0)
+        fits.HDUList([fits.PrimaryHDU(), image]).writeto(f)
     np.testing.assert_array_equal(read_fits(file)[0,::-1], FLUX)
 
 def test_a_row_with_fewer_files_is_a_bad_row(tmp_path):
@@ -58,7 +63,8 @@ def test_tiffs_in_which_zero_is_white(tmp_path):
     tifffile = pytest.importorskip('tifffile')
     grey = FLUX.astype(np.uint8)
     for dtype,name in ((np.uint8, 'a.tiff'), (np.uint16, 'b.tiff')):
-        tifffile.imwrite(tmp_path/name, ((255-grey).astype(dtype)*(257 if dtype==np.uint16 else 1)).astype(dtype), photometric='miniswhite')
+        negative = (255-grey).astype(dtype)*(257 if dtype==np.uint16 else 1)
+        tifffile.imwrite(tmp_path/name, negative.astype(dtype), photometric='miniswhite')
         assert (ImageReader(32)(tmp_path/name)[0].numpy()==grey).all(), name
 
 def test_two_dots_after_a_link(tmp_path):
@@ -70,12 +76,16 @@ def test_two_dots_after_a_link(tmp_path):
     assert os.path.samefile(got[0], tmp_path/'other'/'x.png') and got[1]==str(tmp_path/'x.png')
 
 def test_one_hdu_named_twice(tmp_path):
-    fits.HDUList([fits.PrimaryHDU(), fits.ImageHDU(FLUX, name='SCI'), fits.ImageHDU(FLUX*2, name='ERR')]).writeto(tmp_path/'a.fits')
-    with pytest.raises(ImageError, match='names one HDU twice'): ImageReader(16, channels=2, hdu=('SCI', 1))(tmp_path/'a.fits')
+    sci,err = fits.ImageHDU(FLUX, name='SCI'),fits.ImageHDU(FLUX*2, name='ERR')
+    fits.HDUList([fits.PrimaryHDU(), sci, err]).writeto(tmp_path/'a.fits')
+    with pytest.raises(ImageError, match='names one HDU twice'):
+        ImageReader(16, channels=2, hdu=('SCI', 1))(tmp_path/'a.fits')
     assert ImageReader(16, channels=2, hdu=('SCI', 2))(tmp_path/'a.fits').shape==(2,16,16)
 
 def test_tables_of_the_other_byte_order(tmp_path):
-    df = read_catalog(pd.DataFrame({'id_str': ['a','b','c','d'], 'file_loc': ['/a','/b','/c','/d'], 'y': np.array([1,0,1,0], dtype='>i8'), 'host': np.array([1,1,2,2], dtype='>i4')}))
+    y,host = np.array([1,0,1,0], dtype='>i8'),np.array([1,1,2,2], dtype='>i4')
+    table = pd.DataFrame({'id_str': ['a','b','c','d'], 'file_loc': ['/a','/b','/c','/d'], 'y': y, 'host': host})
+    df = read_catalog(table)
     assert check_catalog(df, 'y', open_images=False).bad.reason.str.startswith('there is no file').all()
     assert split_catalog(df, 'y', valid=0.5, group_col='host').split.notna().all()
 
@@ -90,7 +100,8 @@ def test_a_file_rewritten_with_its_old_time(tmp_path):
     assert (again==first.flip(-1)).all()
 
 def test_mirrors_within_lists():
-    assert make_augment([dict(preset='light', flip=0)], 32).flip is False and make_augment(['light'], 32).flip is True and make_augment([lambda b: b], 32).flip is True
+    assert make_augment([dict(preset='light', flip=0)], 32).flip is False
+    assert make_augment(['light'], 32).flip is True and make_augment([lambda b: b], 32).flip is True
 
 def test_a_survey_on_a_pedestal(tmp_path):
     for k in range(5): fits.writeto(tmp_path/f'{k}.fits', FLUX.astype('f8')/40+65000+k/10)
@@ -98,7 +109,8 @@ def test_a_survey_on_a_pedestal(tmp_path):
     r = fit_reader(ImageReader(32, stretch='asinh'), tmp_path.glob('*.fits'))
     assert 64999<r.stretch['low']<65001.5 and 65004<r.stretch['high']<65007
     assert r(tmp_path/'2.fits').float().std()>20
-    with pytest.raises(ValueError, match='no such file'): fit_reader(ImageReader(32, stretch='asinh'), str(tmp_path/'none.fits'))
+    with pytest.raises(ValueError, match='no such file'):
+        fit_reader(ImageReader(32, stretch='asinh'), str(tmp_path/'none.fits'))
 
 @pytest.mark.parametrize('name', ['MASK', 'WHT', 'dq', 'INVVAR', 'Uncert'])
 def test_an_image_behind_its_mask(tmp_path, name):
@@ -107,15 +119,20 @@ def test_an_image_behind_its_mask(tmp_path, name):
     fits.HDUList([fits.PrimaryHDU(), beside, sci]).writeto(tmp_path/'a.fits')
     fits.HDUList([fits.PrimaryHDU(), beside, fits.ImageHDU(FLUX, name='PSF')]).writeto(tmp_path/'b.fits')
     np.testing.assert_array_equal(read_fits(tmp_path/'a.fits')[0,::-1], FLUX)
-    for file,hdu in (('a.fits', name), ('a.fits', 1), ('b.fits', None)): np.testing.assert_array_equal(read_fits(tmp_path/file, hdu)[0,::-1], FLUX>50)
+    for file,hdu in (('a.fits', name), ('a.fits', 1), ('b.fits', None)):
+        np.testing.assert_array_equal(read_fits(tmp_path/file, hdu)[0,::-1], FLUX>50)
 
 @pytest.mark.parametrize('n', [2, 3, 5, 7])
 def test_bands_last_with_the_header_of_one_band(tmp_path, n):
     "Bands stacked behind the coordinates of a plane: the header calls columns right ascension that are bands"
-    fits.writeto(tmp_path/'a.fits', np.repeat(FLUX[:,:,None], n, 2), fits.Header(dict(CTYPE1='RA---TAN', CTYPE2='DEC--TAN')))
-    for channels in (1, n): assert (ImageReader(32, channels, LINEAR)(tmp_path/'a.fits').numpy()==FLUX[::-1].round()).all()
+    header = fits.Header(dict(CTYPE1='RA---TAN', CTYPE2='DEC--TAN'))
+    fits.writeto(tmp_path/'a.fits', np.repeat(FLUX[:,:,None], n, 2), header)
+    for channels in (1, n):
+        got = ImageReader(32, channels, LINEAR)(tmp_path/'a.fits')
+        assert (got.numpy()==FLUX[::-1].round()).all()
 
-@pytest.mark.parametrize('shape,bands', [((64,40,32), 64), ((40,64,32), 40), ((64,64,32), 32), ((40,32,5), 5), ((5,40,32), 5)])
+CUBES = [((64,40,32), 64), ((40,64,32), 40), ((64,64,32), 32), ((40,32,5), 5), ((5,40,32), 5)]
+@pytest.mark.parametrize('shape,bands', CUBES)
 def test_cubes_without_coordinates(tmp_path, shape, bands):
     "The last axis is that of the bands where it is by far the shortest"
     fits.writeto(tmp_path/'a.fits', np.zeros(shape, dtype='f4'))
@@ -134,18 +151,23 @@ def test_the_name_of_a_single_band(tmp_path):
     for key in ('FILTER', 'BAND'):
         fits.writeto(tmp_path/'a.fits', FLUX, fits.Header({key: 'r '}), overwrite=True)
         assert read_fits(tmp_path/'a.fits', bands='r').shape==(1,32,32)
-        with pytest.raises(ImageError, match=r"has no bands \('g',\); it has 1: r"): ImageReader(32, bands='g')(tmp_path/'a.fits')
+        with pytest.raises(ImageError, match=r"has no bands \('g',\); it has 1: r"):
+            ImageReader(32, bands='g')(tmp_path/'a.fits')
 
 def tiff(width, rows, *tags):
     "A tiff of one strip, little-endian, with more tags `(number, value)`"
-    tags = sorted([(256, width), (257, len(rows)), (259, 1), (273, 8), (278, len(rows)), (279, sum(map(len, rows))), *tags])
+    size = sum(map(len, rows))
+    tags = sorted([(256, width), (257, len(rows)), (259, 1), (273, 8), (278, len(rows)), (279, size), *tags])
     data = b''.join(rows)
-    return b'II*\0'+struct.pack('<I', 8+len(data))+data+struct.pack('<H', len(tags))+b''.join(struct.pack('<HHII', t, 4, 1, v) for t,v in tags)+b'\0'*4
+    head = b'II*\0'+struct.pack('<I', 8+len(data))
+    entries = b''.join(struct.pack('<HHII', t, 4, 1, v) for t,v in tags)
+    return head+data+struct.pack('<H', len(tags))+entries+b'\0'*4
 
 def test_tiffs_of_12_bits(tmp_path):
     "Which Pillow gives as numbers to 4095"
     deep = FLUX.astype(int)*16
-    rows = [b''.join(bytes([a>>4, (a&15)<<4|b>>8, b&255]) for a,b in zip(r[::2].tolist(), r[1::2].tolist())) for r in deep]
+    pack = lambda a, b: bytes([a>>4, (a&15)<<4|b>>8, b&255])
+    rows = [b''.join(map(pack, r[::2].tolist(), r[1::2].tolist())) for r in deep]
     (tmp_path/'a.tiff').write_bytes(tiff(32, rows, (258, 12), (262, 1), (277, 1)))
     np.testing.assert_allclose(ImageReader(32)(tmp_path/'a.tiff')[0], deep*255/4095, atol=0.5)
 
@@ -153,7 +175,11 @@ def test_tiffs_of_12_bits(tmp_path):
 def test_tiffs_with_more_bands_than_pillow_reads(tmp_path, bands, kind):
     "Nothing is lost without a word"
     tifffile = pytest.importorskip('tifffile')
-    tifffile.imwrite(tmp_path/'a.tiff', np.repeat(FLUX.astype('u1')[:,:,None], bands, 2), photometric=kind, planarconfig='contig')
-    with pytest.raises(ImageError, match=f'{bands} bands, of which Pillow reads'): ImageReader(32, bands)(tmp_path/'a.tiff')
-    tifffile.imwrite(tmp_path/'b.tiff', np.repeat(FLUX.astype('u1')[:,:,None], 4, 2), photometric='rgb', planarconfig='contig', extrasamples=['unspecified'])
-    assert (ImageReader(32)(tmp_path/'b.tiff').numpy()==FLUX.astype('u1')).all(), 'one more than red, green and blue says nothing'
+    grey = FLUX.astype('u1')
+    tifffile.imwrite(tmp_path/'a.tiff', np.repeat(grey[:,:,None], bands, 2), photometric=kind, planarconfig='contig')
+    with pytest.raises(ImageError, match=f'{bands} bands, of which Pillow reads'):
+        ImageReader(32, bands)(tmp_path/'a.tiff')
+    tifffile.imwrite(tmp_path/'b.tiff', np.repeat(grey[:,:,None], 4, 2), photometric='rgb', planarconfig='contig',
+                     extrasamples=['unspecified'])
+    got = ImageReader(32)(tmp_path/'b.tiff')
+    assert (got.numpy()==grey).all(), 'one more than red, green and blue says nothing'

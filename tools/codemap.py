@@ -1,7 +1,7 @@
 """How the code fits together, read from the package: the page with its picture, and the site's sidebar
 
-Nothing here is a list of modules. The folders are the floors of the house, their sentences are the folders' own, the order of modules is
-that of the notebooks, and who leans on whom is what they import."""
+Nothing here is a list of modules. The folders are the floors of the house, their sentences are the folders' own, the
+order of modules is that of the notebooks, and who leans on whom is what they import."""
 import ast, html, json, re
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +53,10 @@ def notebooks(folder):
     folder,floors = Path(folder),list(FLOORS)
     found = [p for p in folder.rglob('*.ipynb') if not any(o[0] in '._' for o in p.relative_to(folder).parts)]
     pages = [_page(p, folder) for p in sorted(found)]
-    return sorted(pages, key=lambda p: (floors.index(p.folder) if p.module and p.folder in floors else len(floors), str(p.path)))
+    def place(p):
+        known = p.module and p.folder in floors
+        return floors.index(p.folder) if known else len(floors),str(p.path)
+    return sorted(pages, key=place)
 
 def by_floor(pages):
     "Folder -> the pages of its modules; raises `ValueError` for a folder that the house does not have"
@@ -75,10 +78,12 @@ def _targets(node, at):
 def imports(package):
     "Module -> the modules of the package that it imports, wherever it does"
     package = Path(package)
-    paths = {'.'.join(p.relative_to(package).with_suffix('').parts): p for p in sorted(package.rglob('*.py')) if p.stem[0]!='_'}
+    files = [p for p in sorted(package.rglob('*.py')) if p.stem[0]!='_']
+    paths = {'.'.join(p.relative_to(package).with_suffix('').parts): p for p in files}
     res = {}
     for m,p in paths.items():
-        nodes = [o for o in ast.walk(ast.parse(p.read_text(encoding='utf-8'))) if isinstance(o, (ast.Import, ast.ImportFrom))]
+        tree = ast.parse(p.read_text(encoding='utf-8'))
+        nodes = [o for o in ast.walk(tree) if isinstance(o, (ast.Import, ast.ImportFrom))]
         res[m] = {t for o in nodes for t in _targets(o, m) if t in paths}-{m}
     return res
 
@@ -88,24 +93,29 @@ def sidebar(pages):
     guides = [p for p in pages if p.path.parts[0]=='tutorials']
     guides.sort(key=lambda p: (place.get(p.path.stem, len(GUIDES)), p.path.stem))
     def links(**texts): return [dict(text=t.replace('_', ' '), href=h) for t,h in texts.items()]
-    modules = [dict(section=k or 'simulate', contents=[dict(text=p.module, href=p.href) for p in v]) for k,v in by_floor(pages).items()]
+    def section(name, contents): return dict(section=name, contents=contents)
+    def listed(pages): return [dict(text=p.module, href=p.href) for p in pages]
+    modules = [section(k or 'simulate', listed(v)) for k,v in by_floor(pages).items()]
     return [
-        dict(section='Start', contents=links(zoofast='index.ipynb', What_you_can_type='docs/names.md', How_it_fits_together='code.md',
-                                             Reading_images='docs/images.md')),
-        dict(section='Guides', contents=[dict(text=p.title, href=p.href) for p in guides]),
-        dict(section='Reference', contents=modules),
-        dict(section='Measured', contents=links(Speed_and_accuracy='docs/measured.md', What_the_defaults_are_worth='docs/defaults.md',
-                                                Encoders_and_their_blocks='docs/encoders.md')),
-        dict(section='Project', contents=links(How_to_contribute='CONTRIBUTING.md', What_changed='CHANGELOG.md'))]
+        section('Start', links(zoofast='index.ipynb', What_you_can_type='docs/names.md', How_it_fits_together='code.md',
+                               Reading_images='docs/images.md')),
+        section('Guides', [dict(text=p.title, href=p.href) for p in guides]),
+        section('Reference', modules),
+        section('Measured', links(Speed_and_accuracy='docs/measured.md',
+                                  What_the_defaults_are_worth='docs/defaults.md',
+                                  Encoders_and_their_blocks='docs/encoders.md')),
+        section('Project', links(How_to_contribute='CONTRIBUTING.md', What_changed='CHANGELOG.md'))]
 
 def _box(p, leans, where):
     "A module in the picture"
     on = ' '.join(sorted(o for o in leans.get(p.module, ()) if o in where))
     link,about = p.href.replace('.ipynb', '.html'),html.escape(p.about, quote=True)
-    return f'<a href="{link}" data-module="{p.module}" data-leans="{on}" title="{about}">{p.module.rpartition(".")[2]}</a>'
+    name = p.module.rpartition(".")[2]
+    return f'<a href="{link}" data-module="{p.module}" data-leans="{on}" title="{about}">{name}</a>'
 
 def picture(pages, package):
-    "The folders from the ground up with their modules, as HTML; a module that is pointed at shows what it leans on, and what leans on it"
+    """The folders from the ground up with their modules, as HTML; a module that is pointed at shows what it leans on,
+    and what leans on it"""
     leans,where = imports(package),{p.module: p for p in pages if p.module}
     res = ['<div class="codemap">']
     for k,mods in by_floor(pages).items():
@@ -117,11 +127,13 @@ def picture(pages, package):
 def about_folder(package, folder):
     "The sentence of a folder's `__init__.py`"
     if not folder: return 'Galaxies with known truth'
-    return ast.get_docstring(ast.parse((Path(package)/folder/'__init__.py').read_text(encoding='utf-8'))).splitlines()[0]
+    gate = Path(package)/folder/'__init__.py'
+    return ast.get_docstring(ast.parse(gate.read_text(encoding='utf-8'))).splitlines()[0]
 
-INTRO = ('One tower of folders: a galaxy enters as a row of a table and leaves as a prediction, a page or a line on a screen. A folder imports only '
-         'folders that stand before it here, a file only earlier files of its own; a test reads every import to see that it stays so. Under each folder '
-         'stands what comes out of it. Point at a module to see which ones it leans on (blue) and which lean on it (orange); its name leads to its page.')
+INTRO = ('One tower of folders: a galaxy enters as a row of a table and leaves as a prediction, a page or a line on a '
+         'screen. A folder imports only folders that stand before it here, a file only earlier files of its own; a '
+         'test reads every import to see that it stays so. Under each folder stands what comes out of it. Point at a '
+         'module to see which ones it leans on (blue) and which lean on it (orange); its name leads to its page.')
 LAST = ('`zoofast` itself and `zoofast.all` offer the names that a user types: `from zoofast.all import *`. '
         'This page is made from the notebooks and the imports of the modules whenever the documentation is built.')
 
@@ -134,8 +146,11 @@ def code_page(pages, package):
         on = sorted((o for o in leans.get(p.module, ()) if o in where), key=order.index)
         about = p.about.replace('|', chr(92)+'|')
         return f"| {link(p.module)} | {about} | {', '.join(map(link, on))} |"
-    res = ['---\ntitle: How it fits together\ndescription: The way of a galaxy through the folders, from a row of a catalogue to a row of predictions\n---',
-           INTRO, f'```{{=html}}\n{picture(pages, package)}\n```']
+    head = ('---\ntitle: How it fits together\n'
+            'description: The way of a galaxy through the folders, '
+            'from a row of a catalogue to a row of predictions\n---')
+    res = [head, INTRO, f'```{{=html}}\n{picture(pages, package)}\n```']
     for k,mods in by_floor(pages).items():
-        res.append(f'## {k or "simulate"}\n\n{about_folder(package, k)}.\n\n| module | | leans on |\n| --- | --- | --- |\n'+'\n'.join(map(row, mods)))
+        table = '| module | | leans on |\n| --- | --- | --- |\n'+'\n'.join(map(row, mods))
+        res.append(f'## {k or "simulate"}\n\n{about_folder(package, k)}.\n\n{table}')
     return '\n\n'.join([*res, LAST])+'\n'

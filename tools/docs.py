@@ -1,7 +1,7 @@
 """README.md and the documentation site from the notebooks: `python tools/docs.py`
 
-nbdev processes the notebooks; smalldocs, or Quarto where it is installed, renders them and the hand-written pages of docs/ to _docs/.
-The site asks nothing of the network, and can be read from disk."""
+nbdev processes the notebooks; smalldocs, or Quarto where it is installed, renders them and the hand-written pages of
+docs/ to _docs/. The site asks nothing of the network, and can be read from disk."""
 import ast, argparse, html, os, posixpath, re, shutil, subprocess, sys, tempfile, yaml
 from pathlib import Path
 from fastcore.nbio import cell_frontmatter, read_nb, write_nb
@@ -30,12 +30,14 @@ def tool(name):
     return str(p)
 
 def hidden():
-    "Pages and anchors that nbdev would link to although there is nothing: names with an underscore, and those that a module does not export"
+    """Pages and anchors that nbdev would link to although there is nothing: names with an underscore, and those that a
+    module does not export"""
     from zoofast._modidx import d
     out = set()
     for mod,syms in d['syms'].items():
         tree = ast.parse((root/f"{mod.replace('.', '/')}.py").read_text(encoding='utf-8'))
-        known = next((ast.literal_eval(o.value) for o in tree.body if isinstance(o, ast.Assign) and o.targets[0].id=='__all__'), [])
+        assigned = [o for o in tree.body if isinstance(o, ast.Assign)]
+        known = next((ast.literal_eval(o.value) for o in assigned if o.targets[0].id=='__all__'), [])
         for name,(link,_) in syms.items():
             parts = name.removeprefix(mod+'.').split('.')
             if any(o.startswith('_') for o in parts) or len(parts)==1 and parts[0] not in known: out.add(link)
@@ -61,83 +63,136 @@ def relink(md, f):
     def _one(m): return m[0] if _far.match(m[2]) else m[1]+f(*re.fullmatch(r'([^#]*)(.*)', m[2]).groups())
     return ''.join(o if o.startswith('```') else _link.sub(_one, o) for o in _fence.split(md))
 
-def stage(cache, site, cfg):
-    "Copy nbdev's processed notebooks and the hand-written pages to `site`, with nbdev's page names and links that work from disk"
-    base,nbs = cfg.doc_url.rstrip('/')+'/',cfg.nbs_path.relative_to(root)
-    def _links(md, at):
-        "`md` of the page at `at` in the repository, with links to pages and files of the site, which takes along what they lead to"
-        up = '../'*(len(at.relative_to(nbs).parts if at.is_relative_to(nbs) else at.parts)-1)
+class Staged:
+    """The folder that the site is rendered from: nbdev's processed notebooks, with nbdev's page names, and hand-written
+    pages, with links that work from disk"""
+    def __init__(self, folder, cfg):
+        self.folder = folder
+        self.nbs = cfg.nbs_path.relative_to(root)
+        self.base = cfg.doc_url.rstrip('/')+'/'
+        self.has_repo = bool(cfg.git_url)
+
+    def linked(self, md, at):
+        """`md` of the page at `at` in the repository, with links to pages and files of the site, which takes along what
+        they lead to"""
+        here = at.relative_to(self.nbs) if at.is_relative_to(self.nbs) else at
+        up = '../'*(len(here.parts)-1)
         def _to_site(path, anchor):
             o = Path(posixpath.normpath((at.parent/path).as_posix()))    # from the project's root
             if path.startswith('/') or o.parts[0]=='..' or not (root/o).is_file(): return path+anchor
-            if o.suffix=='.ipynb' and o.is_relative_to(nbs): return up+nbpath2html(o.relative_to(nbs)).with_suffix('.ipynb').as_posix()+anchor
-            if o.is_relative_to(nbs): return path+anchor
-            if o.as_posix()=='README.md': return up+'index.ipynb'+anchor
-            _copy(o)
-            return up+re.sub(r'^docs/README\.md$', 'docs/index.md', o.as_posix())+anchor
-        return relink(md.replace(f']({base}', f']({up}'), _to_site)
-    def _copy(o):
+            to = self.page(o)
+            return path+anchor if to is None else up+to+anchor
+        return relink(md.replace(f']({self.base}', f']({up}'), _to_site)
+
+    def page(self, o):
+        "Where a file of the repository lies in the site, which takes it along; nothing for what belongs to a notebook"
+        if o.is_relative_to(self.nbs):
+            if o.suffix!='.ipynb': return None
+            return nbpath2html(o.relative_to(self.nbs)).with_suffix('.ipynb').as_posix()
+        if o.as_posix()=='README.md': return 'index.ipynb'
+        self.copy(o)
+        return re.sub(r'^docs/README\.md$', 'docs/index.md', o.as_posix())
+
+    def copy(self, o):
         "Copy a file of the repository, once; a page with its links"
-        to = site/('docs/index.md' if o.as_posix()=='docs/README.md' else o)
+        to = self.folder/('docs/index.md' if o.as_posix()=='docs/README.md' else o)
         if to.exists(): return
         to.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(root/o, to)
-        if o.suffix=='.md': to.write_text(_links((root/o).read_text(encoding='utf-8'), o), encoding='utf-8')
-    for p in sorted(o for o in cache.rglob('*') if o.is_file() and o.suffix!='.yml'):
-        rel = p.relative_to(cache)
-        if rel.parts[0] in (cfg.doc_path.name, '.quarto'): continue
-        dst = site/(nbpath2html(rel).with_suffix('.ipynb') if p.suffix=='.ipynb' else rel)
-        dst.parent.mkdir(parents=True, exist_ok=True)
-        if p.suffix!='.ipynb': shutil.copy(p, dst); continue
+        if o.suffix=='.md': to.write_text(self.linked((root/o).read_text(encoding='utf-8'), o), encoding='utf-8')
+
+    def notebook(self, p, rel):
+        "Take over nbdev's notebook `p`, which was `rel` among the notebooks"
         nb = read_nb(p)
-        if not cfg.git_url: _each_md(nb, lambda s: _source.sub('', s))    # they would lead to a repository without an address
-        _each_md(nb, lambda s: _links(s, nbs/rel))
+        # they would lead to a repository without an address
+        if not self.has_repo: _each_md(nb, lambda s: _source.sub('', s))
+        _each_md(nb, lambda s: self.linked(s, self.nbs/rel))
         for c in nb.cells:
             if c.cell_type=='raw': c.source = re.sub(r'^output-file:.*\n', '', c.source, flags=re.M)
             for k in set(c)-_keep: del c[k]          # nbdev leaves working keys behind; nbformat rejects them
-        write_nb(nb, dst)
+        write_nb(nb, self.folder/nbpath2html(rel).with_suffix('.ipynb'))
+
+def stage(cache, folder, cfg):
+    "Put nbdev's processed notebooks and the hand-written pages into `folder`"
+    staged = Staged(folder, cfg)
+    for p in sorted(o for o in cache.rglob('*') if o.is_file() and o.suffix!='.yml'):
+        rel = p.relative_to(cache)
+        if rel.parts[0] in (cfg.doc_path.name, '.quarto'): continue
+        (folder/rel).parent.mkdir(parents=True, exist_ok=True)
+        if p.suffix=='.ipynb': staged.notebook(p, rel)
+        else: shutil.copy(p, folder/rel)
     for o in sorted((root/'docs').rglob('*')):
-        if o.is_file(): _copy(o.relative_to(root))
-    for o in ('CONTRIBUTING.md', 'CHANGELOG.md'): _copy(Path(o))
+        if o.is_file(): staged.copy(o.relative_to(root))
+    for o in ('CONTRIBUTING.md', 'CHANGELOG.md'): staged.copy(Path(o))
+
+def _readme_output(o):
+    "What is shown of an output of code, or nothing"
+    d = o.get('data', {})
+    if any(k.startswith('image/') for k in d): return None    # show a picture with ![](../docs/images/name.jpg)
+    txt = ''.join(d.get('text/markdown') or d.get('text/plain') or o.get('text') or '')
+    if not txt: return None
+    return txt if 'text/markdown' in d else f"```text\n{txt.rstrip()}\n```"
+
+def _readme_parts(c, cfg):
+    "What a cell of the index notebook becomes in README.md"
+    if c.cell_type=='raw':
+        fm = cell_frontmatter(c.source) or {}
+        return [f"# {fm.get('title', cfg.title)}\n\n> {fm.get('description', '')}"]
+    if c.cell_type=='markdown': return [] if c.source.startswith('<!-- WARNING') else [c.source]
+    if c.cell_type!='code': return []
+    code = [] if 'echo: false' in c.source else [f"```python\n{_dirs.sub('', c.source)}\n```"]
+    return code+[o for o in map(_readme_output, c.outputs) if o]
 
 def readme(cache, cfg):
     "Write README.md from the processed index notebook, with links that work on the repository's page"
     nbs = cfg.nbs_path.relative_to(root)
-    pages = {nbpath2html(p:=Path(o).relative_to(cfg.nbs_path)).as_posix():(nbs/p).as_posix() for o in nbglob(cfg.nbs_path)}
+    pages = {}
+    for o in nbglob(cfg.nbs_path):
+        p = Path(o).relative_to(cfg.nbs_path)
+        pages[nbpath2html(p).as_posix()] = (nbs/p).as_posix()
     def _to_repo(path, anchor):
-        if path.startswith('/') and path[1:] in pages: return pages[path[1:]]    # `name` in backticks: the notebook that defines it
+        # `name` in backticks: the notebook that defines it
+        if path.startswith('/') and path[1:] in pages: return pages[path[1:]]
         o = posixpath.normpath((nbs/path).as_posix())
-        if path.startswith('/') or not (root/o).exists(): sys.exit(f'{nbs/cfg.readme_nb} links to {path}, which does not exist')
+        if path.startswith('/') or not (root/o).exists():
+            sys.exit(f'{nbs/cfg.readme_nb} links to {path}, which does not exist')
         return o+anchor
-    nb,res = read_nb(cache/cfg.readme_nb),[]
+    nb = read_nb(cache/cfg.readme_nb)
     _each_md(nb, lambda s: relink(s, _to_repo))
-    for c in nb.cells:
-        if c.cell_type=='raw':
-            fm = cell_frontmatter(c.source) or {}
-            res.append(f"# {fm.get('title', cfg.title)}\n\n> {fm.get('description', '')}")
-        elif c.cell_type=='markdown' and not c.source.startswith('<!-- WARNING'): res.append(c.source)
-        elif c.cell_type=='code':
-            if 'echo: false' not in c.source: res.append(f"```python\n{_dirs.sub('', c.source)}\n```")
-            for o in c.outputs:
-                d = o.get('data', {})
-                if any(k.startswith('image/') for k in d): continue    # show a picture with ![](../docs/images/name.jpg)
-                txt = d.get('text/markdown') or d.get('text/plain') or o.get('text')
-                if txt: res.append(''.join(txt) if 'text/markdown' in d else f"```text\n{''.join(txt).rstrip()}\n```")
-    out = '\n\n'.join(o.strip('\n') for o in res)+'\n'
+    parts = [o for c in nb.cells for o in _readme_parts(c, cfg)]
+    out = '\n\n'.join(o.strip('\n') for o in parts)+'\n'
     p = root/'README.md'
     if not p.exists() or p.read_text()!=out: p.write_text(out)
 
 def project(cfg, pages):
     "The settings of the site: its sidebar, and what smalldocs and Quarto are to make of the pages"
-    return dict(
-        project=dict(type='website', **{'output-dir':cfg.doc_path.name}),
-        website=dict(title=cfg.title, description=cfg.description,
-            navbar=dict(title=cfg.title, search=True, left=[dict(text='Guides', href='tutorials/rings.ipynb'), dict(text='How it fits together', href='code.md'), dict(text='Measured', href='docs/measured.md')]),
-            sidebar=dict(style='docked', contents=sidebar(pages), **{'collapse-level':2}), **{'page-navigation':True}),
-        format=dict(html=dict(theme=dict(light='default', dark='darkly'), css='site.css', toc=True, **{'toc-depth':3, 'include-in-header':dict(text='<script src="SITE_ROOTsite.js" defer></script>')})))
+    guides = [dict(text='Guides', href='tutorials/rings.ipynb'),
+              dict(text='How it fits together', href='code.md'),
+              dict(text='Measured', href='docs/measured.md')]
+    script = '<script src="SITE_ROOTsite.js" defer></script>'
+    website = {
+        'title': cfg.title,
+        'description': cfg.description,
+        'navbar': dict(title=cfg.title, search=True, left=guides),
+        'sidebar': {'style': 'docked', 'contents': sidebar(pages), 'collapse-level': 2},
+        'page-navigation': True,
+    }
+    page = {
+        'theme': dict(light='default', dark='darkly'),
+        'css': 'site.css',
+        'toc': True,
+        'toc-depth': 3,
+        'include-in-header': dict(text=script),
+    }
+    return {
+        'project': {'type': 'website', 'output-dir': cfg.doc_path.name},
+        'website': website,
+        'format': dict(html=page),
+    }
 
 def polish(out):
-    "Nothing from the network: maths as MathML, no web fonts; and a search that also works where a page may not fetch files"
+    """Nothing from the network: maths as MathML, no web fonts; and a search that also works where a page may not fetch
+    files"""
     from latex2mathml.converter import convert as mathml
     for p in out.rglob('*.html'):
         s = p.read_text(encoding='utf-8')
@@ -148,7 +203,9 @@ def polish(out):
         p.write_text(s, encoding='utf-8')
     for p in out.rglob('*.css'): p.write_text(_import.sub('', p.read_text(encoding='utf-8')), encoding='utf-8')
     p = out/'search.json'
-    if p.exists(): (out/'search.js').write_text(f'window.siteSearch = {p.read_text(encoding="utf-8")};\n', encoding='utf-8')
+    if p.exists():
+        entries = p.read_text(encoding='utf-8')
+        (out/'search.js').write_text(f'window.siteSearch = {entries};\n', encoding='utf-8')
 
 def site(cfg, n_workers, out, quarto=False, quick=False):
     "Build the documentation site in the folder `out`"
@@ -167,9 +224,13 @@ def _render(cache, src, cfg, pages, out, quarto):
     else: subprocess.run([tool('smalldocs'), 'render', '-q', str(src)], check=True)
     made = src/cfg.doc_path.name
     shutil.copy(root/'tools/site.js', made/'site.js')
-    for o in src.rglob('*'):                          # pictures of <img>, which the renderer does not take along
-        if o.suffix in ('.jpg', '.png', '.svg') and not o.is_relative_to(made) and not (to := made/o.relative_to(src)).exists():
-            to.parent.mkdir(parents=True, exist_ok=True); shutil.copy(o, to)
+    # pictures of <img>, which the renderer does not take along
+    for o in src.rglob('*'):
+        if o.suffix not in ('.jpg', '.png', '.svg') or o.is_relative_to(made): continue
+        to = made/o.relative_to(src)
+        if to.exists(): continue
+        to.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(o, to)
     polish(made)
     shutil.rmtree(out, ignore_errors=True)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -182,7 +243,8 @@ def main():
     ap.add_argument('--out', type=Path, default=cfg.doc_path, help='folder of the site, which is replaced')
     ap.add_argument('--site-only', action='store_true', help='leave README.md as it is')
     ap.add_argument('--readme', action='store_true', help='write README.md only')
-    ap.add_argument('--quarto', action='store_true', help='render with Quarto, which must be installed, instead of smalldocs')
+    ap.add_argument('--quarto', action='store_true',
+                    help='render with Quarto, which must be installed, instead of smalldocs')
     ap.add_argument('--quick', action='store_true', help='process only the notebooks that changed')
     args = ap.parse_args()
     n_workers = min(os.cpu_count() or 1, 4)

@@ -14,8 +14,10 @@ def fail(msg): sys.exit("error: " + msg)
 def stamp(venv):
     "What an installation depends on: this checkout, this environment, pyproject.toml and the version"
     with open(os.path.join(ROOT, "pyproject.toml"), "rb") as f: sha = hashlib.sha256(f.read()).hexdigest()
-    with open(os.path.join(ROOT, "zoofast", "__init__.py")) as f: ver = re.search("__version__ *= *[\"']([^\"']+)", f.read())
-    return dict(checkout=ROOT, venv=venv, python="%d.%d" % sys.version_info[:2], pyproject=sha, version=ver.group(1) if ver else "")
+    with open(os.path.join(ROOT, "zoofast", "__init__.py")) as f:
+        ver = re.search("__version__ *= *[\"']([^\"']+)", f.read())
+    python = "%d.%d" % sys.version_info[:2]
+    return dict(checkout=ROOT, venv=venv, python=python, pyproject=sha, version=ver.group(1) if ver else "")
 
 def read_stamp(venv):
     try:
@@ -26,27 +28,20 @@ def create(venv):
     "A fresh environment at `venv`"
     print("making the environment %s with Python %d.%d" % ((os.path.relpath(venv),) + sys.version_info[:2]))
     sys.stdout.flush()
-    res = subprocess.run([sys.executable, "-m", "venv", "--clear", venv], stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    command = [sys.executable, "-m", "venv", "--clear", venv]
+    res = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     if res.returncode:
         print(res.stdout.decode(errors="replace"))
-        fail("Python could not make the environment %s: is its venv module installed (Debian, Ubuntu: apt install python3-venv)?" % venv)
+        fail("Python could not make the environment %s: is its venv module installed "
+             "(Debian, Ubuntu: apt install python3-venv)?" % venv)
 
-def missing():
-    "The first thing that keeps the running environment from being a complete editable install of this checkout, or ''"
+def unmet(project):
+    "The first of the packages that zoofast and developing it need that the running environment does not have, or ''"
     from importlib import metadata
-    from importlib.util import find_spec
-    try: import tomllib
-    except ImportError: from pip._vendor import tomli as tomllib
     try: from packaging.requirements import Requirement
     except ImportError: from pip._vendor.packaging.requirements import Requirement
-    try: dist = metadata.distribution("zoofast")
-    except metadata.PackageNotFoundError: return "zoofast"
-    spec = find_spec("zoofast")
-    if not spec or os.path.realpath(os.path.dirname(spec.origin or "")) != os.path.realpath(os.path.join(ROOT, "zoofast")): return "zoofast of this checkout"
-    if dist.version != stamp("")["version"]: return "zoofast " + stamp("")["version"]
-    if not os.path.exists(os.path.join(sys.prefix, "bin", "zoofast")): return "the zoofast command"
-    with open(os.path.join(ROOT, "pyproject.toml"), "rb") as f: project = tomllib.load(f)["project"]
-    extras, todo = project.get("optional-dependencies", {}), list(project["dependencies"]) + ["zoofast[dev]"]
+    extras = project.get("optional-dependencies", {})
+    todo = list(project["dependencies"]) + ["zoofast[dev]"]
     while todo:
         req = Requirement(todo.pop())
         if req.marker and not req.marker.evaluate({"extra": ""}): continue
@@ -57,6 +52,22 @@ def missing():
         except metadata.PackageNotFoundError: return str(req)
         if not req.specifier.contains(found, prereleases=True): return str(req)
     return ""
+
+def missing():
+    "The first thing that keeps the running environment from being a complete editable install of this checkout, or ''"
+    from importlib import metadata
+    from importlib.util import find_spec
+    try: import tomllib
+    except ImportError: from pip._vendor import tomli as tomllib
+    try: dist = metadata.distribution("zoofast")
+    except metadata.PackageNotFoundError: return "zoofast"
+    spec = find_spec("zoofast")
+    found = spec and os.path.realpath(os.path.dirname(spec.origin or ""))
+    if found != os.path.realpath(os.path.join(ROOT, "zoofast")): return "zoofast of this checkout"
+    if dist.version != stamp("")["version"]: return "zoofast " + stamp("")["version"]
+    if not os.path.exists(os.path.join(sys.prefix, "bin", "zoofast")): return "the zoofast command"
+    with open(os.path.join(ROOT, "pyproject.toml"), "rb") as f: project = tomllib.load(f)["project"]
+    return unmet(project)
 
 def install():
     pip = [sys.executable, "-m", "pip"]
@@ -77,18 +88,23 @@ def run(python, venv, *args):
 
 def main(venv, inside=""):
     if sys.version_info < OLDEST:
-        fail("zoofast needs Python 3.10 or newer and %s is %d.%d: make PYTHON=/path/to/a/newer/python3" % ((sys.executable,) + sys.version_info[:2]))
+        fail("zoofast needs Python 3.10 or newer and %s is %d.%d: make PYTHON=/path/to/a/newer/python3"
+             % ((sys.executable,) + sys.version_info[:2]))
     venv = os.path.abspath(venv)
-    ours, python, old = venv == os.path.join(ROOT, ".venv"), os.path.join(venv, "bin", "python"), read_stamp(venv)
+    ours = venv == os.path.join(ROOT, ".venv")
+    python = os.path.join(venv, "bin", "python")
+    old = read_stamp(venv)
     if not inside and os.path.realpath(sys.prefix) != os.path.realpath(venv):
         if not os.access(python, os.X_OK):
-            if os.path.isdir(venv) and os.listdir(venv) and not ours: fail("VENV=%s exists and is not a Python environment" % venv)
+            if os.path.isdir(venv) and os.listdir(venv) and not ours:
+                fail("VENV=%s exists and is not a Python environment" % venv)
             create(venv)
         run(python, venv, "inside")
     if old.get("venv", venv) != venv:      # moved or copied: its commands still name the place it was made in
         if not ours: fail("the environment %s was moved or copied from %s: make a new one" % (venv, old["venv"]))
         base = os.path.realpath(sys.executable)
-        if base.startswith(os.path.realpath(venv) + os.sep): fail("remove %s, which was moved or copied, and try again" % venv)
+        if base.startswith(os.path.realpath(venv) + os.sep):
+            fail("remove %s, which was moved or copied, and try again" % venv)
         os.remove(python)
         run(base, venv)
     if old == stamp(venv): return

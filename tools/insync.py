@@ -1,6 +1,7 @@
 """Do the notebooks, the package and README.md agree? `python tools/insync.py`
 
-Exports a copy of the project in a temporary folder, with the nbdev of this Python, and compares. Changes nothing here."""
+Exports a copy of the project in a temporary folder, with the nbdev of this Python, and compares. Changes nothing
+here."""
 import difflib, os, re, shutil, subprocess, sys, tempfile
 from pathlib import Path
 
@@ -36,8 +37,12 @@ def run(tmp, script, *args):
 
 def contents(base, files=None):
     "Bytes of each module and notebook under `base`"
-    if files is None: files = [o.relative_to(base) for d in ('zoofast','nbs') for o in (base/d).rglob('*') if o.is_file()]
-    keep = [o for o in files if o.parts[0]=='zoofast' and '__pycache__' not in o.parts or o.parts[0]=='nbs' and o.suffix=='.ipynb']
+    if files is None:
+        files = [o.relative_to(base) for d in ('zoofast','nbs') for o in (base/d).rglob('*') if o.is_file()]
+    def counts(o):
+        if o.parts[0]=='zoofast': return '__pycache__' not in o.parts
+        return o.parts[0]=='nbs' and o.suffix=='.ipynb'
+    keep = [o for o in files if counts(o)]
     return {o.as_posix():(base/o).read_bytes() for o in keep}
 
 def report(name, old, new, source):
@@ -82,6 +87,7 @@ def main():
                 report('README.md', old, new, 'notebook nbs/index.ipynb')
                 print('\nRun `python tools/docs.py --readme`.')
     if bad: sys.exit(1)
-    print(f'in sync: {sum(o.endswith(".ipynb") for o in after)} notebooks, {sum(o.endswith(".py") for o in after)} modules')
+    n = {suffix: sum(o.endswith(suffix) for o in after) for suffix in ('.ipynb', '.py')}
+    print(f'in sync: {n[".ipynb"]} notebooks, {n[".py"]} modules')
 
 if __name__=='__main__': main()

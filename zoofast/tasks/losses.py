@@ -29,21 +29,35 @@ def _in_order(task, weights):
     unknown = [k for t,k,_ in got if t not in map(str, task.classes)]
     missing = [c for c in task.classes if str(c) not in [t for t,_,_ in got]]
     if unknown or missing or len(got)!=len(task.classes):
-        wrong = f"{unknown} are no classes" if unknown else f"{missing} are missing" if missing else "a class is given twice"
+        wrong = f"{missing} are missing" if missing else "a class is given twice"
+        if unknown: wrong = f"{unknown} are no classes"
         raise ValueError(f"class_weights={dict(weights)!r}: {wrong}; give one weight for each of {task.classes}")
     return [v for c in task.classes for t,_,v in got if t==str(c)]
 
+# %% ../../nbs/tasks/07_losses.ipynb #8afa4402
+def _balanced(task, counts):
+    "Weights that make every class weigh the same in total"
+    n = len(task.classes)
+    counts = [] if counts is None else np.asarray(counts, dtype=float)
+    if len(counts)!=n or min(counts)<=0:
+        raise ValueError("class_weights='balanced' needs counts=, the number of training galaxies of each of "
+                         f"{task.classes}, each above 0; got {list(counts)}")
+    return torch.tensor(counts.sum()/(n*counts), dtype=torch.float32)
+
 def _class_weights(task, weights, counts):
     "Weights as a tensor in the order of the task's classes; raises `ValueError` for what will not do"
+    if isinstance(weights, str) and weights=="balanced": return _balanced(task, counts)
+    values = weights
+    if hasattr(weights, "items"): values = _in_order(task, weights)
+    elif hasattr(weights, "tolist"): values = weights.tolist()
+    if not isinstance(values, (list, tuple)):
+        raise ValueError(f"class_weights={weights!r}: use 'balanced', a dict from class to weight, "
+                         f"or a list of weights in the order of {task.classes}")
     n = len(task.classes)
-    if isinstance(weights, str) and weights=="balanced":
-        counts = [] if counts is None else np.asarray(counts, dtype=float)
-        if len(counts)!=n or min(counts)<=0: raise ValueError(f"class_weights='balanced' needs counts=, the number of training galaxies of each of {task.classes}, each above 0; got {list(counts)}")
-        return torch.tensor(counts.sum()/(n*counts), dtype=torch.float32)
-    values = _in_order(task, weights) if hasattr(weights, "items") else weights.tolist() if hasattr(weights, "tolist") else weights
-    if not isinstance(values, (list, tuple)): raise ValueError(f"class_weights={weights!r}: use 'balanced', a dict from class to weight, or a list of weights in the order of {task.classes}")
-    if len(values)!=n: raise ValueError(f"class_weights: {len(values)} weights were given; there are {n} classes: {task.classes}")
-    if not all(isinstance(v, Number) and 0<v<float("inf") for v in values): raise ValueError(f"class_weights={values!r}: every weight must be a number above 0")
+    if len(values)!=n:
+        raise ValueError(f"class_weights: {len(values)} weights were given; there are {n} classes: {task.classes}")
+    if not all(isinstance(v, Number) and 0<v<float("inf") for v in values):
+        raise ValueError(f"class_weights={values!r}: every weight must be a number above 0")
     return torch.tensor([float(v) for v in values])
 
 # %% ../../nbs/tasks/07_losses.ipynb #ceb27578
@@ -51,9 +65,9 @@ class FocalCrossEntropy(nn.Module):
     "Cross-entropy in which a galaxy counts `(1-p)**gamma` times, with `p` the probability of its true class"
     y_int = True                                 # tells fastai's MixUp to mix losses, not class numbers
     def __init__(self,
-        gamma:float=2.,                    # The higher, the less a galaxy counts that is classified well; 0 is cross-entropy
-        weight:"torch.Tensor|None"=None,   # Weight of each class `(classes,)`
-        reduction:str="mean"               # "mean" (weighted, as torch's), "sum" or "none"
+        gamma:float=2.,                  # The higher, the less a galaxy counts that is classified well; 0 is cross-entropy
+        weight:"torch.Tensor|None"=None, # Weight of each class `(classes,)`
+        reduction:str="mean"             # "mean" (weighted, as torch's), "sum" or "none"
     ):
         super().__init__()
         self.gamma,self.reduction = gamma,reduction
@@ -63,7 +77,8 @@ class FocalCrossEntropy(nn.Module):
         ce = F.cross_entropy(out, y, reduction="none")
         w = torch.ones_like(ce) if self.weight is None else self.weight[y]
         loss = w*(-torch.expm1(-ce)).clamp(min=1e-7)**self.gamma*ce        # at 0, a power below 1 has no slope
-        return loss if self.reduction=="none" else loss.sum() if self.reduction=="sum" else loss.sum()/w.sum()
+        if self.reduction=="none": return loss
+        return loss.sum() if self.reduction=="sum" else loss.sum()/w.sum()
 
     def activation(self, out): return out.softmax(-1)
     def decodes(self, out): return out.argmax(-1)
@@ -71,52 +86,88 @@ class FocalCrossEntropy(nn.Module):
 # %% ../../nbs/tasks/07_losses.ipynb #ff168a91
 def _own_loss(loss_func, class_weights, label_smoothing):
     "A user's loss as it is; a class such as `nn.CrossEntropyLoss` stands for the loss it makes"
-    if class_weights is not None or label_smoothing: raise ValueError("class_weights= and label_smoothing= are for the losses known by name; put them into your own loss_func, for instance nn.CrossEntropyLoss(weight=..., label_smoothing=...)")
+    if class_weights is not None or label_smoothing:
+        raise ValueError("class_weights= and label_smoothing= are for the losses known by name; put them into your own "
+                         "loss_func, for instance nn.CrossEntropyLoss(weight=..., label_smoothing=...)")
     if not isinstance(loss_func, type): return loss_func
     try: return loss_func()
-    except TypeError as e: raise ValueError(f"loss_func={loss_func.__name__} is a class that needs arguments ({e}); give the loss itself, {loss_func.__name__}(...)") from None
+    except TypeError as e:
+        name = loss_func.__name__
+        raise ValueError(f"loss_func={name} is a class that needs arguments ({e}); "
+                         f"give the loss itself, {name}(...)") from None
 
+# %% ../../nbs/tasks/07_losses.ipynb #7fb96ebe
+def _only_classes(task, loss_func, class_weights, label_smoothing):
+    "Raise `ValueError` for options of classes where the task has none, and for a name that is no loss"
+    given = ("label_smoothing=" if label_smoothing else None) if class_weights is None else "class_weights="
+    if loss_func is not None: given = f"loss_func={loss_func!r}"
+    if given and not task.one_output_wins:
+        raise ValueError(f"{given} is for tasks of one label of several classes; "
+                         f"{type(task).__name__} has a loss of its own{task.loss_hint}; "
+                         "a function of outputs and targets may take its place")
+    if loss_func not in (None, "cross_entropy", "focal"):
+        raise ValueError(f"loss_func={loss_func!r}: use 'cross_entropy', 'focal', or a function of outputs and targets")
+
+def _focal(weight, label_smoothing, gamma):
+    "The focal loss; raises `ValueError` for what it has not"
+    if label_smoothing:
+        raise ValueError(f"label_smoothing={label_smoothing!r}: the focal loss has none; "
+                         "use loss_func='cross_entropy', or leave label_smoothing out")
+    if not (isinstance(gamma, Number) and 0<=gamma<float("inf")):
+        raise ValueError(f"focal_gamma={gamma!r} must be a number, 0 or more")
+    return FocalCrossEntropy(float(gamma), weight)
+
+# %% ../../nbs/tasks/07_losses.ipynb #285c3d58
 def make_loss(
     task,                     # A task that has seen its catalogue
-    loss_func=None,           # "cross_entropy" (also where nothing is given), "focal", or a function of outputs and targets
+    # "cross_entropy" (also where nothing is given), "focal", or a function of outputs and targets
+    loss_func=None,
     class_weights=None,       # "balanced", a dict from label to weight, or a list in the order of `task.classes`
     label_smoothing:float=0., # Share of each target that goes to all classes alike; 0 or more, less than 1
     focal_gamma:float=2.,     # For "focal": the higher, the less galaxies count that are classified well
-    counts=None               # For "balanced": number of training galaxies of each class, in the order of `task.classes`
+    # For "balanced": number of training galaxies of each class, in the order of `task.classes`
+    counts=None
 ):                            # Called with outputs and targets, gives the loss
     "The loss to train with; raises `ValueError` for a name, weight or combination that will not do"
-    if not (isinstance(label_smoothing, Number) and 0<=label_smoothing<1): raise ValueError(f"label_smoothing={label_smoothing!r} must be a number from 0 to below 1")
+    if not (isinstance(label_smoothing, Number) and 0<=label_smoothing<1):
+        raise ValueError(f"label_smoothing={label_smoothing!r} must be a number from 0 to below 1")
     if callable(loss_func): return _own_loss(loss_func, class_weights, label_smoothing)
-    if not task.one_output_wins and (loss_func is not None or class_weights is not None or label_smoothing):
-        given = f"loss_func={loss_func!r}" if loss_func is not None else "class_weights=" if class_weights is not None else "label_smoothing="
-        raise ValueError(f"{given} is for tasks of one label of several classes; {type(task).__name__} has a loss of its own{task.loss_hint}; "
-                         "a function of outputs and targets may take its place")
-    if loss_func not in (None, "cross_entropy", "focal"): raise ValueError(f"loss_func={loss_func!r}: use 'cross_entropy', 'focal', or a function of outputs and targets")
+    _only_classes(task, loss_func, class_weights, label_smoothing)
     if loss_func is None and class_weights is None and not label_smoothing: return task.loss_func
     weight = None if class_weights is None else _class_weights(task, class_weights, counts)
-    if loss_func!="focal":
-        from fastai.losses import CrossEntropyLossFlat
-        return CrossEntropyLossFlat(weight=weight, label_smoothing=float(label_smoothing))
-    if label_smoothing: raise ValueError(f"label_smoothing={label_smoothing!r}: the focal loss has none; use loss_func='cross_entropy', or leave label_smoothing out")
-    if not (isinstance(focal_gamma, Number) and 0<=focal_gamma<float("inf")): raise ValueError(f"focal_gamma={focal_gamma!r} must be a number, 0 or more")
-    return FocalCrossEntropy(float(focal_gamma), weight)
+    if loss_func=="focal": return _focal(weight, label_smoothing, focal_gamma)
+    from fastai.losses import CrossEntropyLossFlat
+    return CrossEntropyLossFlat(weight=weight, label_smoothing=float(label_smoothing))
 
 # %% ../../nbs/tasks/07_losses.ipynb #aa6ca66d
 # Where losses are found -> where they must be defined: in torch.nn, for instance, there is more than losses
-_homes = {"torch.nn": "torch.nn.modules.loss", "torch.nn.functional": "torch.nn.functional", "timm.loss": "timm.loss", "fastai.losses": "fastai.losses", "zoofast.tasks.losses": "zoofast.tasks.losses", "zoofast.tasks.metrics": "zoofast.tasks.metrics", "zoofast.tasks.votes": "zoofast.tasks.votes"}
+_homes = {
+    "torch.nn": "torch.nn.modules.loss",
+    "torch.nn.functional": "torch.nn.functional",
+    "timm.loss": "timm.loss",
+    "fastai.losses": "fastai.losses",
+    "zoofast.tasks.losses": "zoofast.tasks.losses",
+    "zoofast.tasks.metrics": "zoofast.tasks.metrics",
+    "zoofast.tasks.votes": "zoofast.tasks.votes"}
 
 # Names that release 0.1.0 wrote into bundles -> where those losses are now
-_moved = {"zoofast.losses": "zoofast.tasks.losses", "zoofast.measures": "zoofast.tasks.metrics", "zoofast.votes": "zoofast.tasks.votes"}
+_moved = {
+    "zoofast.losses": "zoofast.tasks.losses",
+    "zoofast.measures": "zoofast.tasks.metrics",
+    "zoofast.votes": "zoofast.tasks.votes"}
 
 def _find_loss(name):
-    "The class or function of this dotted name; raises `ValueError` for all that is no loss of torch, timm, fastai or ours"
+    """The class or function of this dotted name; raises `ValueError` for all that is no loss of torch, timm, fastai or
+    ours"""
     home,_,last = str(name).rpartition(".")
     home = _moved.get(home, home)
     o = getattr(import_module(home), last, None) if home in _homes else None
-    if not (isinstance(o, FunctionType if home=="torch.nn.functional" else type) and f"{o.__module__}.".startswith(f"{_homes[home]}.")):
+    right_kind = isinstance(o, FunctionType if home=="torch.nn.functional" else type)
+    if not (right_kind and f"{o.__module__}.".startswith(f"{_homes[home]}.")):
         raise ValueError(f"{name!r} is no loss of {', '.join(_homes)}")
     return o
 
+# %% ../../nbs/tasks/07_losses.ipynb #75449e23
 def loss_from_config(
     config:dict # What `loss_config` gave
 ):              # The loss
@@ -125,15 +176,19 @@ def loss_from_config(
     o,args = _find_loss(config.get("name")),config.get("args", {})
     if isinstance(o, FunctionType): return o
     try: return o(**{k: torch.tensor(v) if isinstance(v, list) else v for k,v in args.items()})
-    except Exception as e: raise ValueError(f"the loss {config['name']} cannot be made from {args!r}: {e}") from e       # a stranger's arguments may be anything
+    except Exception as e:                        # a stranger's arguments may be anything
+        raise ValueError(f"the loss {config['name']} cannot be made from {args!r}: {e}") from e
 
 # %% ../../nbs/tasks/07_losses.ipynb #67980c68
+# fastai's, about shapes; some of its losses set them and refuse to be told
+_shapes = ("flatten", "floatify", "is_2d")
+
 def _args(loss):
     "Arguments that differ from their defaults, as plain json, and the device of those that are tensors"
     inner,args,device = getattr(loss, "func", loss),{},"cpu"          # fastai's losses hold one of torch
     params = {**signature(type(inner)).parameters, **signature(type(loss)).parameters}
-    for n in ("flatten", "floatify", "is_2d"): params.pop(n, None)    # fastai's, about shapes; some of its losses set them and refuse to be told
     for n,p in params.items():
+        if n in _shapes: continue
         v = getattr(loss, n, getattr(inner, n, p.default))
         if isinstance(v, torch.Tensor): args[n],device = v.tolist(),v.device
         elif p.kind not in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD) and v!=p.default: args[n] = v
@@ -141,7 +196,8 @@ def _args(loss):
 
 def _agree(a, b, n, device):
     "Do two losses of `n` classes say the same of random outputs, with class numbers or fractions as targets?"
-    out,tried = torch.randn(8, n, generator=torch.Generator().manual_seed(0), device="cpu").to(device),False
+    out = torch.randn(8, n, generator=torch.Generator().manual_seed(0), device="cpu").to(device)
+    tried = False
     for y in (torch.arange(8, device=device)%n, out.flip(0).softmax(1)):
         try: want = a(out, y)
         except Exception: continue                # these are not its targets
@@ -149,6 +205,7 @@ def _agree(a, b, n, device):
         tried = True
     return tried
 
+# %% ../../nbs/tasks/07_losses.ipynb #8eeed892
 def loss_config(
     loss,      # A loss
     n_out=None # Outputs of the model; those of the loss's weights, or 3, unless given
@@ -160,7 +217,8 @@ def loss_config(
         if _find_loss(name) is loss: return {"name": name}
         args,device = _args(loss)
         config = json.loads(json.dumps({"name": name, "args": args}, allow_nan=False))
+        n = n_out or max((len(v) for v in args.values() if isinstance(v, list)), default=3)
         with torch.device(device), warnings.catch_warnings():
             warnings.simplefilter("ignore")       # torch's, of targets that do not fit
-            return config if _agree(loss, loss_from_config(config), n_out or max((len(v) for v in args.values() if isinstance(v, list)), default=3), device) else None
+            return config if _agree(loss, loss_from_config(config), n, device) else None
     except Exception: return None                 # whatever the reason, it cannot be saved

@@ -31,12 +31,37 @@ def _shards(folder):
                            "give a table of features, or the folder that represent wrote")
     return [Path(o) for o in files]
 
+def _names_in(files, name):
+    "The names of the columns of parquet files; raises `CatalogError` where they are not the same"
+    try: schemas = [parquet.read_schema(o) for o in files]
+    except (pa.ArrowException, OSError) as e: raise CatalogError(f"{name} cannot be read as parquet: {e}") from None
+    names = schemas[0].names
+    if other := next((o for o,s in zip(files, schemas) if s.names!=names), None):
+        raise CatalogError(f"{other} has other columns than {files[0].name}; "
+                           "shards of one table have the same")
+    return names
+
+# %% ../../nbs/predict/04_features.ipynb #132c26b0
+def _features_in(names, name):
+    "The names of a table's features; raises `CatalogError` where there are none, or of two kinds"
+    named = [c for c in names if re.fullmatch(r"(feat|pca)_\d+", str(c))]
+    cols = sorted(named, key=lambda c: (len(c), c))
+    if not cols:
+        raise CatalogError(f"{name} has no features, which are columns such as feat_0000 or pca_000; "
+                           "represent(...) makes them")
+    if len({c[0] for c in cols})>1:
+        raise CatalogError(f"{name} has both {cols[0]!r} and {cols[-1]!r}; "
+                           "keep the columns of one kind")
+    return cols
+
+# %% ../../nbs/predict/04_features.ipynb #88b131dc
 class FeatureTable:
     """A table of features, in memory or on the disk, that is read piece by piece
 
     `.cols` are the names of its features, `len()` its rows."""
     def __init__(self,
-        features # DataFrame with `id_str`, `file_loc`, `feat_0000`, ...; or the path of such a table, or of a folder of shards
+        # DataFrame with `id_str`, `file_loc`, `feat_0000`, ...; or the path of such a table, or of a folder of shards
+        features
     ):
         self.df,self.files,self.path,self.name = None,[],None,"the table of features"
         if isinstance(features, pd.DataFrame): self.df = features
@@ -48,22 +73,9 @@ class FeatureTable:
             elif not path.is_file(): raise CatalogError(f"{path}: there is no such table of features")
             elif path.suffix.lower() in (".parquet", ".pq"): self.files = [path]
             else: self.df = read_table(path)
-        try: schemas = [parquet.read_schema(o) for o in self.files]
-        except (pa.ArrowException, OSError) as e:
-            raise CatalogError(f"{self.name} cannot be read as parquet: {e}") from None
-        names = list(self.df if self.df is not None else schemas[0].names)
-        if other := next((o for o,s in zip(self.files, schemas) if s.names!=names), None):
-            raise CatalogError(f"{other} has other columns than {self.files[0].name}; "
-                               "shards of one table have the same")
+        names = list(self.df if self.df is not None else _names_in(self.files, self.name))
         need_columns(pd.DataFrame(columns=names), "id_str", "file_loc", name=self.name)
-        named = [c for c in names if re.fullmatch(r"(feat|pca)_\d+", str(c))]
-        self.cols,self.has_error = sorted(named, key=lambda c: (len(c), c)),"error" in names
-        if not self.cols:
-            raise CatalogError(f"{self.name} has no features, which are columns such as feat_0000 or pca_000; "
-                               "represent(...) makes them")
-        if len({c[0] for c in self.cols})>1:
-            raise CatalogError(f"{self.name} has both {self.cols[0]!r} and {self.cols[-1]!r}; "
-                               "keep the columns of one kind")
+        self.cols,self.has_error = _features_in(names, self.name),"error" in names
 
     def __len__(self):
         return len(self.df) if self.df is not None else sum(parquet.read_metadata(o).num_rows for o in self.files)
@@ -99,7 +111,8 @@ def pieces(self:FeatureTable,
 class FeaturePCA:
     """Principal components of features, whose names are `columns`
 
-    `mean` `(features,)`, `components` `(n, features)`, and `ratio` `(n,)`, the part of the variance that each explains."""
+    `mean` `(features,)`, `components` `(n, features)`, and `ratio` `(n,)`, the part of the variance that each
+    explains."""
     def __init__(self,
         mean:np.ndarray,       # Mean of the features
         components:np.ndarray, # Directions of unit length, a row each
@@ -123,20 +136,22 @@ class FeaturePCA:
         "Project features; NaN stays NaN"
         return ((np.asarray(x, dtype=np.float32)-self.mean)@self.components.T).astype(np.float32)
 
-    def to_bytes(self)->bytes:
-        "As an .npz file's bytes"
-        f = io.BytesIO()
-        np.savez(f, mean=self.mean, components=self.components, ratio=self.ratio, columns=np.array(self.columns))
-        return f.getvalue()
+# %% ../../nbs/predict/04_features.ipynb #0e99a7c5
+@patch
+def to_bytes(self:FeaturePCA)->bytes:
+    "As an .npz file's bytes"
+    f = io.BytesIO()
+    np.savez(f, mean=self.mean, components=self.components, ratio=self.ratio, columns=np.array(self.columns))
+    return f.getvalue()
 
-    @classmethod
-    def from_bytes(cls, data:bytes)->"FeaturePCA":
-        "From an .npz file's bytes; raises `ValueError`"
-        try:
-            with np.load(io.BytesIO(data), allow_pickle=False) as f:
-                return cls(f["mean"], f["components"], f["ratio"], f["columns"].tolist())
-        except Exception as e:
-            raise ValueError(f"the PCA is damaged: {e}") from None        # numpy and zipfile have errors of many kinds
+@patch(cls_method=True)
+def from_bytes(cls:FeaturePCA, data:bytes)->"FeaturePCA":
+    "From an .npz file's bytes; raises `ValueError`"
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as f:
+            return cls(f["mean"], f["components"], f["ratio"], f["columns"].tolist())
+    except Exception as e:
+        raise ValueError(f"the PCA is damaged: {e}") from None        # numpy and zipfile have errors of many kinds
 
 # %% ../../nbs/predict/04_features.ipynb #18afdadd
 def _covariance(table, bar):
@@ -152,6 +167,7 @@ def _covariance(table, bar):
     if n<2: raise ValueError(f"{table.name}: {n} galaxies have features; at least 2 are needed")
     return n,shift+total/n,(prod-np.outer(total, total)/n)/(n-1)
 
+# %% ../../nbs/predict/04_features.ipynb #53fbd29d
 def _check_n(n):
     if isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n>=1 or isinstance(n, float) and 0<n<1: return
     raise ValueError(f"n={n!r}: give a whole number of components, or the part of the variance to keep, such as 0.95")
@@ -185,6 +201,12 @@ def _from_attrs(attrs, name):
 
 def _beside(path): return path.with_name(f"{path.name}.pca.npz")
 
+def _write_beside(out, pca):
+    part = _beside(out).with_name(f".{os.getpid()}.{_beside(out).name}")
+    part.write_bytes(pca.to_bytes())
+    os.replace(part, _beside(out))
+
+# %% ../../nbs/predict/04_features.ipynb #349c1487
 def read_pca(
     source # A table that `compress_features` made, its path, or a `FeaturePCA`
 )->FeaturePCA:
@@ -213,6 +235,7 @@ def _projected(table, pca, bar):
         yield pd.concat([head, cols, pd.DataFrame({"error": pd.Series(error, dtype=object)})], axis=1)
         bar.update(len(ids))
 
+# %% ../../nbs/predict/04_features.ipynb #f5d73bbe
 def _write_parquet(pieces, out, attrs):
     "Write pieces to one parquet file with `attrs`, whole or not at all; gives back how many rows have an error"
     part,writer,bad = out.with_name(f".{os.getpid()}.{out.name}"),None,0
@@ -234,28 +257,34 @@ def _write_parquet(pieces, out, attrs):
         if writer is not None: writer.close()
         part.unlink(missing_ok=True)
 
+# %% ../../nbs/predict/04_features.ipynb #0644acf9
+def _given_pca(table, n, pca):
+    "The PCA to project a table with; `None` where a new one of `n` components is to be made"
+    if pca is None:
+        _check_n(n)
+        if table.cols[0].startswith("pca_"):
+            raise CatalogError(f"{table.name} is compressed already; give the features that it was made from")
+        return None
+    pca = read_pca(pca)
+    if pca.columns!=table.cols:
+        raise CatalogError(f"{table.name} has {len(table.cols)} features, {table.cols[0]} to {table.cols[-1]}, "
+                           f"and the PCA was made for {len(pca.columns)}, {pca.columns[0]} to {pca.columns[-1]}; "
+                           "use the encoder that made those")
+    return pca
+
 # %% ../../nbs/predict/04_features.ipynb #fb9039f7
 def compress_features(
     features,              # Table of features: what `represent` gave, its path, or its folder of shards
     n:"int|float"=64,      # Number of components, or the part of the variance that they are to explain, such as 0.95
     out=None,              # Also write the table here: .parquet, .csv or .csv.gz
     *,
-    pca=None,              # Project with the PCA of this table (or its path, or a `FeaturePCA`), not with a new one of `n`
+    pca=None,      # Project with the PCA of this table (or its path, or a `FeaturePCA`), not with a new one of `n`
     progress:bool=True     # Show a progress bar?
-):                         # DataFrame with `id_str`, `file_loc`, `pca_000`, ... (float32), `error`; a long one in `out` as `SavedTable`
+): # DataFrame with `id_str`, `file_loc`, `pca_000`, ... (float32), `error`; a long one in `out` as `SavedTable`
     "Compress features to their principal components, which stay with the table; raises `CatalogError` or `ValueError`"
     table = FeatureTable(features)
     if out is not None: out = check_out(out, table.path)
-    if pca is None:
-        _check_n(n)
-        if table.cols[0].startswith("pca_"):
-            raise CatalogError(f"{table.name} is compressed already; give the features that it was made from")
-    else:
-        pca = read_pca(pca)
-        if pca.columns!=table.cols:
-            raise CatalogError(f"{table.name} has {len(table.cols)} features, {table.cols[0]} to {table.cols[-1]}, "
-                               f"and the PCA was made for {len(pca.columns)}, {pca.columns[0]} to {pca.columns[-1]}; "
-                               "use the encoder that made those")
+    pca = _given_pca(table, n, pca)
     if not len(table): raise CatalogError(f"{table.name} has no rows")
     long,streams = len(table)>RETURNED,out is not None and out.suffix.lower() in (".parquet", ".pq")
     total = len(table)*(2 if pca is None else 1)
@@ -269,8 +298,6 @@ def compress_features(
     df.attrs = _to_attrs(pca)
     if streams: _write_parquet([df], out, df.attrs)
     elif out is not None:
-        part = _beside(out).with_name(f".{os.getpid()}.{_beside(out).name}")
-        part.write_bytes(pca.to_bytes())
-        os.replace(part, _beside(out))
+        _write_beside(out, pca)
         write_table(df, out)
     return SavedTable(out, int(df.error.notna().sum()), len(df), list(df)) if long and out is not None else df

@@ -28,7 +28,8 @@ def test_the_same_everywhere():
 def test_all_brings_no_other_of_our_names():
     "Whatever else `zoofast.all` has comes from fastai's star imports"
     import zoofast.all
-    ours = [n for n in zoofast.all.__all__ if getattr(getattr(zoofast.all, n), '__module__', '').split('.')[0]=='zoofast']
+    module = lambda n: getattr(getattr(zoofast.all, n), '__module__', '')
+    ours = [n for n in zoofast.all.__all__ if module(n).split('.')[0]=='zoofast']
     assert set(ours)<=set(OWN)
     assert 'Table' not in zoofast.all.__all__, "astropy's would be replaced by fastcore's, which is of HTML"
 
@@ -38,7 +39,8 @@ def test_each_is_defined_where_the_list_says():
         assert set(names)<=set(m.__all__), k
         for n in names: assert getattr(getattr(zoofast, n), '__module__', f'zoofast.{k}')==f'zoofast.{k}', n
 
-@pytest.mark.parametrize('module', ['builtins', 'torch', 'torch.nn', 'numpy', 'fastai.basics', 'fastai.callback.all', 'fastai.vision.all'])
+OTHERS = ['builtins', 'torch', 'torch.nn', 'numpy', 'fastai.basics', 'fastai.callback.all', 'fastai.vision.all']
+@pytest.mark.parametrize('module', OTHERS)
 def test_nothing_is_replaced(module):
     m = importlib.import_module(module)
     assert not [n for n in OWN if hasattr(m, n)], f'{module} has these names'
@@ -49,7 +51,8 @@ def test_nothing_of_the_standard_library_is_replaced():
 def test_fastai_stays_what_it_was():
     "After `from zoofast.all import *` all of fastai's names mean what they mean to fastai"
     import zoofast.all, fastai.basics, fastai.callback.all
-    theirs = {n: getattr(m, n) for m in (fastai.basics, fastai.callback.all) for n in getattr(m, '__all__', None) or vars(m) if n[0]!='_'}
+    public = lambda m: getattr(m, '__all__', None) or vars(m)
+    theirs = {n: getattr(m, n) for m in (fastai.basics, fastai.callback.all) for n in public(m) if n[0]!='_'}
     assert len(theirs)>500
     other = [n for n,o in theirs.items() if hasattr(zoofast.all, n) and getattr(zoofast.all, n) is not o]
     assert not other
@@ -93,7 +96,9 @@ print('torch' in sys.modules)'''
 
 def test_light_until_used():
     "A catalogue is read and checked without torch"
-    code = "import sys, zoofast as zf; zf.read_catalog, zf.check_catalog, dir(zf); print('torch' in sys.modules, 'fastai' in sys.modules)"
+    code = '''import sys, zoofast as zf
+zf.read_catalog, zf.check_catalog, dir(zf)
+print('torch' in sys.modules, 'fastai' in sys.modules)'''
     assert _run(code)=='False False'
 
 def test_unknown_names_are_refused():
@@ -104,11 +109,15 @@ def test_unknown_names_are_refused():
 
 def _blocks(text): return re.findall(r'^```python\n(.*?)^```', text, re.S|re.M)
 
-def _cells(path, kind): return [''.join(c['source']) for c in json.loads(path.read_text(encoding='utf-8'))['cells'] if c['cell_type']==kind]
+def _cells(path, kind):
+    cells = json.loads(path.read_text(encoding='utf-8'))['cells']
+    return [''.join(c['source']) for c in cells if c['cell_type']==kind]
 
 def _told():
     "All that README, guides and pages say"
-    return '\n'.join([*(p.read_text(encoding='utf-8') for p in DOCS), *(s for p in GUIDES for k in ('code', 'markdown') for s in _cells(p, k))])
+    pages = [p.read_text(encoding='utf-8') for p in DOCS]
+    guides = [s for p in GUIDES for k in ('code', 'markdown') for s in _cells(p, k)]
+    return '\n'.join([*pages, *guides])
 
 def test_every_name_is_shown():
     assert len(GUIDES)>=12 and len(DOCS)>=4

@@ -1,4 +1,5 @@
-"""What users of release 0.1.0 have on their disks loads, and goes on: bundles, killed runs, sweeps and predictions, answers, indices, caches
+"""What users of release 0.1.0 have on their disks loads, and goes on: bundles, killed runs, sweeps and predictions,
+answers, indices, caches
 
 tests/fixtures/release-0.1.0/make.py made the files with that release, and wrote down what it made of them itself."""
 import json, os, shutil, tempfile
@@ -7,7 +8,8 @@ import numpy as np, pandas as pd, pytest
 from filelock import FileLock
 
 FIXTURES = Path(__file__).resolve().parent/'fixtures'/'release-0.1.0'
-PLACE = Path('/tmp/zoofast-release-0.1.0')             # where they were made: unfinished tables and caches know files by their places
+# where they were made: unfinished tables and caches know files by their places
+PLACE = Path('/tmp/zoofast-release-0.1.0')
 pytestmark = pytest.mark.skipif(os.name=='nt', reason='the files were made in /tmp')
 TASKS = ['classification', 'multilabel', 'regression', 'votes']
 
@@ -33,18 +35,20 @@ def same(got, name, but=()):
         f.seek(0)
         got = pd.read_csv(f, dtype={'id_str': str})
     drop = ['file_loc', *but]
-    pd.testing.assert_frame_equal(got.drop(columns=drop, errors='ignore'), expected(name).drop(columns=drop, errors='ignore'), rtol=1e-4, atol=1e-5)
+    got,want = (o.drop(columns=drop, errors='ignore') for o in (got, expected(name)))
+    pd.testing.assert_frame_equal(got, want, rtol=1e-4, atol=1e-5)
 
 def loaders():
     from zoofast.all import GalaxyDataLoaders
-    return GalaxyDataLoaders.from_catalog('survey/catalog.csv', 'morphology', size=32, batch_size=8, valid=0.3, device='cpu', cache='memory',
-                                          progress=False)
+    return GalaxyDataLoaders.from_catalog('survey/catalog.csv', 'morphology', size=32, batch_size=8, valid=0.3,
+                                          device='cpu', cache='memory', progress=False)
 
 @pytest.mark.parametrize('name', TASKS)
 def test_bundles_predict_the_same(old, name):
     from zoofast.all import predict_catalog
     coverage = {} if name=='votes' else dict(coverage=0.8)
-    same(predict_catalog(f'bundles/{name}', 'survey/catalog.csv', tta=2, engine='torch', progress=False, **coverage), name)
+    preds = predict_catalog(f'bundles/{name}', 'survey/catalog.csv', tta=2, engine='torch', progress=False, **coverage)
+    same(preds, name)
 
 def test_a_bundle_keeps_its_loss(old):
     "Its name is that of a module which is elsewhere now; a stranger's names are refused as before"
@@ -60,8 +64,10 @@ def test_a_bundle_keeps_its_loss(old):
 
 def test_a_killed_run_goes_on(old):
     from zoofast.all import galaxy_learner, predict_catalog
-    learn = galaxy_learner(loaders(), 'test_convnext', save_dir='run', learning_rate=3e-3, loss_func='focal', ema=0.9, clip_grad=1., precision='fp32',
-                           scheduler_kwargs={'sched': 'cosine', 'warmup_epochs': 1}, pretrained=False, dims=(4, 4, 6, 8), depths=(1, 1, 1, 1))
+    small = dict(pretrained=False, dims=(4, 4, 6, 8), depths=(1, 1, 1, 1))
+    learn = galaxy_learner(loaders(), 'test_convnext', save_dir='run', learning_rate=3e-3, loss_func='focal', ema=0.9,
+                           clip_grad=1., precision='fp32', scheduler_kwargs={'sched': 'cosine', 'warmup_epochs': 1},
+                           **small)
     with learn.no_bar(), learn.no_logging(): learn.fine_tune(3, freeze_epochs=1, resume=True)
     want = json.loads((FIXTURES/'expected'/'run.json').read_text())
     pd.testing.assert_frame_equal(pd.DataFrame(learn.history), pd.DataFrame(want['history']), rtol=1e-4)
@@ -85,7 +91,8 @@ def test_an_unfinished_prediction_goes_on(old):
     from zoofast.all import predict_catalog
     there = {o.name: o.stat().st_mtime_ns for o in Path('shards').glob('part-*.parquet')}
     assert len(there)==2
-    saved = predict_catalog('bundles/classification', 'survey/catalog.csv', 'shards', shard_size=8, batch_size=8, engine='torch', progress=False)
+    saved = predict_catalog('bundles/classification', 'survey/catalog.csv', 'shards', shard_size=8, batch_size=8,
+                            engine='torch', progress=False)
     assert {o: (old/'shards'/o).stat().st_mtime_ns for o in there}==there, 'a shard was made again'
     same(saved.to_pandas(), 'shards')
 
@@ -98,8 +105,10 @@ def test_answers_are_judged_the_same(old, name):
     a = Answers(kept, progress=False)
     same(a.galaxies(), f'answers_{name}')
     plain = lambda o: o.to_dict('list') if hasattr(o, 'to_dict') else float(o)
-    got,want = json.loads(json.dumps(a.scores(), default=plain)),json.loads((FIXTURES/'expected'/f'answers_{name}.json').read_text())
-    pd.testing.assert_series_equal(pd.json_normalize(got).iloc[0], pd.json_normalize(want).iloc[0], rtol=1e-5, check_names=False, check_dtype=False)
+    got = json.loads(json.dumps(a.scores(), default=plain))
+    want = json.loads((FIXTURES/'expected'/f'answers_{name}.json').read_text())
+    got,want = (pd.json_normalize(o).iloc[0] for o in (got, want))
+    pd.testing.assert_series_equal(got, want, rtol=1e-5, check_names=False, check_dtype=False)
 
 def test_an_index_and_a_pca(old):
     from zoofast.all import compress_features, find_similar, read_pca
@@ -116,9 +125,14 @@ def test_decoded_images_are_found(old, monkeypatch):
     from zoofast.data import store
     about,real = json.loads((FIXTURES/'expected'/'cache.json').read_text()),os.stat
     class Then:
-        def __init__(self, size, changed, created): self.st_size,self.st_mtime_ns,self.st_ctime_ns = size,changed,created
+        def __init__(self, size, changed, created):
+            self.st_size = size
+            self.st_mtime_ns = changed
+            self.st_ctime_ns = created
     for name,t in about['changed'].items(): os.utime(old/'cache'/name, ns=(t, t))
-    def stat(path, *a, **k): return Then(*about['files'][str(path)]) if str(path) in about['files'] else real(path, *a, **k)
+    def stat(path, *a, **k):
+        then = about['files'].get(str(path))
+        return real(path, *a, **k) if then is None else Then(*then)
     monkeypatch.setattr(os, 'stat', stat)
     monkeypatch.setattr(zoofast, '__version__', '0.1.0')         # another version decodes again, on purpose
     assert {f: store._identity(f).hex() for f in about['files']}==about['keys']

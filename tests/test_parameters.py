@@ -15,10 +15,11 @@ def signature(f, *but): return {k: p.default for k,p in inspect.signature(f).par
 def in_python(row): return not row.default if row.opposite else row.default
 
 def test_the_table_loads_no_torch():
-    code = "import sys, zoofast.training.parameters; assert not {'torch', 'fastai', 'timm', 'pandas'} & set(sys.modules)"
+    heavy = "{'torch', 'fastai', 'timm', 'pandas'}"
+    code = f"import sys, zoofast.training.parameters; assert not {heavy} & set(sys.modules)"
     subprocess.run([sys.executable, '-c', code], check=True)
 
-# --- the Python calls ---------------------------------------------------------------------------------------------------
+# --- the Python calls
 
 def test_galaxy_learner_takes_the_rows_and_nothing_else():
     from zoofast.training.finetune import galaxy_learner
@@ -35,7 +36,8 @@ def test_galaxy_learner_has_a_comment_for_each():
 
 def test_fine_tune_takes_the_rows():
     from zoofast.training.learner import GalaxyLearner
-    given = signature(GalaxyLearner.fine_tune, 'self', 'base_lr', 'resume', 'kwargs')       # the learner has those already
+    already = ('self', 'base_lr', 'resume', 'kwargs')                   # the learner has those
+    given = signature(GalaxyLearner.fine_tune, *already)
     assert set(given)=={p.name for p in rows_of('fine_tune')}
     for p in rows_of('fine_tune'):
         if p.name!='epochs': assert given[p.name]==p.default, p.name
@@ -51,10 +53,10 @@ def test_data_and_images_take_the_rows(call):
     given = signature(dict(from_catalog=GalaxyDataLoaders.from_catalog, ImageReader=ImageReader)[call])
     for p in rows_of(call):
         assert p.argument in given, p.name
-        default = p.default[0] if p.kind=='columns' else p.default                          # a shell may repeat an option
+        default = p.default[0] if p.kind=='columns' else p.default      # a shell may repeat an option
         if p.name!='split_seed': assert given[p.argument]==default, p.name
 
-# --- the command line ---------------------------------------------------------------------------------------------------
+# --- the command line
 
 def test_finetune_has_the_options_and_nothing_else():
     from zoofast.cli.main import finetune
@@ -81,31 +83,35 @@ def test_help_shows_it_in_its_group(row):
 
 def test_names_do_not_change():
     "Options that scripts use"
-    known = """--save-dir --encoder --label --settings --task --schema --unit-interval --epochs --freeze-epochs --size --batch-size
-    --learning-rate --head-lr --layer-decay --weight-decay --head-dropout-prob --training-mode --n-blocks --weights --random-weights --fit
-    --scheduler-kwargs --opt --opt-kwargs --loss-func --class-weights --label-smoothing --l1 --clip-grad --accumulate --ema --mixup --cutmix
-    --precision --channels-last --no-channels-last --compile --cache-features --no-cache-features --views --monitor --patience --keep-best
-    --no-keep-best --resume --profile --wandb --wandb-kwargs --calibrate --processes --bn-stats --blocks --augment --flip --no-flip --valid
-    --test --split-seed --channels --stretch --bands --hdu --fit-stretch --crop --group-col --cache --on-bad --image-dir --id-col --file-col
-    --seed --no-report""".split()
+    known = """--save-dir --encoder --label --settings --task --schema --unit-interval --epochs --freeze-epochs --size
+    --batch-size --learning-rate --head-lr --layer-decay --weight-decay --head-dropout-prob --training-mode --n-blocks
+    --weights --random-weights --fit --scheduler-kwargs --opt --opt-kwargs --loss-func --class-weights --label-smoothing
+    --l1 --clip-grad --accumulate --ema --mixup --cutmix --precision --channels-last --no-channels-last --compile
+    --cache-features --no-cache-features --views --monitor --patience --keep-best --no-keep-best --resume --profile
+    --wandb --wandb-kwargs --calibrate --processes --bn-stats --blocks --augment --flip --no-flip --valid --test
+    --split-seed --channels --stretch --bands --hdu --fit-stretch --crop --group-col --cache --on-bad --image-dir
+    --id-col --file-col --seed --no-report""".split()
     import typer.main
     from zoofast.cli.main import app
     there = {n for o in typer.main.get_command(app).commands['finetune'].params for n in (*o.opts, *o.secondary_opts)}
     assert set(known)==there-{'catalog', '--help', '-h'}
 
-# --- settings and trials ------------------------------------------------------------------------------------------------
+# --- settings and trials
 
 @by_name
 def test_settings_know_it(row):
     from zoofast.sweep.settings import parameter_name
-    if row.can_be_tried: assert parameter_name(row.name)==row.name and all(parameter_name(o)==row.name for o in row.aliases)
+    if row.can_be_tried:
+        assert parameter_name(row.name)==row.name
+        assert all(parameter_name(o)==row.name for o in row.aliases)
     else:
         with pytest.raises(ValueError, match=f'the same for all trials.*{row.option}'): parameter_name(row.name)
     for o in row.elsewhere:
         with pytest.raises(ValueError, match='here it is'): parameter_name(o)
 
 def test_what_picks_galaxies_cannot_be_tried():
-    assert {'valid', 'test', 'split_seed', 'group_col', 'label', 'catalog'}<={p.name for p in OPTIONS if p.picks_galaxies}
+    pick = {p.name for p in OPTIONS if p.picks_galaxies}
+    assert {'valid', 'test', 'split_seed', 'group_col', 'label', 'catalog'}<=pick
     assert not [p.name for p in OPTIONS if p.picks_galaxies and p.can_be_tried]
 
 def test_the_model_keeps_what_trials_may_differ_in(survey):
@@ -119,11 +125,12 @@ def test_the_model_keeps_what_trials_may_differ_in(survey):
     assert kept-{'pretrained', 'weights'}|{'size', 'batch_size'}==set(learn.params) and learn.params['layer_decay']==0.5
     assert kept<=set(run_config(learn)['parameters'])
 
-# --- one more parameter -------------------------------------------------------------------------------------------------
+# --- one more parameter
 
 @pytest.fixture
 def one_more(monkeypatch):
-    row = ParameterInfo('spiral_boost', 0.1, 'number', 'How much spirals count.', low=0, high=2, elsewhere=('boost',), group='The loss')
+    row = ParameterInfo('spiral_boost', 0.1, 'number', 'How much spirals count.', low=0, high=2, elsewhere=('boost',),
+                        group='The loss')
     monkeypatch.setitem(PARAMETERS, row.name, row)
     return row
 
@@ -146,14 +153,17 @@ def test_one_row_is_a_limit_of_the_learner(one_more):
     from zoofast.training.finetune import _check, galaxy_learner
     given = signature(galaxy_learner, 'dls', 'encoder', 'timm_kwargs')
     _check(given|dict(spiral_boost=1))
-    with pytest.raises(ValueError, match='spiral_boost=3 must be a number from 0 to 2'): _check(given|dict(spiral_boost=3))
+    with pytest.raises(ValueError, match='spiral_boost=3 must be a number from 0 to 2'):
+        _check(given|dict(spiral_boost=3))
 
 @pytest.mark.parametrize('name', ['clip_grad', 'label_smoothing', 'head_dropout_prob', 'bn_stats', 'cutmix'])
 def test_shell_sweep_and_runs_do_not_name_it(name):
     "What they have of a parameter they have from the table"
     for folder in ('cli', 'sweep'):
         for path in (ROOT/'zoofast'/folder).glob('*.py'): assert name not in path.read_text(encoding='utf-8'), path
-    for path in ('run_folder', 'runs', 'wandb'): assert name not in (ROOT/'zoofast'/'training'/f'{path}.py').read_text(encoding='utf-8'), path
+    for name_of_file in ('run_folder', 'runs', 'wandb'):
+        path = ROOT/'zoofast'/'training'/f'{name_of_file}.py'
+        assert name not in path.read_text(encoding='utf-8'), path
 
 def test_finetune_fits_on_a_screen():
     import ast

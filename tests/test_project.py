@@ -1,4 +1,5 @@
-"The project's own promises: one version, a valid sweep, small notebooks that end in an export and name no one's folders"
+"""The project's own promises: one version, a valid sweep, small notebooks that end in an export and name no one's
+folders"""
 import ast, json, re
 from importlib import metadata
 from pathlib import Path
@@ -6,7 +7,9 @@ import pytest, yaml
 import zoofast
 
 ROOT = Path(__file__).resolve().parent.parent
-def _nbs(pattern): return sorted(o for o in (ROOT/'nbs').glob(pattern) if not any(p[0] in '._' for p in o.relative_to(ROOT).parts))
+def _nbs(pattern):
+    hidden = lambda o: any(p[0] in '._' for p in o.relative_to(ROOT).parts)
+    return sorted(o for o in (ROOT/'nbs').glob(pattern) if not hidden(o))
 
 NOTEBOOKS = _nbs('**/*.ipynb')
 SOURCES = [o for o in NOTEBOOKS if o.stem!='index' and o.parent.name!='tutorials']
@@ -31,7 +34,9 @@ def _texts(nb):
             for k,v in o.get('data', {}).items():
                 if k.startswith('text/'): yield _text(v)
 
-def test_under_test_is_this_checkout(): assert Path(zoofast.__file__).resolve().parent==ROOT/'zoofast', 'run pytest from the project: python -m pytest'
+def test_under_test_is_this_checkout():
+    folder = Path(zoofast.__file__).resolve().parent
+    assert folder==ROOT/'zoofast', 'run pytest from the project: python -m pytest'
 
 def test_version():
     v = zoofast.__version__
@@ -42,7 +47,8 @@ def test_version():
 def test_readme_links_once(): assert '[[' not in (ROOT/'README.md').read_text(encoding='utf-8')
 
 def test_settings():
-    "settings.yaml says what it should, zoofast reads it without a complaint, and the command for W&B is one that there is"
+    """settings.yaml says what it should, zoofast reads it without a complaint, and the command for W&B is one that
+    there is"""
     import inspect, warnings
     from zoofast.cli.main import finetune
     from zoofast.sweep.settings import read_settings
@@ -53,7 +59,9 @@ def test_settings():
     assert {'batch_size', 'learning_rate', 'layer_decay', 'model_name'}<={p.name for p in s.parameters}
     for p in s.parameters: assert not any(isinstance(p.spec.get(k), str) for k in ('min', 'max'))
     raw = yaml.safe_load((ROOT/'settings.yaml').read_text(encoding='utf-8'))
-    for k,p in raw['parameters'].items(): assert all(isinstance(p[o], (int, float)) for o in ('min', 'max') if o in p), f'{k}: write 1.0e-5, since YAML reads 1e-5 as text'
+    for k,p in raw['parameters'].items():
+        numbers = all(isinstance(p[o], (int, float)) for o in ('min', 'max') if o in p)
+        assert numbers, f'{k}: write 1.0e-5, since YAML reads 1e-5 as text'
     words,known = raw['command'],{'--'+k.replace('_', '-') for k in inspect.signature(finetune).parameters}
     assert words[-2:]==['--settings', '${args_json}'] and {o for o in words if o.startswith('--')}<=known
 
@@ -73,14 +81,17 @@ def test_notebook_ran_without_error(path):
 @notebooks
 def test_directives_are_whole(path):
     cells = json.loads(path.read_text(encoding='utf-8'))['cells']
-    torn = [_text(c['source'])[:60] for c in cells if re.match(r'\|\s*(?:export|hide|eval|default_exp)', _text(c['source']))]
-    assert not torn, f'a directive lost its #, so nbdev does not see it: {torn} (as jupytext text a markdown cell needs `# #| export`)'
+    bare = re.compile(r'\|\s*(?:export|hide|eval|default_exp)')
+    torn = [s[:60] for s in (_text(c['source']) for c in cells) if bare.match(s)]
+    assert not torn, (f'a directive lost its #, so nbdev does not see it: {torn} '
+                      '(as jupytext text a markdown cell needs `# #| export`)')
 
 @pytest.mark.parametrize('path', SOURCES, ids=lambda o: o.relative_to(ROOT/'nbs').as_posix())
 def test_notebook_ends_with_export(path):
     last = json.loads(path.read_text(encoding='utf-8'))['cells'][-1]
     src = _text(last['source'])
-    assert last['cell_type']=='code' and 'nbdev_export()' in src and src.startswith('#| hide'), 'the last cell is `#| hide` and nbdev_export()'
+    exports = last['cell_type']=='code' and 'nbdev_export()' in src and src.startswith('#| hide')
+    assert exports, 'the last cell is `#| hide` and nbdev_export()'
 
 @pytest.mark.parametrize('path', PAGES, ids=lambda o: o.relative_to(ROOT).as_posix())
 def test_page_names_no_local_path(path):
@@ -89,18 +100,22 @@ def test_page_names_no_local_path(path):
 
 def test_there_is_something_to_look_at(): assert len(SOURCES)>60 and len(MODULES)>70 and len(PAGES)>70
 
-@pytest.mark.parametrize('path', [o for o in MODULES if o.name!='_modidx.py'], ids=lambda o: o.relative_to(ROOT/'zoofast').as_posix())
+OWN_MODULES = [o for o in MODULES if o.name!='_modidx.py']
+@pytest.mark.parametrize('path', OWN_MODULES, ids=lambda o: o.relative_to(ROOT/'zoofast').as_posix())
 def test_module_says_what_it_is(path):
-    assert ast.get_docstring(ast.parse(path.read_text(encoding='utf-8'))), 'no docstring: the notebook starts with a title and a sentence'
+    said = ast.get_docstring(ast.parse(path.read_text(encoding='utf-8')))
+    assert said, 'no docstring: the notebook starts with a title and a sentence'
 
 @notebooks
 def test_imports_have_cells_of_their_own(path):
     "nbdev runs every cell that imports something when it makes the documentation, and no other"
-    cells = [_text(c['source']) for c in json.loads(path.read_text(encoding='utf-8'))['cells'] if c['cell_type']=='code']
+    imports = lambda o: isinstance(o, (ast.Import, ast.ImportFrom))
+    cells = json.loads(path.read_text(encoding='utf-8'))['cells']
     mixed = []
-    for src in cells:
+    for src in [_text(c['source']) for c in cells if c['cell_type']=='code']:
         if '#| export' in src or 'nbdev_export' in src: continue
         body = ast.parse(src).body
-        kinds = {isinstance(o, (ast.Import, ast.ImportFrom)) for o in body}
-        if kinds=={True, False} or any(isinstance(o, (ast.Import, ast.ImportFrom)) for c in body if isinstance(c, ast.If) for o in ast.walk(c)): mixed.append(src[:60])
+        kinds = {imports(o) for o in body}
+        below_if = any(imports(o) for c in body if isinstance(c, ast.If) for o in ast.walk(c))
+        if kinds=={True, False} or below_if: mixed.append(src[:60])
     assert not mixed, f'cells with imports and other code: {mixed}'

@@ -5,20 +5,33 @@ from zoofast.training.optimizer import LayerDecayOptimizer, group_table, make_gr
 from zoofast.encoders.blocks import find_blocks
 
 ENCODERS = {     # number of blocks: the stem and the stages (a vision transformer's stages are its blocks)
-    'tf_efficientnet_lite0': 8, 'resnet18': 5, 'convnext_nano': 5, 'vit_tiny_patch16_224': 13, 'swin_tiny_patch4_window7_224': 5, 'maxvit_rmlp_nano_rw_256': 5,
+    'tf_efficientnet_lite0': 8,
+    'resnet18': 5,
+    'convnext_nano': 5,
+    'vit_tiny_patch16_224': 13,
+    'swin_tiny_patch4_window7_224': 5,
+    'maxvit_rmlp_nano_rw_256': 5,
 }
 TOP = {          # parameters that follow the last stage, and work with it
-    'tf_efficientnet_lite0': 'conv_head.weight', 'convnext_nano': 'head.norm.weight', 'vit_tiny_patch16_224': 'norm.weight',
-    'swin_tiny_patch4_window7_224': 'norm.bias', 'maxvit_rmlp_nano_rw_256': 'norm.weight', 'resnet18': 'layer4.1.bn2.weight',
+    'tf_efficientnet_lite0': 'conv_head.weight',
+    'convnext_nano': 'head.norm.weight',
+    'vit_tiny_patch16_224': 'norm.weight',
+    'swin_tiny_patch4_window7_224': 'norm.bias',
+    'maxvit_rmlp_nano_rw_256': 'norm.weight',
+    'resnet18': 'layer4.1.bn2.weight',
 }
 nets = {}
+
+def net_of(name):
+    encoder = Encoder(timm.create_model(name, num_classes=0), size=256 if '256' in name else 224)
+    return GalaxyNet(encoder, 3)
 
 @pytest.fixture(params=list(ENCODERS))
 def name(request): return request.param
 
 @pytest.fixture
 def net(name):
-    if name not in nets: nets[name] = GalaxyNet(Encoder(timm.create_model(name, num_classes=0), size=256 if '256' in name else 224), 3)
+    if name not in nets: nets[name] = net_of(name)
     return nets[name]
 
 def where(opt):
@@ -49,7 +62,8 @@ def test_order_follows_the_forward_pass(name, net):
     body,found,seen = net.encoder.body,find_blocks(net.encoder.body),[]
     owner = {}
     for n,_ in body.named_parameters():
-        if '.' in n: owner.setdefault(body.get_submodule(n.rpartition('.')[0]), []).append(found[n])    # not the whole encoder, which ends last
+        if '.' not in n: continue                            # not the whole encoder, which ends last
+        owner.setdefault(body.get_submodule(n.rpartition('.')[0]), []).append(found[n])
     hooks = [m.register_forward_hook(lambda m,*_: seen.extend(owner[m])) for m in owner]
     with torch.no_grad(): net.eval()(torch.rand(1, 3, net.encoder.size, net.encoder.size))
     for h in hooks: h.remove()
@@ -76,14 +90,17 @@ def test_weight_decay_spares_scales_offsets_and_the_head(name, net):
     for n,p in net.encoder.body.named_parameters():
         assert wd[p]==(0. if p.ndim<2 or n in spared or n.endswith('gamma') else 0.05), n
     opt.set_hyper('wd', 0.2)                               # a schedule or fit(wd=...) spares them too
-    assert {pg['weight_decay'] for pg in opt.opt.param_groups if any(p is q for p in pg['params'] for q in net.head.parameters())}=={0.}
+    head = set(net.head.parameters())
+    assert {pg['weight_decay'] for pg in opt.opt.param_groups if head & set(pg['params'])}=={0.}
 
 def test_a_step_moves_each_weight_by_its_rate(name):
     "Plain gradient descent from equal gradients"
-    net = GalaxyNet(Encoder(timm.create_model(name, num_classes=0), size=256 if '256' in name else 224), 3).double()
+    net = net_of(name).double()
     opt = LayerDecayOptimizer(make_groups(net), torch.optim.SGD, lr=1e-2, weight_decay=0.)
     before = {p: p.detach().clone() for p in net.parameters()}
     for p in net.parameters(): p.grad = torch.ones_like(p)
     opt.step()
     n = len(opt.groups)-1
-    for p,(g,) in where(opt).items(): assert torch.allclose(before[p]-p.detach(), torch.tensor(1e-2*(0.75**(n-1-g) if g<n else 1.), dtype=p.dtype), rtol=1e-9, atol=1e-12)
+    for p,(g,) in where(opt).items():
+        rate = 1e-2*(0.75**(n-1-g) if g<n else 1.)
+        assert torch.allclose(before[p]-p.detach(), torch.tensor(rate, dtype=p.dtype), rtol=1e-9, atol=1e-12)

@@ -36,6 +36,7 @@ def _method(method, n):
     if n<least: raise ValueError(f"method={method!r}: {n} galaxies have features, and at least {least} are needed")
     return method
 
+# %% ../../nbs/predict/06_maps.ipynb #b7141bdd
 def _umap(x, seed):
     "UMAP, without numba's and its own warnings"
     with warnings.catch_warnings():
@@ -49,13 +50,24 @@ def _tsne(x, seed):
     from sklearn.manifold import TSNE
     return TSNE(2, perplexity=min(30, (len(x)-1)/3), init="pca", random_state=seed).fit_transform(x)
 
+def _places(x, method, seed):
+    "Places of galaxies that all have features"
+    good = x-x.mean(0)
+    if method=="pca":
+        from sklearn.decomposition import PCA
+        two = PCA(min(2, good.shape[1]), svd_solver="full").fit_transform(good)
+        return np.pad(two, ((0, 0), (0, 2-two.shape[1])))
+    unit = good/np.maximum(np.linalg.norm(good, axis=1, keepdims=True), 1e-12)
+    return (_umap if method=="umap" else _tsne)(unit, seed)
+
+# %% ../../nbs/predict/06_maps.ipynb #f1542927
 def map_features(
-    features,           # Table of features: what `represent` or `compress_features` gave, its path, or its shards' folder
+    features,   # Table of features: what `represent` or `compress_features` gave, its path, or its shards' folder
     method:str="auto",  # "tsne", "umap" (pip install zoofast[map]), "pca", or the one that suits the number of galaxies
     *,
     seed:int=42,        # The same seed gives the same map
     progress:bool=True  # Show a progress bar?
-)->pd.DataFrame:        # `id_str`, `file_loc`, `x`, `y` (missing where there are no features); the table's rows in order
+)->pd.DataFrame: # `id_str`, `file_loc`, `x`, `y` (missing where there are no features); the table's rows in order
     "Places for the galaxies in two dimensions, with like beside like; raises `CatalogError` or `ValueError`"
     if method not in _methods: raise ValueError(f"method={method!r}: use {', '.join(map(repr, _methods))}")
     table = FeatureTable(features)
@@ -65,23 +77,16 @@ def map_features(
     ids,files,_,x = (np.concatenate(o) for o in zip(*table.pieces()))
     ok = ~np.isnan(x[:,0])
     method = _method(method, int(ok.sum()))
-    good = x[ok]-x[ok].mean(0)
-    if method=="pca":
-        from sklearn.decomposition import PCA
-        two = PCA(min(2, good.shape[1]), svd_solver="full").fit_transform(good)
-        places = np.pad(two, ((0, 0), (0, 2-two.shape[1])))
-    else:
-        unit = good/np.maximum(np.linalg.norm(good, axis=1, keepdims=True), 1e-12)
-        places = (_umap if method=="umap" else _tsne)(unit, seed)
     xy = np.full((len(ids), 2), np.nan)
-    xy[ok] = places
+    xy[ok] = _places(x[ok], method, seed)
     names = {"id_str": pd.Series(ids, dtype=str), "file_loc": pd.Series(files, dtype=str)}
     res = pd.DataFrame({**names, "x": xy[:,0], "y": xy[:,1]})
     res.attrs["method"] = method
     return res
 
 # %% ../../nbs/predict/06_maps.ipynb #e7a0885f
-_colors = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")      # of Okabe & Ito
+# of Okabe & Ito
+_colors = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 _marks = "osD^vP*X"
 
 def _legend(handles, names, title, ax):
@@ -93,6 +98,7 @@ def _classes(values):
     names = values.value_counts().index[:len(_colors)].tolist()
     return names,values.map({k: i for i,k in enumerate(names)}).fillna(-1).astype(int).to_numpy()
 
+# %% ../../nbs/predict/06_maps.ipynb #5959a7c2
 def _points(m, values, label, ax):
     "Points, coloured by their values"
     size = float(np.clip(6000/max(len(m), 1), 2, 26))
@@ -105,13 +111,16 @@ def _points(m, values, label, ax):
         ax.figure.colorbar(shown, ax=ax, label=label, extend="both", shrink=.8)
     else:
         names,at = _classes(values)
-        handles = [ax.scatter(m.x[at==i], m.y[at==i], s=size, color=_colors[i], marker=_marks[i], linewidths=0, alpha=.8,
-                              rasterized=len(m)>5000) for i in range(len(names))]
+        def mark(i):
+            return ax.scatter(m.x[at==i], m.y[at==i], s=size, color=_colors[i], marker=_marks[i], linewidths=0,
+                              alpha=.8, rasterized=len(m)>5000)
+        handles = [mark(i) for i in range(len(names))]
         if (at<0).any(): handles.append(ax.scatter(m.x[at<0], m.y[at<0], s=size, color="0.8", linewidths=0, zorder=0))
         _legend(handles, [*names, *["other"]*int((at<0).any())], label, ax)
 
+# %% ../../nbs/predict/06_maps.ipynb #f6a041d7
 def _squares(m, n):
-    "Side of the squares of a grid, `n` along the longer side; of each with galaxies its middle and rows, the nearest first"
+    "Side of the squares of a grid, `n` along the longer side; of each with galaxies its middle and rows, nearest first"
     low,wide = m[["x", "y"]].min(),max(np.ptp(m.x), np.ptp(m.y), 1e-9)*1.0001
     side = wide/n
     cell = ((m[["x", "y"]]-low)//side).astype(int)
@@ -121,22 +130,26 @@ def _squares(m, n):
     by = by.sort_values(["off", "row"])
     return side,[((g.cx.iloc[0], g.cy.iloc[0]), g.row.tolist()) for _,g in by.groupby(["i", "j"])]
 
+# %% ../../nbs/predict/06_maps.ipynb #ddbb1ad5
+def _picture(px, x, y, h, color, ax):
+    "A galaxy with its middle at a place, in a frame where a colour is given"
+    from matplotlib.patches import Rectangle
+    shown = (px.permute(1, 2, 0) if len(px)==3 else px.float().mean(0)).numpy()
+    ax.imshow(shown, cmap="gray", extent=(x-h, x+h, y-h, y+h), interpolation="antialiased", zorder=2)
+    if color: ax.add_patch(Rectangle((x-h, y-h), 2*h, 2*h, fill=False, lw=1.6, ec=color, zorder=3))
+
 def _pictures(m, values, label, reader, n, ax):
     "The galaxies of a grid of squares, framed in the colours of their classes"
     from matplotlib.patches import Rectangle
     names,at = _classes(values) if values is not None else ([], None)
-    at = None if at is None else pd.Series(at, m.index)
     side,squares = _squares(m, n)
+    h = side*(.46 if at is not None else .5)
     for (cx, cy),rows in squares:
         for row in rows[:5]:                                # one that is gone since then leaves its place to another
             try: px = reader(m.file_loc[row])
             except ImageError: continue
-            h = side*(.46 if at is not None else .5)
-            shown = (px.permute(1, 2, 0) if len(px)==3 else px.float().mean(0)).numpy()
-            ax.imshow(shown, cmap="gray", extent=(cx-h, cx+h, cy-h, cy+h), interpolation="antialiased", zorder=2)
-            if at is not None:
-                color = _colors[at[row]] if at[row]>=0 else "0.8"
-                ax.add_patch(Rectangle((cx-h, cy-h), 2*h, 2*h, fill=False, lw=1.6, ec=color, zorder=3))
+            color = None if at is None else _colors[at[row]] if at[row]>=0 else "0.8"
+            _picture(px, cx, cy, h, color, ax)
             break
     # as the sky is
     ax.set(xlim=(m.x.min()-side/2, m.x.max()+side/2), ylim=(m.y.min()-side/2, m.y.max()+side/2),
@@ -145,6 +158,19 @@ def _pictures(m, values, label, reader, n, ax):
     if names: _legend(frames, names, label, ax)
 
 # %% ../../nbs/predict/06_maps.ipynb #d5a9f33b
+def _values_of(map, label):
+    "The values to colour by, and their name"
+    if label is None: return None,None
+    if isinstance(label, str):
+        need_columns(map, label, name="the map",
+                     hint="; add the column, for instance with map.merge(catalogue, on='id_str')")
+        return map[label],label
+    if len(label)!=len(map): raise CatalogError(f"label has {len(label)} values for the {len(map)} rows of the map")
+    dtype = getattr(label, "dtype", None)
+    plain = np.asarray(label, dtype=dtype if isinstance(dtype, np.dtype) else object)
+    return pd.Series(plain, map.index).infer_objects(),getattr(label, "name", None)
+
+# %% ../../nbs/predict/06_maps.ipynb #6e50dbe5
 def plot_map(
     map:pd.DataFrame,  # What `map_features` gave
     label=None,        # Name of a column of `map`, or a column of as many rows, to colour by
@@ -157,16 +183,7 @@ def plot_map(
     "Draw a map, as points or as galaxies; raises `CatalogError` for a column that is not there"
     import matplotlib.pyplot as plt
     need_columns(map, "file_loc", "x", "y", name="the map")
-    values,name = None,None
-    if isinstance(label, str):
-        need_columns(map, label, name="the map",
-                     hint="; add the column, for instance with map.merge(catalogue, on='id_str')")
-        values,name = map[label],label
-    elif label is not None:
-        if len(label)!=len(map): raise CatalogError(f"label has {len(label)} values for the {len(map)} rows of the map")
-        dtype = getattr(label, "dtype", None)
-        plain = np.asarray(label, dtype=dtype if isinstance(dtype, np.dtype) else object)
-        values,name = pd.Series(plain, map.index).infer_objects(),getattr(label, "name", None)
+    values,name = _values_of(map, label)
     ok = map.x.notna()&map.y.notna()
     if not ok.any(): raise CatalogError("the map has no places: all of x and y are missing")
     m,values = map[ok].reset_index(drop=True),None if values is None else values[ok].reset_index(drop=True)

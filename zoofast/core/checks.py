@@ -13,18 +13,6 @@ from numbers import Integral, Real
 from .errors import did_you_mean
 
 # %% ../../nbs/core/02_checks.ipynb #c0e20007
-def _limits(low, high, above, below):
-    "Limits in words"
-    def say(n): return n if n is None else f"{n}" if isinstance(n, Integral) else f"{n:g}"
-    low,high,above,below = map(say, (low, high, above, below))
-    if low and high: return f" from {low} to {high}"
-    if low and below: return f" from {low} to below {below}"
-    if above and below: return f" between {above} and {below}"
-    if above and high: return f" above {above}, at most {high}"
-    if low: return f", {low} or more"
-    if above: return f" above {above}"
-    return f", at most {high}" if high else f" below {below}" if below else ""
-
 def is_number(
     v,                # What was given
     whole:bool=False, # Only whole ones?
@@ -37,6 +25,19 @@ def is_number(
     if isinstance(v, bool) or not isinstance(v, Integral if whole else Real) or not abs(v)<float("inf"): return False
     if low is not None and v<low or high is not None and v>high: return False
     return not (above is not None and v<=above or below is not None and v>=below)
+
+# %% ../../nbs/core/02_checks.ipynb #b9bd2226
+def _limits(low, high, above, below):
+    "Limits in words"
+    def say(n): return n if n is None else f"{n}" if isinstance(n, Integral) else f"{n:g}"
+    low,high,above,below = map(say, (low, high, above, below))
+    if low and high: return f" from {low} to {high}"
+    if low and below: return f" from {low} to below {below}"
+    if above and below: return f" between {above} and {below}"
+    if above and high: return f" above {above}, at most {high}"
+    if low: return f", {low} or more"
+    if above: return f" above {above}"
+    return f", at most {high}" if high else f" below {below}" if below else ""
 
 def check_number(
     name:str,         # The parameter, as the user knows it
@@ -62,5 +63,6 @@ def check_one_of(
     "Raise an error that names the parameter, what was found and what would do"
     choices = list(choices)
     if any(v is o or (type(v)==type(o) or isinstance(v, str)) and v==o for o in choices): return v
-    raise error(f"{name}={v!r} is not known{did_you_mean(v, choices)}: use {', '.join(map(repr, choices[:-1]))}"
-                f"{' or ' if len(choices)>1 else ''}{choices[-1]!r}")
+    *others,last = map(repr, choices)
+    use = f"{', '.join(others)} or {last}" if others else last
+    raise error(f"{name}={v!r} is not known{did_you_mean(v, choices)}: use {use}")

@@ -19,7 +19,8 @@ import numpy as np
 def unfinished(
     path,            # The file's name in the end; its folder is made
     suffix:str="",   # For a writer that goes by the name's end: ".parquet"
-    sync:bool=True   # On the disk for certain before it gets its name? `False` for many small files that can be made again
+    # On the disk for certain before it gets its name? `False` for many small files that can be made again
+    sync:bool=True
 ):                   # The name to write to, a `Path`
     "Where to write a file that gets its name at the end of the `with` block, and is gone where that fails"
     path = Path(path)
@@ -32,6 +33,7 @@ def unfinished(
         os.replace(part, path)
     finally: part.unlink(missing_ok=True)
 
+# %% ../../nbs/core/03_files.ipynb #4de5295d
 def write_whole(
     path, # File to write; its folder is made
     write # Called with the name to write to; or the text or bytes themselves
@@ -46,9 +48,11 @@ def write_whole(
 
 # %% ../../nbs/core/03_files.ipynb #c0e30010
 def fingerprint(
-    px # Pixels, as an array or a tensor
-)->tuple: # `(digest, span)`: 16 hexadecimal digits that differ where pixels do, and the largest pixel minus the smallest
-    "What is needed to know a picture again, and to see whether there is anything in it"
+    px    # Pixels, as an array or a tensor
+)->tuple: # `(digest, span)`
+    """What is needed to know a picture again, and to see whether there is anything in it
+
+    The digest is 16 hexadecimal digits that differ where pixels do, the span the largest pixel minus the smallest."""
     px = np.ascontiguousarray(px)
     digest = hashlib.blake2b(px.tobytes()+str(px.shape).encode(), digest_size=8).hexdigest()
     return digest,float(px.max())-float(px.min())

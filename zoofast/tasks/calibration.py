@@ -13,6 +13,7 @@ __all__ = ['MOST_SCORES', 'reliability', 'calibration_error', 'fit_temperature',
 # %% ../../nbs/tasks/08_calibration.ipynb #78b907e3
 import copy, warnings
 import numpy as np, pandas as pd, torch
+from fastcore.basics import patch
 
 # %% ../../nbs/tasks/08_calibration.ipynb #e8be8a1d
 def reliability(
@@ -22,15 +23,17 @@ def reliability(
 )->pd.DataFrame:     # A row for each bin that is not empty: `n`, `probability` (its mean), `right` (fraction)
     "Probabilities beside the fractions that turned out right"
     at = np.clip((np.asarray(prob)*bins).astype(int), 0, bins-1)
-    df = pd.DataFrame({"probability": np.asarray(prob, dtype=float), "right": np.asarray(right, dtype=float)}).groupby(at).agg(n=("right", "size"), probability=("probability", "mean"), right=("right", "mean"))
-    return df.reset_index(drop=True)
+    each = pd.DataFrame({"probability": np.asarray(prob, dtype=float), "right": np.asarray(right, dtype=float)})
+    by_bin = each.groupby(at).agg(n=("right", "size"), probability=("probability", "mean"), right=("right", "mean"))
+    return by_bin.reset_index(drop=True)
 
 def calibration_error(
     prob:np.ndarray, # Probability of each answer that was given `(n,)`
     right:np.ndarray,# Was it right? `(n,)`
     bins:int=15      # Bins of equal width from 0 to 1
 )->float:
-    "Expected calibration error: the mean over galaxies of the difference between the mean probability of their bin and the fraction of it that is right"
+    """Expected calibration error: the mean over galaxies of the difference between the mean probability of their bin
+    and the fraction of it that is right"""
     r = reliability(prob, right, bins)
     return float((r.n*(r.probability-r.right).abs()).sum()/max(r.n.sum(), 1))
 
@@ -42,7 +45,8 @@ def fit_temperature(
 )->float:
     "The temperature that makes the targets most likely, from 1/20 to 20; raises `ValueError` for other tasks"
     from scipy.optimize import minimize_scalar
-    if not hasattr(task, "temperature"): raise ValueError(f"{type(task).__name__} has no probabilities of classes, so no temperature")
+    if not hasattr(task, "temperature"):
+        raise ValueError(f"{type(task).__name__} has no probabilities of classes, so no temperature")
     out,y = out.double(),y.double() if y.is_floating_point() else y
     def loss(t): return task.calibration_loss(out/float(np.exp(t)), y).item()
     return float(np.exp(minimize_scalar(loss, bounds=(-np.log(20), np.log(20)), method="bounded").x))
@@ -55,6 +59,17 @@ def _scores(p, y):
     s = np.sort(np.asarray(p, dtype=float)[np.asarray(y, dtype=bool)])
     return s if len(s)<=MOST_SCORES else s[np.linspace(0, len(s)-1, MOST_SCORES).round().astype(int)]
 
+def _calibrate_temperature(task, out, y):
+    "Set the task's temperature; the calibration error before and after"
+    task.temperature = 1.
+    before = calibration_error(*task.answers_given(out, y))
+    task.temperature = t = fit_temperature(task, out, y)
+    if not 0.051<t<19.9:
+        warnings.warn(f"the temperature {t:.3g} is as far as it may go: the {len(y)} validation galaxies are too few "
+                      "to say, or the model has learned nothing")
+    return dict(error_before=before, temperature=t, error_after=calibration_error(*task.answers_given(out, y)))
+
+# %% ../../nbs/tasks/08_calibration.ipynb #2f4d3896
 def fit_calibration(
     task,             # A task; its temperature is set, where it has one
     out:torch.Tensor, # Outputs of the head for the validation galaxies `(n, outputs)`
@@ -64,83 +79,116 @@ def fit_calibration(
     if not task.can_be_calibrated: raise ValueError(task.why_uncalibrated.format(name=type(task).__name__))
     use = torch.from_numpy(task.is_labelled(y.cpu()))
     out,y = out.cpu()[use].double(),y.cpu()[use]
-    if len(y)<10: raise ValueError(f"{len(y)} validation galaxies are too few to calibrate with; at least 10 are needed")
+    if len(y)<10:
+        raise ValueError(f"{len(y)} validation galaxies are too few to calibrate with; at least 10 are needed")
     if not out.isfinite().all(): raise ValueError("the model's outputs are not finite; it cannot be calibrated")
     said = dict(n=len(y))
-    if hasattr(task, "temperature"):
-        task.temperature = 1.
-        said["error_before"] = calibration_error(*task.answers_given(out, y))
-        said["temperature"] = task.temperature = fit_temperature(task, out, y)
-        if not 0.051<task.temperature<19.9: warnings.warn(f"the temperature {task.temperature:.3g} is as far as it may go: the {len(y)} validation galaxies are too few to say, or the model has learned nothing")
-        said["error_after"] = calibration_error(*task.answers_given(out, y))
-    p = task.activation(out)
-    scores = {k: _scores(*o) for k,o in task.misses(p, y).items()}
-    return {**said, "scores": {k: v.tolist() for k,v in scores.items()}}
+    if hasattr(task, "temperature"): said |= _calibrate_temperature(task, out, y)
+    scores = {k: _scores(*o).tolist() for k,o in task.misses(task.activation(out), y).items()}
+    return {**said, "scores": scores}
 
 # %% ../../nbs/tasks/08_calibration.ipynb #fc0ad766
+def _usable_scores(task, calibration):
+    "Label -> how far off the validation galaxies were; raises `ValueError` for a calibration that cannot be used"
+    scores = calibration.get("scores") if isinstance(calibration, dict) else None
+    if not isinstance(scores, dict) or set(scores)!=set(task.label_cols):
+        raise ValueError("coverage=: the model is not calibrated; learn.calibrate() before learn.save_bundle "
+                         "(zoofast finetune --calibrate) does that")
+    try: scores = {k: np.asarray(v, dtype=float) for k,v in scores.items()}
+    except (TypeError, ValueError) as e:
+        raise ValueError(f"coverage=: the model's calibration cannot be used: {e}") from None
+    most = np.inf if task.quantities else 1+1e-6
+    if not all(v.ndim==1 and np.isfinite(v).all() and (v>=0).all() and (v<=most).all() for v in scores.values()):
+        raise ValueError("coverage=: the model's calibration cannot be used: its scores are not what they should be, "
+                         "0 or more, and 1 at most for classes")
+    return scores
+
+def _check_coverage(coverage, n):
+    "Raise `ValueError` where `n` galaxies are too few for this coverage"
+    need = int(np.ceil(round(coverage/(1-coverage), 6)))
+    if n<need:
+        raise ValueError(f"coverage={coverage!r} needs at least {need} validation galaxies with each label; "
+                         f"the model was calibrated with {n}")
+
+# %% ../../nbs/tasks/08_calibration.ipynb #722519e2
 class WithSets:
-    "A task whose table of predictions also has a set of classes, `<label>_set`, or an interval, `<label>_lower` and `<label>_upper`, for each label"
+    """A task whose table of predictions also has a set of classes, `<label>_set`, or an interval, `<label>_lower` and
+    `<label>_upper`, for each label"""
     def __init__(self,
-        task,                 # A calibrated task
+        task,                    # A calibrated task
         calibration:"dict|None", # What `fit_calibration` gave
-        coverage:float=0.9    # Part of the galaxies whose truth should be in the set or interval
+        coverage:float=0.9       # Part of the galaxies whose truth should be in the set or interval
     ):
         from crepes import ConformalClassifier, ConformalRegressor
-        if not (isinstance(coverage, (int, float)) and 0<coverage<1): raise ValueError(f"coverage={coverage!r} must be a number between 0 and 1, such as 0.9")
-        scores = calibration.get("scores") if isinstance(calibration, dict) else None
-        if not isinstance(scores, dict) or set(scores)!=set(task.label_cols): raise ValueError("coverage=: the model is not calibrated; learn.calibrate() before learn.save_bundle (zoofast finetune --calibrate) does that")
-        try: scores = {k: np.asarray(v, dtype=float) for k,v in scores.items()}
-        except (TypeError, ValueError) as e: raise ValueError(f"coverage=: the model's calibration cannot be used: {e}") from None
-        most = np.inf if task.quantities else 1+1e-6
-        if not all(v.ndim==1 and np.isfinite(v).all() and (v>=0).all() and (v<=most).all() for v in scores.values()): raise ValueError("coverage=: the model's calibration cannot be used: its scores are not what they should be, 0 or more, and 1 at most for classes")
-        n = min(map(len, scores.values()))
-        need = int(np.ceil(round(coverage/(1-coverage), 6)))
-        if n<need: raise ValueError(f"coverage={coverage!r} needs at least {need} validation galaxies with each label; the model was calibrated with {n}")
+        if not (isinstance(coverage, (int, float)) and 0<coverage<1):
+            raise ValueError(f"coverage={coverage!r} must be a number between 0 and 1, such as 0.9")
+        scores = _usable_scores(task, calibration)
+        _check_coverage(coverage, min(map(len, scores.values())))
         self.task,self.coverage = task,coverage
-        numbers = bool(task.quantities)
-        if twice := next((c for i,c in enumerate(self.columns) if c in self.columns[:i]), None): raise ValueError(f"coverage=: two columns of predictions would be named {twice!r}; rename a label or a class")
-        self.by_label = {k: ConformalRegressor().fit(residuals=v) if numbers else ConformalClassifier().fit(v) for k,v in scores.items()}
+        if twice := next((c for i,c in enumerate(self.columns) if c in self.columns[:i]), None):
+            raise ValueError(f"coverage=: two columns of predictions would be named {twice!r}; "
+                             "rename a label or a class")
+        def of(v): return ConformalRegressor().fit(residuals=v) if task.quantities else ConformalClassifier().fit(v)
+        self.by_label = {k: of(v) for k,v in scores.items()}
 
     def __getattr__(self, name):
         if name=="task": raise AttributeError(name)          # while it is being copied
         return getattr(self.task, name)
 
-    def _types(self):
-        more = ("lower", "upper") if self.task.quantities else ("set",)
-        return [*self.task._types(), *((f"{c}_{m}", "float64" if m!="set" else "string") for c in self.task.label_cols for m in more)]
-    @property
-    def columns(self)->list: return [k for k,_ in self._types()]
-    @property
-    def dtypes(self)->dict: return dict(self._types())
+# %% ../../nbs/tasks/08_calibration.ipynb #a03c652b
+@patch
+def _types(self:WithSets):
+    kinds = {"lower": "float64", "upper": "float64"} if self.task.quantities else {"set": "string"}
+    return [*self.task._types(), *((f"{c}_{k}", t) for c in self.task.label_cols for k,t in kinds.items())]
 
-    def to_frame(self, samples, std=False):
-        "The task's table, with sets or intervals after its columns; missing where there is no prediction"
-        table = self.task.to_frame(samples, std)
-        p = (samples if samples.ndim==2 else samples.mean(0))
-        there = np.isfinite(p).all(1)
-        more = self._sets(p[there]).set_axis(np.flatnonzero(there)).reindex(range(len(p)))
-        n = len(self.task.columns)
-        return pd.concat([table.iloc[:,:n], more, table.iloc[:,n:]], axis=1)
+@patch(as_prop=True)
+def columns(self:WithSets)->list: return [k for k,_ in self._types()]
 
-    def _sets(self, p):
-        "Sets or intervals of predictions `(n, outputs)` that are there"
-        out = {}
-        for i,c in enumerate(self.task.label_cols):
-            of = self.by_label[c]
-            if self.task.quantities:
-                low,high = of.predict_int(p[:,i], confidence=self.coverage).T if len(p) else np.empty((2,0))
-                out |= {f"{c}_lower": np.clip(low, 0, 1) if self.task.unit_interval else low, f"{c}_upper": np.clip(high, 0, 1) if self.task.unit_interval else high}
-                continue
-            names,q = self.task.choices[c],self.task.class_probabilities(p)[c]
-            inside = of.predict_set(1-q, confidence=self.coverage, smoothing=False) if len(p) else np.empty((0, len(names)))
-            out[f"{c}_set"] = pd.Series(["|".join(str(n) for n,o in zip(names, row) if o) for row in inside], dtype=object)
-        return pd.DataFrame(out)
+@patch(as_prop=True)
+def dtypes(self:WithSets)->dict: return dict(self._types())
 
+# %% ../../nbs/tasks/08_calibration.ipynb #64b1f3f8
+@patch
+def to_frame(self:WithSets, samples, std=False):
+    "The task's table, with sets or intervals after its columns; missing where there is no prediction"
+    table = self.task.to_frame(samples, std)
+    p = samples if samples.ndim==2 else samples.mean(0)
+    there = np.isfinite(p).all(1)
+    more = self._sets(p[there]).set_axis(np.flatnonzero(there)).reindex(range(len(p)))
+    n = len(self.task.columns)
+    return pd.concat([table.iloc[:,:n], more, table.iloc[:,n:]], axis=1)
+
+@patch
+def _sets(self:WithSets, p):
+    "Sets or intervals of predictions `(n, outputs)` that are there"
+    out = {}
+    for i,c in enumerate(self.task.label_cols):
+        if self.task.quantities: out[f"{c}_lower"],out[f"{c}_upper"] = self._interval(c, p[:,i])
+        else: out[f"{c}_set"] = self._classes(c, p)
+    return pd.DataFrame(out)
+
+# %% ../../nbs/tasks/08_calibration.ipynb #a7bd711c
+@patch
+def _interval(self:WithSets, label, numbers):
+    "Lower and upper ends for predicted numbers"
+    if not len(numbers): return np.empty((2,0))
+    ends = self.by_label[label].predict_int(numbers, confidence=self.coverage).T
+    return np.clip(ends, 0, 1) if self.task.unit_interval else ends
+
+@patch
+def _classes(self:WithSets, label, p):
+    "The classes in each galaxy's set, as a text"
+    names,q = self.task.choices[label],self.task.class_probabilities(p)[label]
+    inside = np.empty((0, len(names)))
+    if len(p): inside = self.by_label[label].predict_set(1-q, confidence=self.coverage, smoothing=False)
+    return pd.Series(["|".join(str(n) for n,o in zip(names, row) if o) for row in inside], dtype=object)
+
+# %% ../../nbs/tasks/08_calibration.ipynb #2198ccbe
 def with_sets(
     model,         # A `GalaxyModel` that was calibrated
     coverage:float # Part of the galaxies whose truth should be in the set or interval
 ):                 # The same model, whose tables have sets or intervals
-    "A model that also predicts sets of classes, or intervals of numbers; raises `ValueError` for one that was not calibrated"
+    "A model that also predicts sets of classes, or intervals of numbers; raises `ValueError` for one not calibrated"
     model = copy.copy(model)
     model.task = WithSets(model.task, model.config.get("calibration"), coverage)
     return model

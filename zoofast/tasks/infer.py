@@ -39,6 +39,17 @@ def same_task(
     return {**a.config, "temperature": 1, "n_votes": None}=={**b.config, "temperature": 1, "n_votes": None}
 
 # %% ../../nbs/tasks/09_infer.ipynb #5e240cd2
+def _check_labels(df, cols, classes):
+    "Raise `CatalogError` where columns are no labels, or many whole numbers are hardly classes"
+    if not cols or set(cols)&{"id_str", "file_loc", "split"}:
+        raise CatalogError(f"label_cols={cols}: these columns are no labels")
+    col = cols[0]
+    if len(cols)>1 or not classes or not pd.api.types.is_numeric_dtype(df[col]): return
+    n = df[col].nunique()
+    if n>max(50, len(df)//2):
+        raise CatalogError(f"column {col!r} has {n} different whole numbers for {len(df)} galaxies; "
+                           f"if they are to be estimated, say task=Regression({col!r}) (--task regression)")
+
 def infer_task(
     df:pd.DataFrame,      # Catalogue
     label_cols:"str|list" # Column with the labels, or several
@@ -46,27 +57,33 @@ def infer_task(
     "The task for a catalogue's label columns; raises `CatalogError` where there is none for them"
     cols = [label_cols] if isinstance(label_cols, str) else list(label_cols)
     need_columns(df, *cols)
-    if not cols or set(cols)&{"id_str", "file_loc", "split"}: raise CatalogError(f"label_cols={cols}: these columns are no labels")
     classes = [c for c in cols if is_categorical(df[c])]
-    if len(cols)==1 and classes and pd.api.types.is_numeric_dtype(df[cols[0]]) and df[cols[0]].nunique()>max(50, len(df)//2): raise CatalogError(f"column {cols[0]!r} has {df[cols[0]].nunique()} different whole numbers for {len(df)} galaxies; if they are to be estimated, say task=Regression({cols[0]!r}) (--task regression)")
-    if len(cols)==1: return Classification(cols[0]) if classes else Regression(cols)
+    _check_labels(df, cols, classes)
     if not classes: return Regression(cols)
+    if len(cols)==1: return Classification(cols[0])
     if len(classes)==len(cols) and all(df[c].nunique()<=2 for c in cols): return MultiLabel(cols)
     odd = next((c for c in classes if df[c].nunique()>2), classes[0])
-    raise CatalogError(f"label_cols={cols}: column {odd!r} has {df[odd].nunique()} different values, so these are neither labels of two values each nor all of them numbers; "
-                       f"say what they are with task=, MultiLabel, Regression or VoteCounts (--task, --schema)")
+    raise CatalogError(f"label_cols={cols}: column {odd!r} has {df[odd].nunique()} different values, "
+                       "so these are neither labels of two values each nor all of them numbers; "
+                       "say what they are with task=, MultiLabel, Regression or VoteCounts (--task, --schema)")
 
 # %% ../../nbs/tasks/09_infer.ipynb #2fa7c1d7
 def score_predictions(
     preds:pd.DataFrame, # Table of predictions, with the task's columns
     truth:pd.DataFrame, # Catalogue with the labels, in the same order
     task                # What was predicted
-)->dict:                # `n`, the task's metrics; for classes also `accuracy_lower` and `accuracy_upper` (95 %), for votes `coverage`, the part of the counted fractions that are within the 90 % intervals
-    "Compare predictions with labels; galaxies without a prediction, or without a label that training could use, do not count"
+)->dict:                # `n`, the task's metrics, and scores beside them
+    """Compare predictions with labels; galaxies without a prediction, or without a label that training could use,
+    do not count
+
+    Beside the metrics there are for classes `accuracy_lower` and `accuracy_upper` (95 %), for votes `coverage`, the
+    part of the counted fractions that are within the 90 % intervals."""
     out,y = task.outputs_of(preds),task.encode(truth)
     use = out.isfinite().all(1) & torch.from_numpy(task.is_labelled(y))
     for odd,_ in task.problems(truth): use &= torch.from_numpy(~odd)
     out,y = out[use],y[use]
-    if not len(y): raise CatalogError(f"no galaxy has both a label in {', '.join(map(repr, task.label_cols[:5]))} and a prediction")
+    if not len(y):
+        labels = ", ".join(map(repr, task.label_cols[:5]))
+        raise CatalogError(f"no galaxy has both a label in {labels} and a prediction")
     score = {"n": len(y), **{m.func.__name__: m.func(out, y) for m in task.metrics}}
     return score | task.more_scores(score, preds[use.numpy()], y)

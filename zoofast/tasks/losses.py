@@ -65,7 +65,8 @@ class FocalCrossEntropy(nn.Module):
     "Cross-entropy in which a galaxy counts `(1-p)**gamma` times, with `p` the probability of its true class"
     y_int = True                                 # tells fastai's MixUp to mix losses, not class numbers
     def __init__(self,
-        gamma:float=2.,                  # The higher, the less a galaxy counts that is classified well; 0 is cross-entropy
+        # The higher, the less a galaxy counts that is classified well; 0 is cross-entropy
+        gamma:float=2.,
         weight:"torch.Tensor|None"=None, # Weight of each class `(classes,)`
         reduction:str="mean"             # "mean" (weighted, as torch's), "sum" or "none"
     ):

@@ -23,20 +23,24 @@ def _cut(files):
     where = pc.replace_substring_regex(files, r"[^/]*$", "").dictionary_encode()
     return where.dictionary.to_pylist(),where.indices.to_numpy(),pc.replace_substring_regex(files, r"(?s)^.*/", "")
 
+def _listed(folder, names):
+    "Which of the names are those of files in a folder?"
+    if not os.path.isdir(folder): return np.zeros(len(names), dtype=bool)
+    with os.scandir(os.fsencode(folder)) as there:
+        known = pa.array([o.name for o in there if o.is_file()], pa.large_binary())
+    return pc.is_in(names.cast(pa.large_binary()), value_set=known).to_numpy(zero_copy_only=False)
+
 def _there(files):
     "Is each path that of a file? A folder that many are in is listed once"
     dirs,codes,names = _cut(files)
     n = np.bincount(codes, minlength=len(dirs))
-    res,few,order = np.zeros(len(files), dtype=bool),n[codes]<1000,np.argsort(codes, kind="stable")
+    few = n[codes]<1000
+    res = np.zeros(len(files), dtype=bool)
     res[few] = [os.path.isfile(f) for f in files.filter(pa.array(few)).to_pylist()]
-    ends = np.cumsum(n)
+    order,ends = np.argsort(codes, kind="stable"),np.cumsum(n)
     for i in np.flatnonzero(n>=1000).tolist():
-        if not os.path.isdir(dirs[i]): continue
         rows = order[ends[i]-n[i]:ends[i]]
-        with os.scandir(os.fsencode(dirs[i])) as there:
-            known = pa.array([o.name for o in there if o.is_file()], pa.large_binary())
-        wanted = names.take(pa.array(rows)).cast(pa.large_binary())
-        res[rows] = pc.is_in(wanted, value_set=known).to_numpy(zero_copy_only=False)
+        res[rows] = _listed(dirs[i], names.take(pa.array(rows)))
     return res
 
 # %% ../../nbs/catalog/02_paths.ipynb #e05cabae
@@ -61,27 +65,30 @@ def _from_url(address):
     path = re.sub(r"^file:(//(localhost)?)?(?=/)", "", address)
     return path if os.path.exists(path) else unquote(path)
 
+# %% ../../nbs/catalog/02_paths.ipynb #09083af6
 def _changed(files, mask, change):
     "The paths, those in `mask` changed"
     return pc.replace_with_mask(files, mask, pa.array([change(o) for o in files.filter(mask).to_pylist()], _text))
 
 def _absolute(files, base):
     "Paths made absolute, starting from the folder `base`; web addresses and \"\" stay"
+    def whole(o): return _tidy(os.path.join(base, os.path.expanduser(o))) if o.strip() else ""
+    def folder(d):
+        is_web = re.match("[A-Za-z][A-Za-z0-9+.-]+://", d)
+        return d if is_web else os.path.join(_tidy(os.path.join(base, os.path.expanduser(d))), "")
     local = pc.match_substring_regex(files, "^file:/")
     if pc.any(local).as_py(): files = _changed(files, local, _from_url)
     dirs,codes,names = _cut(files)
-    web = [bool(re.match("[A-Za-z][A-Za-z0-9+.-]+://", d)) for d in dirs]
-    full = [d if w else os.path.join(_tidy(os.path.join(base, os.path.expanduser(d))), "") for d,w in zip(dirs, web)]
-    res = pc.binary_join_element_wise(pa.array(full, _text).take(pa.array(codes)), names, pa.scalar("", _text))
+    full = pa.array([folder(d) for d in dirs], _text)
+    res = pc.binary_join_element_wise(full.take(pa.array(codes)), names, pa.scalar("", _text))
     odd = pc.match_substring_regex(names, r"^(\s*|\.\.?|~.*)$")               # no name, or one that leads elsewhere
-    def whole(o): return _tidy(os.path.join(base, os.path.expanduser(o))) if o.strip() else ""
     if pc.any(odd).as_py():
         res = pc.replace_with_mask(res, odd, pa.array([whole(o) for o in files.filter(odd).to_pylist()], _text))
     return _as_on_disk(res)
 
 # %% ../../nbs/catalog/02_paths.ipynb #57b80070
 def _joined(files, base):
-    "Paths that are made of several with `|`, made absolute; where there is a file of this name, the bar is part of the name"
+    "Paths that are made of several with `|`, made absolute; where there is a file of this name, the bar is part of it"
     res = _absolute(files, base)
     rows = ~_there(res)
     parts = pc.split_pattern(files.filter(pa.array(rows)), "|")
@@ -91,8 +98,8 @@ def _joined(files, base):
 def file_locations(
     cols:list, # Paths, an Arrow array of text for each column of files
     base:str   # Folder that relative ones start from
-)->pa.Array:   # `file_loc` of each galaxy: absolute path(s), with `|` between those of several bands; "" where all are missing
-    "Where the images are"
+)->pa.Array:   # `file_loc` of each galaxy; "" where all of its files are missing
+    "Where the images are: absolute path(s), with `|` between those of several bands"
     if len(cols)>1:
         res = pc.binary_join_element_wise(*(_absolute(c, base) for c in cols), pa.scalar("|", _text))
         return pc.if_else(pc.equal(res, "|"*(len(cols)-1)), pa.scalar("", _text), res)
@@ -125,7 +132,8 @@ def absent_files(
     "Look for files, without opening them"
     parts = pc.split_pattern(pa.array(files, _text), "|")
     ok = np.logical_and.reduceat(_there(parts.values), parts.offsets.to_numpy()[:-1])
-    return {f: r for f,r in ((f, _no_file(f)) for f in np.asarray(files, dtype=object)[~ok]) if r}
+    why = {f: _no_file(f) for f in np.asarray(files, dtype=object)[~ok]}
+    return {f: r for f,r in why.items() if r}
 
 # %% ../../nbs/catalog/02_paths.ipynb #1c4da665
 def file_parts(

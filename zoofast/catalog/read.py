@@ -55,18 +55,23 @@ def _check_table(df, name, id_col, file_cols):
 
 def _own_byte_order(df):
     "Numbers as this machine has them: FITS has the other byte order"
-    def foreign(t): return isinstance(t, np.dtype) and not t.isnative
-    return df.assign(**{c: df[c].astype(df[c].dtype.newbyteorder("=")) for c in df.columns if foreign(df[c].dtype)})
+    def is_foreign(t): return isinstance(t, np.dtype) and not t.isnative
+    def own(col): return col.astype(col.dtype.newbyteorder("="))
+    return df.assign(**{c: own(df[c]) for c in df.columns if is_foreign(df[c].dtype)})
 
 # %% ../../nbs/catalog/03_read.ipynb #bceff17e
 def read_catalog(
-    source:"str|Path|pd.DataFrame", # A DataFrame; the path of a csv (also .gz), parquet, FITS table, VOTable or ECSV file; a Hugging
-                                    # Face dataset: its folder, or "hf_dataset:user/name"
+    # A DataFrame; the path of a csv (also .gz), parquet, FITS table, VOTable or ECSV file; a Hugging Face dataset: its
+    # folder, or "hf_dataset:user/name"
+    source:"str|Path|pd.DataFrame",
     image_dir:"str|Path|None"=None, # Folder that relative image paths start from; default the catalogue's own folder
     id_col:str="id_str",            # Column with the galaxies' identifiers
-    file_col:"str|list"="file_loc", # Column with the images' paths; several where each band has its own file, in the order wanted
-)->pd.DataFrame:                    # The table; first the text columns `id_str` and `file_loc` (absolute, with `|` between bands' files)
-    "Read a catalogue of galaxies; raises `CatalogError` where it is missing, unreadable, empty or lacks a column"
+    # Column with the images' paths; several where each band has its own file, in the order wanted
+    file_col:"str|list"="file_loc",
+)->pd.DataFrame:                    # The table; first the text columns `id_str` and `file_loc`
+    """Read a catalogue of galaxies; raises `CatalogError` where it is missing, unreadable, empty or lacks a column
+
+    `file_loc` is absolute, with `|` between bands' files."""
     file_cols = [file_col] if isinstance(file_col, str) else list(file_col)
     if not file_cols or len(set(file_cols))<len(file_cols):
         raise CatalogError(f"file_col={file_col!r}: name one column, or several different ones")

@@ -27,27 +27,34 @@ def label_list(
 def is_categorical(
     col:pd.Series # Labels
 )->bool:
-    "Do these labels name classes? Text, booleans and whole numbers do (whole numbers beside missing values are floats to pandas)"
+    """Do these labels name classes? Text, booleans and whole numbers do
+
+    Whole numbers beside missing values are floats to pandas."""
     if not pd.api.types.is_float_dtype(col): return True
     some = col.dropna()
     return bool((some % 1 == 0).all())
 
 # %% ../../nbs/catalog/04_split.ipynb #67ea6acb
+def _connected(a, b):
+    "Numbers of what hangs together: `a` and `b` are the two sides of a graph, each row of theirs an edge"
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+    b = b+a.max()+1
+    n = b.max()+1
+    graph = coo_matrix((np.ones(len(a)), (a,b)), shape=(n,n))
+    return connected_components(graph, directed=False)[1][a]
+
 def _units(df, group_col):
     "Number of the unit that each row belongs to: rows that share a file, or a value of `group_col`, are one unit"
     def number(col):                              # a row without a value belongs to no group but its own
         codes = pd.factorize(col.where(col.notna() & (col.astype(str)!="")))[0]
         return np.where(codes<0, len(df)+np.arange(len(df)), codes)
-    keys = [number(df.file_loc)] + ([number(df[group_col])] if group_col else [])
-    if len(keys)==1: return keys[0]
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
-    a,b = keys[0],keys[1]+keys[0].max()+1         # files and groups are the two sides of a graph, rows its edges
-    n = b.max()+1
-    return connected_components(coo_matrix((np.ones(len(a)), (a,b)), shape=(n,n)), directed=False)[1][a]
+    files = number(df.file_loc)
+    return _connected(files, number(df[group_col])) if group_col else files
 
 # %% ../../nbs/catalog/04_split.ipynb #7d3c449f
-def _number(values): return pd.factorize(values, sort=True, use_na_sentinel=False)[0]      # whatever the order of the rows
+# Number of each value, whatever the order of the rows
+def _number(values): return pd.factorize(values, sort=True, use_na_sentinel=False)[0]
 
 def _is_class(col, alone):
     "Is a label dealt out by its values? Several labels with many values each would have too many combinations"
@@ -56,31 +63,37 @@ def _is_class(col, alone):
     return n<=20 or alone and not (pd.api.types.is_numeric_dtype(col) and n>50)
 
 def _stratum(col, alone):
-    "A number for each row: of the class, or the tenth of the galaxies (fewer parts of a small catalogue) that a number falls in"
+    "Number of each row's class, or of the tenth of the galaxies that its number falls in"
     if _is_class(col, alone): return _number(col.astype(str))
-    parts = min(10, max(1, len(col)//10))
+    parts = min(10, max(1, len(col)//10))         # fewer parts of a small catalogue
     return _number(pd.qcut(pd.to_numeric(col, errors="coerce"), parts, labels=False, duplicates="drop"))
 
 def _strata(df, labels):
     "A number for each row: of its label, or its combination of labels"
     if not labels: return pd.Series(0, index=df.index)
     strata = _stratum(df[labels[0]], len(labels)==1)
-    for c in labels[1:8]:                         # combinations that are rare, as those of several numbers are, are not told apart
+    for c in labels[1:8]:     # combinations that are rare, as those of several numbers are, are not told apart
         finer = _number(strata*(len(df)+1)+_stratum(df[c], False))
         strata = _number(np.where(np.bincount(finer)[finer]<10, -1-strata, finer))
     return pd.Series(strata, index=df.index)
 
 # %% ../../nbs/catalog/04_split.ipynb #75158577
+def _how_many(sizes, want):
+    "How many units, from the first on, make the share of rows that is wanted"
+    before = sizes.cumsum()-sizes
+    # a large group may be nearer to its share left out
+    stop = (before>=want) | ((before>0) & (before+sizes/2>want))
+    return stop.argmax() if stop.any() else len(sizes)
+
 def _deal(sizes, valid, test, rng):
     "`train`, `valid` or `test` for each unit of one class, in random order until each part has its share of the rows"
-    out,order,used = np.full(len(sizes), "train", dtype=object),rng.permutation(len(sizes)),0
+    out = np.full(len(sizes), "train", dtype=object)
+    order,used = rng.permutation(len(sizes)),0
     for name,frac in (("valid",valid), ("test",test)):
         want = max(round(sizes.sum()*frac), 1) if frac else 0           # a class is seen in each part that has a share
-        some = sizes[order[used:-1]]                              # one unit at least is left to train on
-        before = some.cumsum()-some
-        stop = (before>=want) | ((before>0) & (before+some/2>want))     # a large group may be nearer to its share left out
-        n = stop.argmax() if stop.any() else len(some)
-        out[order[used:used+n]],used = name,used+n
+        n = _how_many(sizes[order[used:-1]], want)                      # one unit at least is left to train on
+        out[order[used:used+n]] = name
+        used += n
     return out
 
 # %% ../../nbs/catalog/04_split.ipynb #84bb620e
@@ -93,7 +106,8 @@ def _checked_split(df):
                            f"it must be 'train', 'valid' or 'test' (drop the column to have the catalogue split)")
     shared = df.groupby("file_loc").split.nunique()>1 if "file_loc" in df else pd.Series(dtype=bool)
     if shared.any():
-        raise CatalogError(f"column 'split': the file {shared.index[shared][0]} is in more than one of train, valid and test")
+        file = shared.index[shared][0]
+        raise CatalogError(f"column 'split': the file {file} is in more than one of train, valid and test")
     return df
 
 # %% ../../nbs/catalog/04_split.ipynb #d0dc386a
@@ -122,7 +136,8 @@ def check_split(
     seed:int,        # Seed of the split
     group_col        # Column whose equal values stay together, or `None`
 ):
-    "Raise a `ValueError` for a part or seed that will not do, a `CatalogError` for a column that is missing, as `split_catalog` does"
+    """Raise a `ValueError` for a part or seed that will not do, a `CatalogError` for a column that is missing, as
+    `split_catalog` does"""
     check_number("seed", seed, whole=True, low=0, high=2**32-1)
     need_columns(df, *label_list(label_cols), *([group_col] if group_col else []))
     if "split" in df or (0<=valid<1 and 0<=test<1 and valid+test<1): return
@@ -131,7 +146,8 @@ def check_split(
 # %% ../../nbs/catalog/04_split.ipynb #3ba649f1
 def split_catalog(
     df:pd.DataFrame,                 # Catalogue from `read_catalog`
-    label_cols:"str|list|None"=None, # Column(s) to stratify by: classes are dealt out separately, numbers by tenths of their range
+    # Column(s) to stratify by: classes are dealt out separately, numbers by tenths of their range
+    label_cols:"str|list|None"=None,
     valid:float=0.2,                 # Fraction of rows for validation
     test:float=0.0,                  # Fraction of rows for test
     seed:int=42,                     # The same seed gives the same split, whatever the order of the rows
@@ -146,5 +162,6 @@ def split_catalog(
     size,rng = np.bincount(unit),np.random.default_rng(seed)
     split = np.full(len(units), "train", dtype=object)
     order = np.lexsort((_first_names(df, unit, len(units)), stratum))
-    for us in np.split(order, np.flatnonzero(np.diff(stratum[order]))+1): split[us] = _deal(size[us], valid, test, rng)
+    for us in np.split(order, np.flatnonzero(np.diff(stratum[order]))+1):
+        split[us] = _deal(size[us], valid, test, rng)
     return df.assign(split=split[unit])

@@ -17,8 +17,9 @@ import numpy as np, pandas as pd, pyarrow as pa, pyarrow.compute as pc
 from fastcore.basics import patch
 from ..core.errors import CatalogError, first_line
 from .read import need_columns, read_catalog
-from .tables import (_astropy, _check_nulls, _check_quotes, _check_text, _format, _frame, _header, _missing,
-                                    _text, _too_many_cells, id_column, parquet_parts)
+from .tables import _astropy, _format, _text, parquet_parts                          # formats
+from .tables import _check_nulls, _check_quotes, _check_text, _header, _too_many_cells  # csv
+from .tables import _frame, _missing, id_column                                      # columns
 
 # %% ../../nbs/catalog/05_stream.ipynb #4a9e29f3
 def _hint(said):
@@ -31,7 +32,8 @@ def _reading(source, kind):
     "Errors of readers, as one sentence that names the file"
     try: yield
     except (CatalogError, MemoryError, ModuleNotFoundError, GeneratorExit): raise
-    except Exception as e:           # readers raise many kinds of errors on broken files; the user needs the file and the reason
+    # readers raise many kinds of errors on broken files; the user needs the file and the reason
+    except Exception as e:
         raise CatalogError(f"{source}: cannot be read as {kind}: {first_line(e)}{_hint(str(e))}") from e
 
 # %% ../../nbs/catalog/05_stream.ipynb #8c9634ba
@@ -206,14 +208,15 @@ class _Whole:
 
     def digest(self):
         "A checksum of what is in it"
+        def has_lists(col): return any(isinstance(o, (list, dict, set, np.ndarray)) for o in col)
         df = self.table.to_pandas()
-        def has_lists(col): return any(isinstance(o, (list, dict, set, np.ndarray)) for o in col)     # which have no hash of their own
-        df = df.assign(**{c: df[c].map(repr) for c in df if has_lists(df[c])})
+        df = df.assign(**{c: df[c].map(repr) for c in df if has_lists(df[c])})     # these have no hash of their own
         return hashlib.sha256(pd.util.hash_pandas_object(df, index=False).to_numpy().tobytes()).hexdigest()
 
 # %% ../../nbs/catalog/05_stream.ipynb #607a323a
 class CatalogStream:
-    "A catalogue read in pieces: `n_rows`, `columns` (carried along), `schema`, `empty` (the table without a row), `identity`"
+    """A catalogue read in pieces: `n_rows`, `columns` (carried along), `schema`, `empty` (the table without a row),
+    `identity`"""
     def __init__(self,
         source,                        # DataFrame, or path of a catalogue; see `read_catalog`
         image_dir=None,                # Folder that relative image paths start from
@@ -225,8 +228,9 @@ class CatalogStream:
         if not self.file_cols or len(set(self.file_cols))<len(self.file_cols):
             raise CatalogError(f"file_col={file_col!r}: name one column, or several different ones")
         self._open(source, image_dir, columns)
-        self.n_rows,types = self.src.rows,[(o, t) for o,(t,_) in self.src.types.items()]
+        self.n_rows = self.src.rows
         if not self.n_rows: raise CatalogError(f"{self.name} has no rows")
+        types = [(o, t) for o,(t,_) in self.src.types.items()]
         self.schema = pa.schema([("id_str", pa.large_string()), ("file_loc", pa.large_string()), *types])
         self.empty = self._empty()
         self.identity = self._identity()
@@ -259,6 +263,15 @@ def _open_file(self:CatalogStream):
     need_columns(there, *self.file_cols, name=self.name, hint="; name the right one with file_col=")
     return src
 
+# %% ../../nbs/catalog/05_stream.ipynb #dd128e4c
+def _state(files):
+    "What changes when one of the files does"
+    stats = [os.stat(f) for f in files]
+    whole = dict(files=len(files), bytes=sum(s.st_size for s in stats), modified=max(s.st_mtime_ns for s in stats))
+    if len(files)==1: return whole
+    said = "\n".join(f"{os.path.basename(f)}\t{s.st_size}\t{s.st_mtime_ns}" for f,s in zip(files, stats))
+    return dict(whole, parts=hashlib.sha256(said.encode()).hexdigest())
+
 @patch
 def _identity(self:CatalogStream):
     "What changes when the catalogue does"
@@ -273,8 +286,17 @@ def _carried(self:CatalogStream, columns):
     if columns is None: return []
     if isinstance(columns, str) and columns=="all": return [o for o in names if o not in taken]
     columns = [columns] if isinstance(columns, str) else list(dict.fromkeys(columns))
-    need_columns(pd.DataFrame(columns=names), *columns, name=self.name, hint="; name those to carry along with columns=")
+    hint = "; name those to carry along with columns="
+    need_columns(pd.DataFrame(columns=names), *columns, name=self.name, hint=hint)
     return [o for o in columns if o not in taken]
+
+def _nullable(col):
+    "A column whose whole numbers and booleans may be missing, in pandas"
+    t = col.type
+    if pa.types.is_boolean(t): return col.to_pandas(types_mapper={t: pd.BooleanDtype()}.get)
+    if not pa.types.is_integer(t): return col.to_pandas()
+    name = str(t).replace("int", "Int").replace("uI", "UI")
+    return col.to_pandas(types_mapper={t: pd.api.types.pandas_dtype(name)}.get)
 
 @patch
 def _empty(self:CatalogStream):
@@ -286,6 +308,15 @@ def _empty(self:CatalogStream):
     return pd.concat([head, rest.reset_index(drop=True)], axis=1)
 
 # %% ../../nbs/catalog/05_stream.ipynb #51c09780
+@patch
+def _filled(self:CatalogStream, a, b, held, blocks):
+    "Blocks `(first row, table)` that have the rows from `a` to below `b`, those that were held back first"
+    while not held or held[-1][0]+len(held[-1][1])<b:
+        if (got := next(blocks, None)) is None:
+            raise CatalogError(f"{self.name} has changed while it was read: it had {self.n_rows} rows")
+        held = [(i,t) for i,t in [*held, got] if i+len(t)>a]
+    return held
+
 @patch
 def pieces(self:CatalogStream,
     size:int,   # Rows in a piece
@@ -302,13 +333,10 @@ def pieces(self:CatalogStream,
     with _reading(self.name, self.kind.lstrip(".")):
         for k in todo:
             a,b = k*size,min((k+1)*size, self.n_rows)
-            while not held or held[-1][0]+len(held[-1][1])<b:      # (first row, table) of blocks that are not used up
-                if (got := next(blocks, None)) is None:
-                    raise CatalogError(f"{self.name} has changed while it was read: it had {self.n_rows} rows")
-                held = [o for o in [*held, got] if o[0]+len(o[1])>a]
+            held = self._filled(a, b, held, blocks)
             parts = [t.slice(max(a-i, 0), min(b, i+len(t))-max(a, i)) for i,t in held if i<b and i+len(t)>a]
             yield k,pa.concat_tables(parts)
-            held = [o for o in held if o[0]+len(o[1])>b]
+            held = [(i,t) for i,t in held if i+len(t)>b]               # not used up
 
 # %% ../../nbs/catalog/05_stream.ipynb #614e05a7
 @patch
@@ -326,20 +354,3 @@ def rows(self:CatalogStream,
         raise CatalogError(f"{self.name}, rows {first+1} to {first+len(piece)}: {why}") from e
     known = [pa.array(head[o], pa.large_string()) for o in ("id_str", "file_loc")]
     return pa.table([*known, *(piece[o] for o in self.columns)], self.schema)
-
-# %% ../../nbs/catalog/05_stream.ipynb #ed9188a8
-def _nullable(col):
-    "A column whose whole numbers and booleans may be missing, in pandas"
-    t = col.type
-    if pa.types.is_boolean(t): return col.to_pandas(types_mapper={t: pd.BooleanDtype()}.get)
-    if not pa.types.is_integer(t): return col.to_pandas()
-    name = str(t).replace("int", "Int").replace("uI", "UI")
-    return col.to_pandas(types_mapper={t: pd.api.types.pandas_dtype(name)}.get)
-
-def _state(files):
-    "What changes when one of the files does"
-    stats = [os.stat(f) for f in files]
-    whole = dict(files=len(files), bytes=sum(s.st_size for s in stats), modified=max(s.st_mtime_ns for s in stats))
-    if len(files)==1: return whole
-    said = "\n".join(f"{os.path.basename(f)}\t{s.st_size}\t{s.st_mtime_ns}" for f,s in zip(files, stats))
-    return dict(whole, parts=hashlib.sha256(said.encode()).hexdigest())

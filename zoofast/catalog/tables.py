@@ -36,6 +36,7 @@ def _whole(col, name):
     raise CatalogError(f"column {name!r} holds floating-point numbers such as {float(lost.iloc[0])!r}, "
                        f"so digits of the identifiers are lost: read it as text (pandas: dtype={{{name!r}: str}})")
 
+# %% ../../nbs/catalog/01_tables.ipynb #ffa437e9
 def text_column(
     col:pd.Series, # Identifiers or paths, of any type
     name:str       # The column's name, for the error
@@ -50,7 +51,8 @@ def text_column(
     if not is_plain: col = col.map(str, na_action="ignore").astype(object)
     try: res = pc.fill_null(pc.cast(pa.array(col, from_pandas=True), pa.large_string()), "")
     except UnicodeEncodeError as e:
-        raise CatalogError(f"column {name!r} holds text that is not Unicode: {e.object[:100]!a}; rename these files") from e
+        found = e.object[:100]
+        raise CatalogError(f"column {name!r} holds text that is not Unicode: {found!a}; rename these files") from e
     return res.combine_chunks() if isinstance(res, pa.ChunkedArray) else res
 
 # %% ../../nbs/catalog/01_tables.ipynb #4367a7ec
@@ -90,15 +92,18 @@ def _frame(
     return pd.DataFrame(out)
 
 # %% ../../nbs/catalog/01_tables.ipynb #8a25bedc
-_missing = ["", "NA", "N/A", "n/a", "#N/A", "<NA>", "nan", "NaN", "-nan", "NULL", "null"]      # but "None" may be a class: of bars, say
-_unpack = {".gz": gzip.decompress, ".bz2": bz2.decompress, ".xz": lzma.decompress, ".zip": lambda b: _only_member(b)}
-
 def _only_member(b):
     "The one file in a zip archive"
     with zipfile.ZipFile(io.BytesIO(b)) as z:
         names = [o for o in z.namelist() if not o.endswith("/") and not o.startswith("__MACOSX")]
         if len(names)!=1: raise ValueError(f"the archive holds {len(names)} files, where one table is wanted")
         return z.read(names[0])
+
+_unpack = {".gz": gzip.decompress, ".bz2": bz2.decompress, ".xz": lzma.decompress, ".zip": _only_member}
+
+# %% ../../nbs/catalog/01_tables.ipynb #caa860dd
+# Cells in which nothing is; but "None" may be a class: of bars, say
+_missing = ["", "NA", "N/A", "n/a", "#N/A", "<NA>", "nan", "NaN", "-nan", "NULL", "null"]
 
 def _typed(col):
     "A column of text as numbers or booleans where all of its cells are"
@@ -109,8 +114,8 @@ def _typed(col):
         try: return trim.cast(t)
         except pa.ArrowInvalid: pass
     low = pc.utf8_lower(trim)
-    if pc.all(pc.is_in(low, value_set=pa.array(["true","false",None], pa.string()))).as_py(): return low.cast(pa.bool_())
-    return col
+    is_bool = pc.all(pc.is_in(low, value_set=pa.array(["true", "false", None], pa.string()))).as_py()
+    return low.cast(pa.bool_()) if is_bool else col
 
 # %% ../../nbs/catalog/01_tables.ipynb #3df8a1fa
 def _check_names(names, sep):
@@ -120,8 +125,9 @@ def _check_names(names, sep):
                          f"delete it, or what is before the names")
     if len(names)!=1: return
     other = next((o for o in ";\t|, " if o!=sep and o in names[0].strip()), None)
-    if other: raise ValueError(f"its columns are separated by {other!r} where {sep!r} is expected; save it with {sep!r}, "
-                               f"or read it with pandas (sep={other!r}) and give the DataFrame")
+    if other:
+        raise ValueError(f"its columns are separated by {other!r} where {sep!r} is expected; save it with {sep!r}, "
+                         f"or read it with pandas (sep={other!r}) and give the DataFrame")
 
 def _header(data, sep):
     "Names of the columns of a csv file, and how many cells its first row has"
@@ -156,6 +162,7 @@ def _too_many_cells(header, n, sep):
     return ValueError(f"rows have {n} cells where the header names {len(header)} columns; "
                       f"name them all, or put quotes around cells with {sep!r}")
 
+# %% ../../nbs/catalog/01_tables.ipynb #29b39140
 def _parse_csv(data, sep, names):
     "Columns of text in the bytes of a csv file, below its header"
     from pyarrow import csv as pacsv
@@ -168,8 +175,9 @@ def _parse_csv(data, sep, names):
     except pa.ArrowInvalid: pass
     try: return read(False)                              # the same, slower, to know the row
     except pa.ArrowInvalid as e:
-        if "UTF8" in str(e): raise ValueError(f"it is not UTF-8 (Latin-1, perhaps): save it as UTF-8 ({first_line(e)})") from e
-        raise ValueError(f"{first_line(e)}; the file may be cut off, or a cell with {sep!r} lacks its quotes") from e
+        said = first_line(e)
+        if "UTF8" in str(e): raise ValueError(f"it is not UTF-8 (Latin-1, perhaps): save it as UTF-8 ({said})") from e
+        raise ValueError(f"{said}; the file may be cut off, or a cell with {sep!r} lacks its quotes") from e
 
 # %% ../../nbs/catalog/01_tables.ipynb #5844527b
 def _read_csv(data, sep, text_cols):
@@ -192,7 +200,8 @@ def _manifest(folder):
     try:
         m = json.loads(about.read_text(encoding="utf-8"))
         return m.get("complete", True),len(m.get("finished", []))
-    except (OSError, ValueError, AttributeError) as e: raise CatalogError(f"{about} cannot be read: {first_line(e)}") from e
+    except (OSError, ValueError, AttributeError) as e:
+        raise CatalogError(f"{about} cannot be read: {first_line(e)}") from e
 
 def parquet_parts(
     folder # Folder of parquet files, or of folders of them
@@ -200,12 +209,14 @@ def parquet_parts(
     "The files of a table in several parts, by their names; raises `CatalogError` where it is not finished"
     folder = Path(folder)
     done,n = _manifest(folder)
-    if not done: raise CatalogError(f"{folder} is not finished: make its other rows first, by the same call that made these")
+    if not done:
+        raise CatalogError(f"{folder} is not finished: make its other rows first, by the same call that made these")
     def is_hidden(o): return any(p.startswith((".", "_")) for p in o.relative_to(folder).parts)
     found = [o for o in folder.rglob("*") if o.suffix.lower() in (".parquet", ".pq")]
     parts = [o for o in found if not is_hidden(o) and o.is_file()]
     if n and len(parts)!=n:
-        raise CatalogError(f"{folder} has {len(parts)} of its {n} parts: make the others by the same call that made these")
+        raise CatalogError(f"{folder} has {len(parts)} of its {n} parts: "
+                           "make the others by the same call that made these")
     return sorted(map(str, parts))
 
 # %% ../../nbs/catalog/01_tables.ipynb #85fc73c3
@@ -223,17 +234,23 @@ def _read_parquet(path, text_cols):
     schema = pa.unify_schemas(schemas, promote_options="permissive")
     return _frame(_valid(dataset.dataset(parts, schema=schema, format="parquet").to_table()), text_cols)
 
+# %% ../../nbs/catalog/01_tables.ipynb #51a37ed5
+def _without_arrays(table, text_cols):
+    "A table of astropy without the columns that have an array in each cell"
+    wide = [o for o in table.colnames if table[o].ndim>1]
+    bad = next((o for o in text_cols if o in wide), None)
+    if bad: raise ValueError(f"column {bad!r} has an array in each cell, where one text is wanted")
+    table.remove_columns(wide)
+    return table
+
 def _read_astropy(path, kind, text_cols):
     "A table that astropy reads: of a FITS file with several, the first"
     from astropy.table import Table
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")                       # astropy warns about units and headers that are not of the standard
-        z = _unpack.get(path.suffix.lower())                  # astropy does not end on some damaged archives
+        warnings.simplefilter("ignore")           # astropy warns about units and headers that are not of the standard
+        z = _unpack.get(path.suffix.lower())      # astropy does not end on some damaged archives
         table = Table.read(io.BytesIO(z(path.read_bytes())) if z else path, format=kind)
-        wide = [o for o in table.colnames if table[o].ndim>1]
-        bad = next((o for o in text_cols if o in wide), None)
-        if bad: raise ValueError(f"column {bad!r} has an array in each cell, where one text is wanted")
-        table.remove_columns(wide)
+        table = _without_arrays(table, text_cols)
         table.convert_bytestring_to_unicode()
         df = table.to_pandas()
     for o in df.columns:
@@ -249,6 +266,7 @@ def _suffix(b):
     "Suffix of the file that these bytes are, by how they begin: to look at only, a reader goes by the bytes"
     return next((s for m,s in _magic.items() if b.startswith(m)), ".webp" if b[8:12]==b"WEBP" else ".image")
 
+# %% ../../nbs/catalog/01_tables.ipynb #0f294b4b
 def _load_dataset(source):
     "Split -> dataset, and a name for it; the split is \"\" where there is but one"
     try: import datasets
@@ -284,6 +302,7 @@ def _write_images(ds, col, folder, split):
     cells = (o if isinstance(o, dict) else {"bytes": o} for o in (row[col] for row in rows))
     return pa.array([_write_image(o, folder/(split or col), i) for i,o in enumerate(cells)], pa.string())
 
+# %% ../../nbs/catalog/01_tables.ipynb #eadbccc7
 def _one_split(ds, split, images, folder):
     "Columns of a dataset as an Arrow table: paths of images, names of classes"
     import datasets
@@ -298,18 +317,20 @@ def _one_split(ds, split, images, folder):
     return pa.table(cols)
 
 # %% ../../nbs/catalog/01_tables.ipynb #121698bf
-_splits = {"validation": "valid", "val": "valid", "dev": "valid", "eval": "valid"}
-
 def _image_columns(source, features, file_cols):
     "Columns of images to be written, and the new name of the one that is meant where none is named"
     import datasets
     def is_image(o, f):
         return isinstance(f, datasets.Image) or o in file_cols and getattr(f, "dtype", "") in ("binary", "large_binary")
     images = [o for o,f in features.items() if is_image(o, f)]
-    if file_cols!=["file_loc"] or "file_loc" in features or not images: return [o for o in images if o in file_cols],{}
+    if file_cols!=["file_loc"] or "file_loc" in features or not images:
+        return [o for o in images if o in file_cols],{}
     if len(images)==1: return images,{images[0]: "file_loc"}
     raise CatalogError(f"{source} has several columns of images: {', '.join(images)}; "
                        f"name one, or all bands in order, with file_col=")
+
+# %% ../../nbs/catalog/01_tables.ipynb #56540ed0
+_splits = {"validation": "valid", "val": "valid", "dev": "valid", "eval": "valid"}
 
 def _read_dataset(source, id_col, file_cols, image_dir):
     "The table of a Hugging Face dataset"
@@ -321,8 +342,10 @@ def _read_dataset(source, id_col, file_cols, image_dir):
     for split,ds in parts.items():
         columns = _one_split(ds, split, images, home/f"{name}-{digest}")
         df = _frame(columns, (id_col, *file_cols)).rename(columns=renamed)
-        if id_col=="id_str" and id_col not in df: df.insert(0, id_col, [f"{split or 'row'}_{i}" for i in range(len(df))])
-        frames.append(df.assign(split=_splits.get(split, split)) if split and "split" not in df else df)
+        if id_col=="id_str" and id_col not in df:
+            df.insert(0, id_col, [f"{split or 'row'}_{i}" for i in range(len(df))])
+        if split and "split" not in df: df = df.assign(split=_splits.get(split, split))
+        frames.append(df)
     return pd.concat(frames, ignore_index=True)
 
 # %% ../../nbs/catalog/01_tables.ipynb #51b3ca87
@@ -336,8 +359,8 @@ def _folder_format(path):
     "What a folder holds: \"dataset\" or \".parquet\""
     if (path/"dataset_dict.json").is_file() or (path/"state.json").is_file(): return "dataset"
     if parquet_parts(path): return ".parquet"
-    raise CatalogError(f"{path}: cannot tell the format of the catalogue: it is a folder, and holds neither parquet files "
-                       f"nor a Hugging Face dataset written by save_to_disk")
+    raise CatalogError(f"{path}: cannot tell the format of the catalogue: it is a folder, and holds neither parquet "
+                       f"files nor a Hugging Face dataset written by save_to_disk")
 
 def _format(path, source):
     "What there is at `path`: a key of `_formats`, or \"dataset\""
@@ -346,7 +369,8 @@ def _format(path, source):
     if path.is_dir(): return _folder_format(path)
     suffix = next((s for s in sorted(_formats, key=len, reverse=True) if path.name.lower().endswith(s)), None)
     if suffix: return suffix
-    raise CatalogError(f"{path}: cannot tell the format of the catalogue from its name; use one of {' '.join(_formats)}")
+    raise CatalogError(f"{path}: cannot tell the format of the catalogue from its name; "
+                       f"use one of {' '.join(_formats)}")
 
 # %% ../../nbs/catalog/01_tables.ipynb #6b2c758e
 def _read(source, path, suffix, id_col, file_cols, image_dir):
@@ -361,9 +385,11 @@ def _read(source, path, suffix, id_col, file_cols, image_dir):
     return _read_csv(_unpack.get(z, bytes)(path.read_bytes()), sep, text_cols)
 
 def read_table(
-    source:"str|Path",       # csv or tsv (also .gz .bz2 .xz .zip), parquet (also a folder of them), FITS table, VOTable, ECSV, a
-                             # folder written by `Dataset.save_to_disk`, or "hf_dataset:user/name"
-    id_col:str="id_str",     # Column that stays text, exactly as written; made from split and row where a dataset has none
+    # csv or tsv (also .gz .bz2 .xz .zip), parquet (also a folder of them), FITS table, VOTable, ECSV, a folder written
+    # by `Dataset.save_to_disk`, or "hf_dataset:user/name"
+    source:"str|Path",
+    # Column that stays text, exactly as written; made from split and row where a dataset has none
+    id_col:str="id_str",
     file_cols=("file_loc",), # Columns that stay text; those with images within a dataset become paths
     image_dir=None           # Folder for images within a dataset; default one in zoofast's cache
 )->pd.DataFrame:             # The table as it is
@@ -372,6 +398,7 @@ def read_table(
     suffix = _format(path, source)
     try: return _read(source, path, suffix, id_col, file_cols, image_dir)
     except CatalogError: raise
-    except Exception as e:          # readers raise many kinds of errors on broken files; the user needs the file and the reason
+    # readers raise many kinds of errors on broken files; the user needs the file and the reason
+    except Exception as e:
         if isinstance(e, (MemoryError, ModuleNotFoundError)): raise
         raise CatalogError(f"{source}: cannot be read as {suffix.lstrip('.')}: {first_line(e)}") from e

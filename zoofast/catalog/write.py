@@ -21,7 +21,9 @@ from ..core.files import unfinished
 # %% ../../nbs/catalog/06_write.ipynb #aa87a55b
 _writers = {".csv": "to_csv", ".csv.gz": "to_csv", ".parquet": "to_parquet", ".pq": "to_parquet"}
 
-def _suffix(out): return next((s for s in sorted(_writers, key=len, reverse=True) if str(out).lower().endswith(s)), None)
+def _suffix(out):
+    longest_first = sorted(_writers, key=len, reverse=True)
+    return next((s for s in longest_first if str(out).lower().endswith(s)), None)
 
 def _is_same_file(a, b):
     a,b = Path(a).expanduser(),Path(b).expanduser()
@@ -29,6 +31,7 @@ def _is_same_file(a, b):
 
 def _cannot_write(out, e): return CatalogError(f"out={str(out)!r} cannot be written: {e.strerror or e}")
 
+# %% ../../nbs/catalog/06_write.ipynb #444601a6
 def check_out(
     out,         # Path of the table to write
     catalog=None # The catalogue that is read, which may not be written over

@@ -42,6 +42,7 @@ def _json(o):
     if isinstance(o, float) and not np.isfinite(o): return None
     return o if o is None or isinstance(o, (bool, int, float, str)) else str(o)
 
+# %% ../../nbs/bundles/03_bundle.ipynb #ada0f633
 def _config(model, weights, about):
     "What config.json says: the model, its weights' checksum and `about`"
     enc = model.net.encoder
@@ -52,7 +53,6 @@ def _config(model, weights, about):
                       reader=reader_config(model.reader), encoder=encoder, head=dict(dropout=model.net.head[0].p),
                       **more, versions=package_versions(), sha256={"model.safetensors": _sha256(weights)}))
 
-# %% ../../nbs/bundles/03_bundle.ipynb #337a4be9
 def _write_files(part, folder, model, card, history, about):
     "Write the files of a bundle into the folder `part`"
     from safetensors.torch import save_file
@@ -65,6 +65,7 @@ def _write_files(part, folder, model, card, history, about):
     pd.DataFrame(history or []).to_csv(part/"history.csv", index=False)
     (part/"config.json").write_text(json.dumps(config, indent=1, allow_nan=False), encoding="utf-8")
 
+# %% ../../nbs/bundles/03_bundle.ipynb #337a4be9
 def write_bundle(
     folder,              # Where to; made if it is not there
     model:GalaxyModel,   # What to save
@@ -146,6 +147,7 @@ def _versions(c):
     was,now = (v.get("timm") if isinstance(v, dict) else None),package_versions().get("timm")
     return f" (it was written with timm {first_line(was, 20)}; this is {now})" if was and was!=now else ""
 
+# %% ../../nbs/bundles/03_bundle.ipynb #061c49d7
 def load_bundle(
     source,       # A bundle's folder, a run's folder that holds one, or "hf_hub:user/name" (and "@revision")
     device=None,  # Device to predict on; default: a GPU where there is one
@@ -191,8 +193,8 @@ def _saved_loss(config):
     "The loss of a bundle's config.json, or `None`; raises `BundleError` for one that was not saved or is not known"
     saved = config.get("loss")
     if isinstance(saved, dict) and "own" in saved:
-        raise BundleError(f"the model was trained with a loss of one's own, {saved['own']!r}, which is not in the bundle; "
-                          "give it as to_learner(..., loss_func=...)")
+        raise BundleError(f"the model was trained with a loss of one's own, {saved['own']!r}, "
+                          "which is not in the bundle; give it as to_learner(..., loss_func=...)")
     try: return None if saved is None else loss_from_config(saved)
     except ValueError as e:
         raise BundleError(f"the bundle's loss cannot be used: {e}; give one as to_learner(..., loss_func=...)") from e

@@ -22,60 +22,121 @@ def _text(o, most=200):
     # an underscore inside a word is one
     return re.sub(r"([\\`*{}\[\]<>#|~$&]|(?<![^\W_])_|_(?![^\W_]))", r"\\\1", text)
 
+# %% ../../nbs/bundles/01_card.ipynb #b1eba5ff
 def _table(head, rows, most=60):
     "A table in Markdown"
     line = lambda cells: "| " + " | ".join(_text(c) for c in cells) + " |"
-    return [line(head), "|" + " --- |"*len(head), *map(line, rows[:most]), *([f"\n... and {len(rows)-most} more."] if len(rows)>most else []), ""]
+    more = [f"\n... and {len(rows)-most} more."] if len(rows)>most else []
+    return [line(head), "|" + " --- |"*len(head), *map(line, rows[:most]), *more, ""]
 
 def _answers(task, data):
     "What the model answers, as lines of Markdown, and the data's summary"
     own = [o for t in task.own_tables() for o in ["", *_table(*t)]]
     return [task.answer(_text), *own],[o for t in task.data_tables(data) for o in _table(*t)]
 
-# %% ../../nbs/bundles/01_card.ipynb #ca283e26
+# %% ../../nbs/bundles/01_card.ipynb #48b864a2
 def base_model(
     encoder:dict # An encoder's configuration
 )->"str|None":   # user/name, or `None` where it is not known
     "The repository of the Hugging Face hub that an encoder's weights came from"
     said = str(encoder.get("weights") or "")
-    found = re.fullmatch(r"(?:zoobot checkpoint .*, from )?hf[_-]hub:([\w.-]+/[\w.-]+)(?:@.*)?", said) or re.fullmatch(r"timm, .*: ([\w.-]+/[\w.-]+)", said)
+    of_hub = re.fullmatch(r"(?:zoobot checkpoint .*, from )?hf[_-]hub:([\w.-]+/[\w.-]+)(?:@.*)?", said)
+    found = of_hub or re.fullmatch(r"timm, .*: ([\w.-]+/[\w.-]+)", said)
     return found and found[1]
 
+# %% ../../nbs/bundles/01_card.ipynb #8b73d8fa
 def _front(task, config, name, metrics):
     "The front matter of a card"
     from huggingface_hub import EvalResult, ModelCardData
     kind,pipeline = config["task"]["kind"],task.hub_pipeline
-    results = [EvalResult(task_type=pipeline or "other", task_name=kind, dataset_type="galaxies", dataset_name="galaxies kept for validation", dataset_split="validation", metric_type=k, metric_name=k.replace("_", " "), metric_value=v) for k,v in metrics.items()]
-    data = ModelCardData(library_name="zoofast", pipeline_tag=pipeline, tags=["galaxies", "astronomy", kind, "timm", "zoofast"], license=config.get("license"), base_model=config.get("base_model"), model_name=name, eval_results=results or None)
+    of_what = dict(task_type=pipeline or "other", task_name=kind, dataset_type="galaxies",
+                   dataset_name="galaxies kept for validation", dataset_split="validation")
+    results = [EvalResult(**of_what, metric_type=k, metric_name=k.replace("_", " "), metric_value=v)
+               for k,v in metrics.items()]
+    data = ModelCardData(library_name="zoofast", pipeline_tag=pipeline,
+                         tags=["galaxies", "astronomy", kind, "timm", "zoofast"],
+                         license=config.get("license"), base_model=config.get("base_model"),
+                         model_name=name, eval_results=results or None)
     if not results: data.model_name = None
     return ["---", data.to_yaml().strip(), "---", ""]
 
+# %% ../../nbs/bundles/01_card.ipynb #ca283e26
+def _usage(name):
+    "How the model is used"
+    bundle = json.dumps(name.replace("`", ""))
+    return ["## How to use it", "",
+            "```python",
+            "from zoofast.all import *",
+            f'model = load_bundle({bundle})          # this folder, or "hf_hub:user/name"',
+            'preds = predict_catalog(model, "catalogue.csv", out="predictions.parquet")',
+            "```", "",
+            "It needs the Python package zoofast. "
+            "Loading it runs no code of this repository: it is json and safetensors.", ""]
+
+def _data(data, summary, reader):
+    "What the model was trained on, and how images are read"
+    known = "It is not recorded what the model was trained on."
+    if data.get("galaxies"):
+        known = "Galaxies: " + ", ".join(f"{n} {_text(s)}" for s,n in data["galaxies"].items()) + "."
+    size,how = reader["size"],", ".join(f"{k}={v}" for k,v in reader.items() if v is not None)
+    return ["## Data", "", known, "", *(summary if data else []),
+            f"Images are read as {reader['channels']} x {size} x {size} pixels, in this way: {_text(how)}.", ""]
+
+# %% ../../nbs/bundles/01_card.ipynb #3e9f22bc
+def _metrics(metrics):
+    "How well the model did; nothing where that is not known"
+    if not metrics: return []
+    return ["## Metrics", "", "On the galaxies kept for validation, at the epoch whose weights these are.", "",
+            *_table(["metric", "value"], list(metrics.items()))]
+
+def _training(config):
+    "How the model was made"
+    enc,views = config["encoder"],_text(config.get("augment"))
+    weights = _text(enc.get("weights") or "not known")
+    lines = ["## Training", "", f"Encoder: {_text(enc.get('name'))}; weights it started from: {weights}.", ""]
+    params = {k: v for k,v in (config.get("params") or {}).items() if v is not None and k!="encoder"}
+    if params: lines += _table(["parameter", "value"], list(params.items()))
+    mirrored = "as good" if config.get("flip", True) else "not used"
+    if config.get("augment"): lines += [f"Views: {views}. Mirror images are {mirrored}.", ""]
+    return lines
+
+# %% ../../nbs/bundles/01_card.ipynb #13f2e7ea
+def _limits(task, metrics):
+    "What every model of this kind should be told with"
+    yield "It repeats the labels it was trained on, their errors and their biases included."
+    yield ("On images unlike those (another telescope, band, depth, seeing, pixel scale or stretch, or galaxies of "
+           "other distances and sizes) it answers as surely, and may be wrong. "
+           "Check a few hundred labelled galaxies of your own first.")
+    if metrics:
+        yield ("The validation galaxies may also have chosen the epoch, so that the metrics can be a little better "
+               "than on galaxies nobody has looked at.")
+    yield from task.limits
+
+def _written(config):
+    "With what and when the model was written, and the checksums of its files"
+    versions,sums = config.get("versions") or {},config.get("sha256") or {}
+    created = [f"Written {_text(config['created'])}.", ""] if config.get("created") else []
+    return ["## Versions", "", *_table(["package", "version"], list(versions.items())), *created,
+            *[f"SHA-256 of {_text(k)}: `{v}`" for k,v in sums.items()], ""]
+
+# %% ../../nbs/bundles/01_card.ipynb #471cc03f
 def model_card(
     config:dict,      # What a bundle's config.json says
     name:str="model"  # What the model is called
 )->str:               # Markdown
     "A bundle's page, for README.md: what it answers, how to use it, data, metrics, training, limitations, versions"
-    task,data,enc = task_from_config(config["task"]),config.get("data") or {},config["encoder"]
+    task,data = task_from_config(config["task"]),config.get("data") or {}
     name = " ".join(str(name).split()) or "model"
-    metrics = {k: float(v) for k,v in (config.get("metrics") or {}).items() if isinstance(v, (int, float)) and np.isfinite(v)}
-    what,seen = _answers(task, data)
-    lines = [*_front(task, config, name, metrics), f"# {_text(name)}", "", *what, "",
-        "## How to use it", "", "```python", "from zoofast.all import *", f"model = load_bundle({json.dumps(name.replace('`', ''))})          # this folder, or \"hf_hub:user/name\"", 'preds = predict_catalog(model, "catalogue.csv", out="predictions.parquet")', "```", "",
-        "It needs the Python package zoofast. Loading it runs no code of this repository: it is json and safetensors.", "",
-        "## Data", "", *(["Galaxies: " + ", ".join(f"{n} {_text(s)}" for s,n in data["galaxies"].items()) + ".", ""] if data.get("galaxies") else ["It is not recorded what the model was trained on.", ""]), *(seen if data else []),
-        f"Images are read as {config['reader']['channels']} x {config['reader']['size']} x {config['reader']['size']} pixels, in this way: {_text(', '.join(f'{k}={v}' for k,v in config['reader'].items() if v is not None))}.", ""]
-    if metrics: lines += ["## Metrics", "", "On the galaxies kept for validation, at the epoch whose weights these are.", "", *_table(["metric", "value"], list(metrics.items()))]
-    lines += ["## Training", "", f"Encoder: {_text(enc.get('name'))}; weights it started from: {_text(enc.get('weights') or 'not known')}.", ""]
-    if params := {k: v for k,v in (config.get("params") or {}).items() if v is not None and k!="encoder"}: lines += _table(["parameter", "value"], list(params.items()))
-    if config.get("augment"): lines += [f"Views: {_text(config['augment'])}. Mirror images are {'as good' if config.get('flip', True) else 'not used'}.", ""]
-    lines += ["## Limitations", "", *(f"- {o}" for o in _limits(task, metrics)), "",
-        "## Versions", "", *_table(["package", "version"], list((config.get("versions") or {}).items())), *([f"Written {_text(config['created'])}.", ""] if config.get("created") else []),
-        *[f"SHA-256 of {_text(k)}: `{v}`" for k,v in (config.get("sha256") or {}).items()], ""]
-    return "\n".join(lines)
-
-def _limits(task, metrics):
-    "What every model of this kind should be told with"
-    yield "It repeats the labels it was trained on, their errors and their biases included."
-    yield "On images unlike those (another telescope, band, depth, seeing, pixel scale or stretch, or galaxies of other distances and sizes) it answers as surely, and may be wrong. Check a few hundred labelled galaxies of your own first."
-    if metrics: yield "The validation galaxies may also have chosen the epoch, so that the metrics can be a little better than on galaxies nobody has looked at."
-    yield from task.limits
+    numbers = {k: v for k,v in (config.get("metrics") or {}).items() if isinstance(v, (int, float))}
+    metrics = {k: float(v) for k,v in numbers.items() if np.isfinite(v)}
+    what,summary = _answers(task, data)
+    limits = [f"- {o}" for o in _limits(task, metrics)]
+    return "\n".join([
+        *_front(task, config, name, metrics),
+        f"# {_text(name)}", "", *what, "",
+        *_usage(name),
+        *_data(data, summary, config["reader"]),
+        *_metrics(metrics),
+        *_training(config),
+        "## Limitations", "", *limits, "",
+        *_written(config)])

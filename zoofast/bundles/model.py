@@ -88,7 +88,7 @@ def read_ahead(
     reader:ImageReader, # How images are read
     batches,            # Yields pairs of a batch's name and its image files
     n_images:int=0      # Images there will be, or so; many are read by several processes, see `read_batches`
-):                      # Yields name, images (bytes, those that can be read, or `None`), and a reason or `None` for each path
+): # Yields name, images (bytes, those that can be read, or `None`), and a reason or `None` for each path
     "Read images ahead of the work on them"
     def one(path, px):
         try: np.copyto(px, reader(path).numpy(), "same_kind")
@@ -98,6 +98,7 @@ def read_ahead(
         there = [o is None for o in why]
         yield name,torch.from_numpy(px if all(there) else px[there]) if any(there) else None,why
 
+# %% ../../nbs/bundles/02_model.ipynb #8c020063
 def each_batch(
     reader:ImageReader, # How images are read
     paths,              # Image files

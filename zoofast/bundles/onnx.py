@@ -32,6 +32,7 @@ class _Answers(nn.Module):
         out = self.net.head(self.net.encoder(images.float()/255).float())
         return (self.activation(out) if self.activation else out).float()
 
+# %% ../../nbs/bundles/05_onnx.ipynb #46aeeb2f
 def _single(model):
     "An ONNX model with float32 wherever it had float64"
     import onnx
@@ -52,11 +53,12 @@ def _metadata(model, answer, raw):
     task,enc = model.task,model.net.encoder
     classes = getattr(task, "classes", None)
     what = "the head's outputs, before the task's activation, which cannot be exported" if raw else "the task's answers"
+    takes = (f"images: uint8 (n, {enc.channels}, {enc.size}, {enc.size}), bytes as the reader gives them, "
+             "0 to 255; the network's own normalisation is in the graph")
     return {"zoofast": f"a finetuned model; read images as the reader says, give them as `images`, get `{answer}`",
             "task": task.config, "classes": classes, "outputs": classes or task.label_cols, "columns": task.columns,
-            "input": f"images: uint8 (n, {enc.channels}, {enc.size}, {enc.size}), bytes as the reader gives them, 0 to 255; "
-                     "the network's own normalisation is in the graph",
-            "output": f"{answer}: float32 (n, {task.n_out}), {what}", "reader": reader_config(model.reader),
+            "input": takes, "output": f"{answer}: float32 (n, {task.n_out}), {what}",
+            "reader": reader_config(model.reader),
             "encoder": {k: enc.config.get(k) for k in ("name", "arch", "kwargs", "weights")},
             "sha256": model.config.get("sha256"), "versions": package_versions()}
 
@@ -66,6 +68,18 @@ def _with_metadata(m, about):
     texts = {k: v if isinstance(v, str) else json.dumps(v) for k,v in about.items() if v is not None}
     onnx.helper.set_model_props(m, texts)
     return m.SerializeToString()
+
+# %% ../../nbs/bundles/05_onnx.ipynb #d1258ebd
+@torch.inference_mode()
+def _same_answers(model, whole, shape):
+    "Does ONNX Runtime get torch's answers from the file, for several images and for one?"
+    import onnxruntime as ort
+    o = ort.SessionOptions()
+    o.log_severity_level = 3
+    s = ort.InferenceSession(model, o, providers=["CPUExecutionProvider"])
+    x = torch.randint(0, 256, (3, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    def same(b): return same_numbers(whole(b), torch.from_numpy(s.run(None, {"images": b.numpy()})[0]))
+    return same(x) and same(x[:1])
 
 # %% ../../nbs/bundles/05_onnx.ipynb #637c158a
 def _check_path(path):
@@ -98,15 +112,3 @@ def export_onnx(self:GalaxyModel,
             except OSError as e: raise ValueError(f"out={str(path)!r} cannot be written: {e.strerror or e}") from e
             except Exception as e: why = why or first_line(e)        # exporters and runtimes raise dozens of kinds
     raise ValueError(f"the model cannot be exported to ONNX: {why}")
-
-# %% ../../nbs/bundles/05_onnx.ipynb #d1258ebd
-@torch.inference_mode()
-def _same_answers(model, whole, shape):
-    "Does ONNX Runtime get torch's answers from the file, for several images and for one?"
-    import onnxruntime as ort
-    o = ort.SessionOptions()
-    o.log_severity_level = 3
-    s = ort.InferenceSession(model, o, providers=["CPUExecutionProvider"])
-    x = torch.randint(0, 256, (3, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
-    def same(b): return same_numbers(whole(b), torch.from_numpy(s.run(None, {"images": b.numpy()})[0]))
-    return same(x) and same(x[:1])

@@ -60,6 +60,7 @@ def _how_made(learn):
     return dict(params=learn.params, metrics=_metrics_in_hand(learn), calibration=learn.calibration,
                 data=data_summary(learn), loss=loss, flip=learn.dls.flip, augment=augment)
 
+# %% ../../nbs/bundles/04_save.ipynb #cdf527f4
 @patch
 def to_model(self:GalaxyLearner)->GalaxyModel:
     """The learner's model, ready to predict; it shares the learner's weights
@@ -67,8 +68,8 @@ def to_model(self:GalaxyLearner)->GalaxyModel:
     Raises `BundleError` for a resumed run whose later fits have not been called yet."""
     if self.checkpoint:
         killed_in = len(self.checkpoint["about"]["fits"])
-        raise BundleError(f"the run in {self.checkpoint_dir.parent} was killed in fit {killed_in}, and only {self.n_fits} "
-                          "have been called: call them all, as before, to go on with it")
+        raise BundleError(f"the run in {self.checkpoint_dir.parent} was killed in fit {killed_in}, "
+                          f"and only {self.n_fits} have been called: call them all, as before, to go on with it")
     device = next(self.model.parameters()).device
     return GalaxyModel(self.model, copy.deepcopy(self.task), self.dls.reader, _how_made(self), device)
 
@@ -152,8 +153,8 @@ def push_to_hub(
     load_bundle(folder, "cpu", encoder)
     to = f"{folder} cannot be pushed to {repo!r}"
     if not (token or get_token()):
-        raise BundleError(f"{to}: there is no token; make one that may write at https://huggingface.co/settings/tokens, "
-                          "then: hf auth login")
+        raise BundleError(f"{to}: there is no token; "
+                          "make one that may write at https://huggingface.co/settings/tokens, then: hf auth login")
     files = _files_to_push(folder)
     try:
         operations = [CommitOperationAdd(n, str(p)) for n,p in files.items()]

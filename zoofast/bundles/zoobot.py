@@ -12,6 +12,7 @@ __all__ = ['read_checkpoint', 'zoobot_reader', 'from_zoobot_checkpoint']
 
 # %% ../../nbs/bundles/06_zoobot.ipynb #be1afa3b
 import pickletools, re, zipfile
+from contextlib import contextmanager
 from pathlib import Path
 import numpy as np, timm, torch
 from ..images.reader import ImageReader
@@ -47,21 +48,26 @@ def _why(e):
     return (f"its pickle asks for {asks[1]}, which may run code; where you trust it, open it with zoobot, "
             "and save state_dict and hyper_parameters alone")
 
+# %% ../../nbs/bundles/06_zoobot.ipynb #34803778
+def _unpickled(path):
+    "What torch reads from a checkpoint without running code"
+    with zipfile.ZipFile(path) as z:
+        parts = z.infolist()
+        if any(o.compress_type for o in parts) or sum(o.file_size for o in parts)>path.stat().st_size:
+            raise ValueError("its parts are larger than the file")
+        if damaged := z.testzip(): raise ValueError(f"its part {damaged} is damaged: the checksum differs")
+        pkl = next((z.read(o) for o in parts if o.filename.split("/")[-1]=="data.pkl"), b"")
+    with torch.serialization.safe_globals(_stand_ins(pkl)):
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+# %% ../../nbs/bundles/06_zoobot.ipynb #a49e9f6f
 def read_checkpoint(
     path # A checkpoint (.ckpt) of PyTorch Lightning
 )->dict: # With `state_dict` (name -> tensor) and `hyper_parameters` (name -> value)
     "What a checkpoint holds, without running code from it; raises `BundleError`"
     path = Path(path).expanduser()
     if not path.is_file(): raise BundleError(f"{path}: there is no such file")
-    try:
-        with zipfile.ZipFile(path) as z:
-            parts = z.infolist()
-            if any(o.compress_type for o in parts) or sum(o.file_size for o in parts)>path.stat().st_size:
-                raise ValueError("its parts are larger than the file")
-            if damaged := z.testzip(): raise ValueError(f"its part {damaged} is damaged: the checksum differs")
-            pkl = next((z.read(o) for o in parts if o.filename.split("/")[-1]=="data.pkl"), b"")
-        with torch.serialization.safe_globals(_stand_ins(pkl)):
-            c = torch.load(path, map_location="cpu", weights_only=True)
+    try: c = _unpickled(path)
     except zipfile.BadZipFile as e:
         raise BundleError(f"{path} is no checkpoint that PyTorch Lightning wrote, or was cut short") from e
     except MemoryError: raise
@@ -88,6 +94,7 @@ def _head(sd, path):
     raise BundleError(f"{path} lacks the head of FinetuneableZoobotClassifier, Regressor or Tree, "
                       f"head.linear or head.1.0; beside the encoder it has {others[:2] or 'nothing'}")
 
+# %% ../../nbs/bundles/06_zoobot.ipynb #470826cc
 def _schema(o, path):
     "A schema of zoofast's from zoobot's, of which the attributes are left; by its name where it is one of Galaxy Zoo's"
     pairs,after = getattr(o, "question_answer_pairs", None),getattr(o, "dependencies", None)
@@ -101,6 +108,7 @@ def _schema(o, path):
         if (known.answers, known.asked_after)==(s.answers, s.asked_after): return known
     return s
 
+# %% ../../nbs/bundles/06_zoobot.ipynb #986f2554
 def _task(tree, n_out, hp, label, classes, schema, path):
     "What is predicted, from hyperparameters and arguments"
     if tree: return VoteCounts(_schema(hp.get("schema"), path) if schema is None else schema, min_concentration=1)
@@ -111,6 +119,16 @@ def _task(tree, n_out, hp, label, classes, schema, path):
     if "num_classes" in hp or n_out>1: return Classification(label, range(n_out) if classes is None else classes)
     raise BundleError(f"{path}: its hyperparameters do not say what it predicts; "
                       f"give task=, for instance Regression({label!r}, mean=[0], std=[1])")
+
+def _checked_task(task, tree, n_out):
+    "The task; raises a `ValueError` where the checkpoint's head is not that of such a task"
+    if bool(task.questions)!=tree or task.n_out!=n_out:
+        raise ValueError(f"{task} has {task.n_out} outputs, and the checkpoint's head is that of "
+                         f"{'a tree' if tree else 'a classifier or a regressor'} with {n_out}")
+    if tree and task.min_concentration!=1:
+        raise ValueError(f"the task has min_concentration={task.min_concentration:g}, and zoobot's models have 1; "
+                         "give VoteCounts(..., min_concentration=1)")
+    return task
 
 # %% ../../nbs/bundles/06_zoobot.ipynb #cd16a23e
 def _plain(o):
@@ -127,6 +145,7 @@ def _architecture(name):
     arch = re.split("[/:]", name)[-1].split(".")[0].removeprefix("zoobot-encoder-").removeprefix("greyscale-")
     return arch if timm.is_model(arch) else None
 
+# %% ../../nbs/bundles/06_zoobot.ipynb #35b67aec
 def _build(encoder, kwargs, size, channels):
     "The encoder with random weights"
     arch = encoder.split(".")[0] if isinstance(encoder, str) else ""
@@ -139,6 +158,7 @@ def _build(encoder, kwargs, size, channels):
     body = timm.create_model(arch, pretrained=False, num_classes=0, **kwargs)
     return Encoder(body, size, channels, config=dict(name=encoder, arch=arch, kwargs=kwargs))
 
+# %% ../../nbs/bundles/06_zoobot.ipynb #d5379d75
 def _encoder(encoder, kwargs, sd, hp, size, normalize, path):
     "The checkpoint's encoder, with its weights"
     name = hp["name"] if isinstance(hp.get("name"), str) else ""
@@ -169,13 +189,47 @@ _zoom = float(np.float32(1.2))        # as torch draws it from "between 1.2 and 
 def zoobot_reader(
     size:int=224,       # Pixels along each side of the images
     channels:int=3,     # 3, or 1 for a model of grey images
-    view:str="minimal"  # "minimal" (enlarged 1.2 times, zoobot's default) or "fast" (the middle `size` pixels as they are)
+    # "minimal" (enlarged 1.2 times, zoobot's default) or "fast" (the middle `size` pixels as they are)
+    view:str="minimal"
 )->ImageReader:
     "Reads images as zoobot does for prediction, with galaxy-datasets' `minimal_view_config` or `fast_view_config`"
     if view not in ("minimal", "fast"):
         raise ValueError(f"view={view!r}: use 'minimal' or 'fast', or give a reader of your own")
     how = dict(zoom=_zoom) if view=="minimal" else dict(crop=size)
     return ImageReader(size, channels, grey="luma" if channels==1 else "mean", **how)
+
+# %% ../../nbs/bundles/06_zoobot.ipynb #30e0d82a
+def _net(enc, task, weight, bias, dropout):
+    "Encoder and head; raises a `ValueError` where they do not fit"
+    if enc.num_features!=weight.shape[1]:
+        raise ValueError(f"the head takes {weight.shape[1]} features, and the encoder {enc.config['name']} gives "
+                         f"{enc.num_features}: is it another encoder?")
+    net = GalaxyNet(enc, task.n_out, dropout if isinstance(dropout, (int, float)) else 0.5)
+    net.head[1].load_state_dict({"weight": weight, "bias": bias})
+    return net
+
+def _reader_for(enc, reader, view):
+    "The reader, or zoobot's; raises a `ValueError` where it does not fit the encoder"
+    reader = reader or zoobot_reader(enc.size, enc.channels, view)
+    if reader.channels!=enc.channels:
+        raise ValueError(f"the reader gives {reader.channels} channels, and the encoder takes {enc.channels}")
+    return reader
+
+# %% ../../nbs/bundles/06_zoobot.ipynb #afd95787
+@contextmanager
+def _refused(path):
+    "Whatever does not fit as a `BundleError` that names the file"
+    try: yield
+    except (BundleError, MemoryError): raise
+    except Exception as e:
+        # timm raises anything for arguments that do not fit
+        raise BundleError(f"{path}: {e}") from e
+
+def _about(c, path):
+    "Where the model comes from, for config.json"
+    epoch = c.get("epoch") if isinstance(c.get("epoch"), int) else None
+    was = dict(checkpoint=path.name, epoch=epoch, lightning=str(c.get("pytorch-lightning_version")))
+    return dict(params=_plain(c["hyper_parameters"]), zoobot=was, flip=True)
 
 # %% ../../nbs/bundles/06_zoobot.ipynb #9c341c1b
 def from_zoobot_checkpoint(
@@ -197,35 +251,14 @@ def from_zoobot_checkpoint(
     """A model that zoobot finetuned, read without unpickling
 
     Raises `BundleError` where the file is something else or does not say enough."""
-    path = Path(path).expanduser()
-    c = read_checkpoint(path)
+    c,path = read_checkpoint(path),Path(path).expanduser()
     sd,hp = c["state_dict"],c["hyper_parameters"]
     tree,weight,bias = _head(sd, path)
-    try:
-        task = task or _task(tree, len(weight), hp, label, classes, schema, path)
-        if bool(task.questions)!=tree or task.n_out!=len(weight):
-            raise ValueError(f"{task} has {task.n_out} outputs, and the checkpoint's head is that of "
-                             f"{'a tree' if tree else 'a classifier or a regressor'} with {len(weight)}")
-        if tree and task.min_concentration!=1:
-            raise ValueError(f"the task has min_concentration={task.min_concentration:g}, and zoobot's models have 1; "
-                             "give VoteCounts(..., min_concentration=1)")
+    with _refused(path):
+        task = _checked_task(task or _task(tree, len(weight), hp, label, classes, schema, path), tree, len(weight))
         enc = _encoder(encoder, timm_kwargs, sd, hp, reader.size if reader else size, normalize, path)
-        if enc.num_features!=weight.shape[1]:
-            raise ValueError(f"the head takes {weight.shape[1]} features, and the encoder {enc.config['name']} gives "
-                             f"{enc.num_features}: is it another encoder?")
-        reader = reader or zoobot_reader(enc.size, enc.channels, view)
-        if reader.channels!=enc.channels:
-            raise ValueError(f"the reader gives {reader.channels} channels, and the encoder takes {enc.channels}")
-        dropout = hp.get("head_dropout_prob")
-        net = GalaxyNet(enc, task.n_out, dropout if isinstance(dropout, (int, float)) else 0.5)
-    except (BundleError, MemoryError): raise
-    except Exception as e:
-        # timm raises anything for arguments that do not fit
-        raise BundleError(f"{path}: {e}") from e
-    net.head[1].load_state_dict({"weight": weight, "bias": bias})
-    epoch = c.get("epoch") if isinstance(c.get("epoch"), int) else None
-    was = dict(checkpoint=path.name, epoch=epoch, lightning=str(c.get("pytorch-lightning_version")))
-    about = dict(params=_plain(hp), zoobot=was, flip=True)
-    model = GalaxyModel(net, task, reader, about, device)
-    if folder is not None: write_bundle(folder, model, **about)
+        net = _net(enc, task, weight, bias, hp.get("head_dropout_prob"))
+        reader = _reader_for(enc, reader, view)
+    model = GalaxyModel(net, task, reader, _about(c, path), device)
+    if folder is not None: write_bundle(folder, model, **model.config)
     return model

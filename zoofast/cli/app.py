@@ -71,6 +71,7 @@ class GroupedCommand(TyperCommand):
         for title,lines in sections.items():
             with formatter.section(title): formatter.write_dl(lines)
 
+# %% ../../nbs/cli/01_app.ipynb #f48b4a52
 def command(
     f # A function of typer's, with its options
 ):
@@ -96,5 +97,8 @@ def _version(wanted:bool):
     raise typer.Exit
 
 @app.callback()
-def _top(version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_version)] = False):
+def _top(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.", is_eager=True,
+                                          callback=_version)] = False
+):
     pass

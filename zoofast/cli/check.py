@@ -13,18 +13,20 @@ from pathlib import Path
 from typing import Annotated, Optional
 import typer
 from .app import command, echo
-from .options import (Bands, Catalog, Channels, FileCol, Hdu, IdCol, ImageDir, Label, SchemaName, Size, Stretch,
-                                 TaskName, UnitInterval, image_reader, pick_task)
+from .options import Bands, Catalog, Channels, FileCol, Hdu, IdCol, ImageDir, Label
+from .options import SchemaName, Size, Stretch, TaskName, UnitInterval, image_reader, pick_task
 
 # %% ../../nbs/cli/03_check.ipynb #d78f2f86
 def _counts(col):
     "How often each value is there, or the range of numbers"
     n,gone = col.value_counts(),int(col.isna().sum())
     missing = f", {gone} missing" if gone else ""
-    if col.dtype.kind in "iuf" and len(n)>20: return f"{col.min():.4g} to {col.max():.4g}, mean {col.mean():.4g}{missing}"
+    if col.dtype.kind in "iuf" and len(n)>20:
+        return f"{col.min():.4g} to {col.max():.4g}, mean {col.mean():.4g}{missing}"
     others = f", and {len(n)-20} others" if len(n)>20 else ""
     return ", ".join(f"{v} x {k}" for k,v in n.head(20).items()) + others + missing
 
+# %% ../../nbs/cli/03_check.ipynb #f9268869
 def _rows(rows, what, n=100):
     "The rows of a table of reasons, one a line"
     if len(rows): echo(f"{what}:")
@@ -44,6 +46,8 @@ def _task_or_several(df, label, task, schema, unit_interval):
     return what,what.label_cols,[what]
 
 # %% ../../nbs/cli/03_check.ipynb #7c130001
+_write = typer.Option(help="Write the bad and the suspect rows to this table (.csv or .parquet), with their kind.")
+
 @command
 def check(
     catalog: Catalog,
@@ -52,8 +56,7 @@ def check(
     schema: SchemaName = None,
     unit_interval: UnitInterval = False,
     image_dir: ImageDir = None,
-    write: Annotated[Optional[Path], typer.Option(help="Write the bad and the suspect rows to this table (.csv or .parquet), "
-                                                       "with their kind.")] = None,
+    write: Annotated[Optional[Path], _write] = None,
     id_col: IdCol = "id_str",
     file_col: FileCol = ["file_loc"],
     size: Size = 224,
@@ -62,36 +65,51 @@ def check(
     bands: Bands = None,
     hdu: Hdu = None,
 ):
-    """Read a catalogue and all its images as training will, and list the rows that cannot be used and those that should be looked at.
+    """Read a catalogue and all its images as training will, and list the rows that cannot be used and those that
+    should be looked at.
 
-    Rows that should be looked at can be used: a picture that is there twice, is in two of train, valid and test, or has almost nothing in it.
-    Exit code 0 if all rows can be used, 2 if some cannot.
+    Rows that should be looked at can be used: a picture that is there twice, is in two of train, valid and test, or
+    has almost nothing in it. Exit code 0 if all rows can be used, 2 if some cannot.
 
     Example: zoofast check rings.csv --label ring --write bad.csv
     """
+    _check(**locals())
+
+# %% ../../nbs/cli/03_check.ipynb #7c130002
+def _check(catalog, label, task, schema, unit_interval, image_dir, write, id_col, file_col, **images):
+    "Look at all rows and tell; raises `ValueError` where some cannot be used"
     from zoofast.catalog.read import read_catalog
     from zoofast.catalog.write import check_out
     if write: check_out(write, catalog)
     df = read_catalog(catalog, image_dir, id_col, file_col)
     what,cols,tasks = _task_or_several(df, label, task, schema, unit_interval)
-    _check(df, catalog, what, cols, tasks, image_reader(size, channels, stretch, bands, hdu), write)
+    _check_rows(df, catalog, what, cols, tasks, image_reader(**images), write)
 
-# %% ../../nbs/cli/03_check.ipynb #7c130002
-def _check(df, catalog, task, cols, tasks, reader, write):
-    "Look at all rows and tell; raises `ValueError` where some cannot be used"
-    import pandas as pd
+def _check_rows(df, catalog, task, cols, tasks, reader, write):
+    "Tell what is there, what is wrong with it, and whether the tasks and the split can be had"
     from zoofast.catalog.split import split_catalog
-    from zoofast.catalog.write import write_table
     from zoofast.data.check import check_catalog
     res = check_catalog(df, cols or None, task, open_images=reader)
     kinds = df.file_loc.str.lower().str.extract(r"(\.\w+(?:\.(?:gz|fz|bz2))?)$")[0]
     echo(f"{len(df)} rows, {df.file_loc.nunique()} images: {_counts(kinds)}")
     for c in [*cols, *(["split"] if "split" in df else [])]: echo(f"{c}: {_counts(df[c])}")
+    _tell_rows(res, write)
+    for t in tasks: t.fit(df)                                # one class only, or names that would clash
+    if "split" in df:                                        # as finetune would take it, or not
+        split_catalog(df, task.stratify if task else cols or None)
+    _conclude(res, df, catalog, write)
+
+# %% ../../nbs/cli/03_check.ipynb #21a73225
+def _tell_rows(res, write):
+    "The rows that are bad or suspect, on the terminal and in a table"
+    import pandas as pd
+    from zoofast.catalog.write import write_table
     if write: write_table(pd.concat([res.bad.assign(kind="bad"), res.suspect.assign(kind="suspect")]), write)
     _rows(res.bad, "cannot be used")
     _rows(res.suspect, "should be looked at")
-    for t in tasks: t.fit(df)                                # one class only, or names that would clash
-    if "split" in df: split_catalog(df, task.stratify if task else cols or None)       # as finetune would take it, or not
+
+def _conclude(res, df, catalog, write):
+    "The last line; raises `ValueError` where some rows cannot be used"
     listed = f"; they are listed in {write}" if write else ""
     if len(res.bad): raise ValueError(f"{len(res.bad)} of {len(df)} rows of {catalog} cannot be used{listed}")
     odd = f"; {len(res.suspect)} of them should be looked at{listed}" if len(res.suspect) else ""
@@ -106,7 +124,8 @@ def encoders(pattern: Annotated[str, typer.Argument(help="Part of a name, or a p
     """
     from zoofast.encoders.sources import ZOOBOT_ENCODERS, list_encoders
     rows = list_encoders(pattern)
-    if not rows: raise ValueError(f"no encoder's name fits {pattern!r}; try a part of it, such as convnext, resnet or vit")
+    if not rows:
+        raise ValueError(f"no encoder's name fits {pattern!r}; try a part of it, such as convnext, resnet or vit")
     shown = rows if pattern else rows[:len(ZOOBOT_ENCODERS)]
     wide = max(len(r["encoder"]) for r in shown)
     echo(f"{'encoder':{wide}}  pixels  pretrained on")
@@ -120,13 +139,19 @@ def _say_datasets(folder):
     "How much was read from data sets, whose images catalogues point to"
     if not folder.is_dir(): return
     size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
-    echo(f"{size/1e9:.3g} GB of images that were read from data sets in {folder}, which catalogues point to; delete them by hand")
+    echo(f"{size/1e9:.3g} GB of images that were read from data sets in {folder}, "
+         "which catalogues point to; delete them by hand")
 
+_clear = typer.Option("--clear", help="Delete them; asks nothing.")
+_older_than = typer.Option(help="Only those that were not used for this many days.")
+_cache_dir = typer.Option(help="Cache folder; default: $ZOOFAST_CACHE/images or the user's own.")
+
+# %% ../../nbs/cli/03_check.ipynb #4daaff3b
 @command
 def cache(
-    clear: Annotated[bool, typer.Option("--clear", help="Delete them; asks nothing.")] = False,
-    older_than: Annotated[Optional[float], typer.Option(help="Only those that were not used for this many days.")] = None,
-    dir: Annotated[Optional[Path], typer.Option(help="Cache folder; default: $ZOOFAST_CACHE/images or the user's own.")] = None,
+    clear: Annotated[bool, _clear] = False,
+    older_than: Annotated[Optional[float], _older_than] = None,
+    dir: Annotated[Optional[Path], _cache_dir] = None,
 ):
     """List the decoded images that are kept on disk, those last that were used last, or delete them.
 

@@ -16,8 +16,8 @@ from typing import Annotated, Optional
 import typer
 from ..training.parameters import PARAMETERS, arguments
 from .app import bars, command, echo, is_first, say, sentence
-from .options import (Catalog, Encoder, Epochs, NoReport, RandomWeights, Seed, Size, Weights, about, as_arguments, folder,
-                                 image_reader, pick_task, with_options)
+from .options import Catalog, Encoder, Epochs, NoReport, RandomWeights, Seed, Size, Weights
+from .options import about, as_arguments, folder, image_reader, pick_task, with_options
 
 # %% ../../nbs/cli/04_finetune.ipynb #5e77a002
 def run_settings(
@@ -25,12 +25,14 @@ def run_settings(
     save_dir,   # Folder that was asked for
     seed:int=42 # Which repeats count from
 )->dict:        # Options of `finetune` by name
-    "The options that `--settings` stands for; each run of an agent of W&B has a folder of its own. Raises `ValueError` naming what is wrong"
+    """The options that `--settings` stands for; each run of an agent of W&B has a folder of its own. Raises
+    `ValueError` naming what is wrong"""
     from zoofast.sweep.settings import run_parameters
     out = {k: json.dumps(v) if isinstance(v, (dict, list)) else v for k,v in run_parameters(settings, seed).items()}
     sweep,run = os.environ.get("WANDB_SWEEP_ID"),os.environ.get("WANDB_RUN_ID")
     return out | ({"save_dir": Path(save_dir)/sweep/run} if sweep and run else {})
 
+# %% ../../nbs/cli/04_finetune.ipynb #d50cf037
 def _with_settings(given):
     "What was given, with what `--settings` says in its place; the galaxies stay split as for the command's own seed"
     if given["settings"] is None: return given
@@ -46,6 +48,11 @@ def _stage(opt):
     if opt.frozen_idx==len(opt.groups)-1: return "head alone"
     return "all" if opt.frozen_idx==0 else f"groups {opt.frozen_idx} and up"
 
+def _epoch_line(desc, row):
+    "An epoch that is done, in one line"
+    return f"  {desc}: " + ", ".join(f"{k.replace('_', ' ')} {v:.3f}" for k,v in row.items() if k not in _unsaid)
+
+# %% ../../nbs/cli/04_finetune.ipynb #f7ada8fa
 def _terminal_progress():
     "A fastai callback with a tqdm bar an epoch, on stderr"
     from fastai.callback.core import Callback
@@ -54,13 +61,13 @@ def _terminal_progress():
         order,bar = 61,None
         def before_epoch(self):
             self.desc = f"epoch {self.epoch+1}/{self.n_epoch}, training {_stage(self.opt)}"
-            self.bar = tqdm(total=len(self.dls.train), desc=self.desc, unit="batch", leave=False, file=sys.stderr, disable=not bars())
+            self.bar = tqdm(total=len(self.dls.train), desc=self.desc, unit="batch", leave=False, file=sys.stderr,
+                            disable=not bars())
         def after_batch(self):
             if self.training: self.bar.update()
         def after_epoch(self):
             self.bar.close()
-            row = self.learn.history[-1]
-            say(f"  {self.desc}: " + ", ".join(f"{k.replace('_', ' ')} {v:.3f}" for k,v in row.items() if k not in _unsaid))
+            say(_epoch_line(self.desc, self.learn.history[-1]))
         def close(self):
             if self.bar is not None: self.bar.close()
     return TerminalProgress()
@@ -70,8 +77,9 @@ def _say_what_trains(learn):
     "Encoder, weights, precision, device, and the groups with their rates"
     import torch
     device,n = torch.device(learn.dls.device),int(os.environ.get("WORLD_SIZE", 1))
-    say(f"encoder {learn.params['encoder']}, weights: {learn.encoder_weights}; {learn.params['precision']} on {device.type}"
-        + (f", {n} processes" if n>1 else ""))
+    several = f", {n} processes" if n>1 else ""
+    say(f"encoder {learn.params['encoder']}, weights: {learn.encoder_weights}; "
+        f"{learn.params['precision']} on {device.type}{several}")
     t = learn.group_table()
     echo("\nparameter groups and their learning rates")
     t = t.assign(lr=t.lr.map("{:.3g}".format), parameters=t.parameters.map("{:,}".format))
@@ -83,6 +91,7 @@ def _say_where_time_goes(learn):
     say("an epoch that does not count, to see where its time goes ...")
     echo(profile_text(learn.profile())+"\n")
 
+# %% ../../nbs/cli/04_finetune.ipynb #ee6243a0
 def _say_what_was_kept(learn):
     "Which epoch's model it is, where that is not the last"
     best = learn.best_epoch
@@ -95,21 +104,27 @@ def _end_on_wandb(learn):
     if not log or not log.wandb_run: return
     run = log.wandb_run
     log.finish()
-    say(f"  W&B: {run.url}" if run.url and not run.offline else f"  W&B: kept in {Path(run.dir).parent}; wandb sync uploads it")
+    online = run.url and not run.offline
+    say(f"  W&B: {run.url}" if online else f"  W&B: kept in {Path(run.dir).parent}; wandb sync uploads it")
 
 # %% ../../nbs/cli/04_finetune.ipynb #7c140009
 def _check_calibration(dls):
     "Raise `ValueError` where there is nothing to calibrate, or too little to do it with"
     n = len(dls.valid_ds)
-    if dls.task.questions: raise ValueError("--calibrate: votes need no calibration, their predictions have intervals of their own")
+    if dls.task.questions:
+        raise ValueError("--calibrate: votes need no calibration, their predictions have intervals of their own")
     if n<10: raise ValueError(f"--calibrate needs at least 10 validation galaxies, and there are {n}; "
                               "label more, or give --valid a larger fraction")
 
 def _calibrate(learn):
     c = learn.calibrate()
-    errors = f"calibration error {c['error_before']:.3f} before, {c['error_after']:.3f} after" if "temperature" in c else ""
-    say(f"  calibrated on {c['n']} validation galaxies" + (f": temperature {c['temperature']:.2f}, {errors}" if errors else ""))
+    told = ""
+    if "temperature" in c:
+        errors = f"calibration error {c['error_before']:.3f} before, {c['error_after']:.3f} after"
+        told = f": temperature {c['temperature']:.2f}, {errors}"
+    say(f"  calibrated on {c['n']} validation galaxies{told}")
 
+# %% ../../nbs/cli/04_finetune.ipynb #83d2e87a
 def train(
     dls,             # The data
     params:dict,     # Parameters by name, as options have them
@@ -118,7 +133,7 @@ def train(
 ):                   # The learner
     "Build a learner, show its groups, finetune it, calibrate it if asked to, and save its bundle and history"
     from zoofast.training.finetune import galaxy_learner
-    import zoofast.bundles.save      # noqa: F401: adds save_bundle and calibrate to a learner
+    import zoofast.bundles.save      # noqa: F401 - adds save_bundle and calibrate to a learner
     if calibrate: _check_calibration(dls)
     learn = galaxy_learner(dls, **arguments(params, "galaxy_learner"))
     _say_what_trains(learn)
@@ -136,6 +151,14 @@ def train(
     return learn
 
 # %% ../../nbs/cli/04_finetune.ipynb #7c140011
+def _one_score(k, v, interval):
+    "A score in words"
+    name = k.replace("_", " of ", 1) if k.startswith(("rmse_", "mae_")) else k.replace("_", " ")
+    if k=="roc_auc": return f"ROC AUC {v:.3f}"
+    if k=="coverage": return f"{v:.1%} of counted fractions within their 90 % intervals"
+    if k in ("accuracy", "balanced_accuracy"): return f"{name} {v:.1%}{interval if k=='accuracy' else ''}"
+    return f"{name} {v:.4g}"
+
 def score_line(
     score:dict, # What `score_predictions` gave
     what:str    # Which galaxies
@@ -144,15 +167,12 @@ def score_line(
     rest = {k: v for k,v in score.items() if k not in ("n", "accuracy_lower", "accuracy_upper")}
     low,high = score.get("accuracy_lower"),score.get("accuracy_upper")
     acc = f" (95 % interval {low:.1%} to {high:.1%}, {score['n']} galaxies)" if low is not None else ""
-    def name(k): return k.replace("_", " of ", 1) if k.startswith(("rmse_", "mae_")) else k.replace("_", " ")
-    def one(k, v):
-        if k=="roc_auc": return f"ROC AUC {v:.3f}"
-        if k=="coverage": return f"{v:.1%} of counted fractions within their 90 % intervals"
-        if k in ("accuracy", "balanced_accuracy"): return f"{name(k)} {v:.1%}{acc if k=='accuracy' else ''}"
-        return f"{name(k)} {v:.4g}"
-    shown = [k for k in rest if k in ("accuracy", "balanced_accuracy", "roc_auc")] if "accuracy" in rest else list(rest)
-    return f"{what}: " + ", ".join(one(k, rest[k]) for k in shown) + ("" if acc else f" ({score['n']} galaxies)")
+    shown = list(rest)
+    if "accuracy" in rest: shown = [k for k in rest if k in ("accuracy", "balanced_accuracy", "roc_auc")]
+    scores = ", ".join(_one_score(k, rest[k], acc) for k in shown)
+    return f"{what}: {scores}" + ("" if acc else f" ({score['n']} galaxies)")
 
+# %% ../../nbs/cli/04_finetune.ipynb #caf52a52
 def finish(
     learn,     # The learner
     run,       # The run's folder
@@ -169,6 +189,11 @@ def finish(
     if not no_report: echo(f"report: {make_report(run)}")
 
 # %% ../../nbs/cli/04_finetune.ipynb #275f626a
+def _without_processes(args):
+    "The same words without `--processes` and its number"
+    at = next(i for i,o in enumerate(args) if o.split("=")[0]=="--processes")
+    return args[:at]+args[at+1+("=" not in args[at]):]
+
 def launch(
     processes:int # How many
 ):
@@ -182,25 +207,26 @@ def launch(
     if torch.cuda.is_available() and processes>gpus:
         raise ValueError(f"--processes {processes}: there are {gpus} GPUs, and each process needs one")
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1)//processes)))
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)       # its account of a failure follows ours, which is enough
-    args = sys.argv[1:]
-    at = next(i for i,o in enumerate(args) if o.split("=")[0]=="--processes")
-    args[at:at+1+("=" not in args[at])] = []
+    # its account of a failure follows ours, which is enough
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    args = _without_processes(sys.argv[1:])
     try: main(["--standalone", "--nproc-per-node", str(processes), "-m", "zoofast.cli", *args])
     except ChildFailedError as e: raise typer.Exit(max(1, next(iter(e.failures.values())).exitcode)) from None
 
 # %% ../../nbs/cli/04_finetune.ipynb #7c140014
 SettingsFile = Annotated[Optional[str], typer.Option(
-    help="Parameters of the run, as JSON or a YAML or JSON file, such as '{\"model_name\": \"resnet18\", \"learning_rate\": "
-         "0.001}'; they go before the options of the same names.", rich_help_panel="The run")]
+    help="Parameters of the run, as JSON or a YAML or JSON file, such as '{\"model_name\": \"resnet18\", "
+         "\"learning_rate\": 0.001}'; they go before the options of the same names.", rich_help_panel="The run")]
 SaveDir = Annotated[Path, typer.Option(help=PARAMETERS["save_dir"].help, rich_help_panel="The run")]
 
 def _check_given(given):
     "What can be said of the options by themselves; raises `ValueError`"
     if given["encoder"] is None: raise ValueError("give --encoder, or --settings with a model_name")
     if given["processes"]<1: raise ValueError(f"--processes {given['processes']}: give 1 or more")
-    if given["profile"] and given["processes"]>1: raise ValueError("--profile looks at one process; leave out --processes")
+    if given["profile"] and given["processes"]>1:
+        raise ValueError("--profile looks at one process; leave out --processes")
 
+# %% ../../nbs/cli/04_finetune.ipynb #970e1762
 def _read(given):
     "The catalogue and its task; raises `ValueError`"
     from zoofast.catalog.read import read_catalog
@@ -230,10 +256,12 @@ def _load(df, task, given):
     if given["fit_stretch"]:
         reader = fit_reader(reader, df.file_loc, seed=given["seed"])
         say(f"stretch: {reader.stretch}")
-    dls = GalaxyDataLoaders.from_catalog(df, task=task, reader=reader, device=device, progress=bars(), **arguments(given, "from_catalog"))
+    params = arguments(given, "from_catalog")
+    dls = GalaxyDataLoaders.from_catalog(df, task=task, reader=reader, device=device, progress=bars(), **params)
     say(f"{len(dls.train_ds)} galaxies to train on, {len(dls.valid_ds)} to validate; {about(dls.task)}")
     return dls
 
+# %% ../../nbs/cli/04_finetune.ipynb #c29265bd
 def _judge(learn, given):
     "Scores, pictures and the report, of the galaxies that were not trained on"
     from zoofast.plots.numbers import save_pictures
@@ -268,7 +296,8 @@ def finetune(**given):
     learn = train(_load(df, task, given), given, given["calibrate"], given["profile"])
     if not is_first(): return
     _judge(learn, given)
-    echo(f"\nthe model is in {save_dir}/bundle; use it with\n  zoofast predict {save_dir} CATALOGUE --out predictions.parquet")
+    echo(f"\nthe model is in {save_dir}/bundle; use it with\n"
+         f"  zoofast predict {save_dir} CATALOGUE --out predictions.parquet")
 
 # %% ../../nbs/cli/04_finetune.ipynb #7c140020
 _next = """
@@ -295,9 +324,11 @@ def _simulate(out, n, size, seed):
     return df
 
 # %% ../../nbs/cli/04_finetune.ipynb #7c140021
+_out = typer.Option(help="Folder for the survey, the model, the predictions and the pictures.")
+
 @command
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the survey, the model, the predictions and the pictures.")] = Path("zoofast-demo"),
+    out: Annotated[Path, _out] = Path("zoofast-demo"),
     encoder: Encoder = "tf_efficientnet_lite0",
     weights: Weights = None,
     random_weights: RandomWeights = False,
@@ -313,15 +344,22 @@ def demo(
     """
     if n<40: raise ValueError(f"--n {n}: at least 40 galaxies are needed for five classes and three splits")
     out = folder(out)
-    params = dict(encoder=encoder, weights=weights, random_weights=random_weights, epochs=epochs, seed=seed, save_dir=out)
+    which = dict(encoder=encoder, weights=weights, random_weights=random_weights)
+    params = dict(epochs=epochs, seed=seed, save_dir=out, **which)
     say("loading fastai and timm ...")
-    from zoofast.data.loaders import GalaxyDataLoaders
+    import zoofast.data.loaders      # noqa: F401 - takes a while
     df = _simulate(out, n, size, seed)
+    _predict_survey(train(_survey_loaders(df, size, seed), params), df, out, no_report)
+    echo(_next.format(out=out, encoder=encoder, report="" if no_report else "report.html, "))
+
+# %% ../../nbs/cli/04_finetune.ipynb #5f601d0b
+def _survey_loaders(df, size, seed):
+    "Loaders of the simulated galaxies that are not kept for the test"
+    from zoofast.data.loaders import GalaxyDataLoaders
     dls = GalaxyDataLoaders.from_catalog(df[df.split!="test"], "morphology", size=size, seed=seed, progress=bars())
     kept = int((df.split=="test").sum())
     say(f"{len(dls.train_ds)} galaxies to train on, {len(dls.valid_ds)} to validate, {kept} kept for the test")
-    _predict_survey(train(dls, params), df, out, no_report)
-    echo(_next.format(out=out, encoder=encoder, report="" if no_report else "report.html, "))
+    return dls
 
 def _predict_survey(learn, df, out, no_report):
     "Predict the simulated galaxies, and tell how good that is on those kept for the test"

@@ -19,7 +19,12 @@ from .share import export, from_zoobot, push
 
 # %% ../../nbs/cli/09_main.ipynb #7c190001
 # as `zoofast --help` lists them: from the first look to what others get
-COMMANDS = (demo, check, finetune, predict, represent, similar, sweep, runs, report, encoders, cache, export, push, from_zoobot)
+COMMANDS = (
+    demo, check, finetune,
+    predict, represent, similar,
+    sweep, runs, report,
+    encoders, cache,
+    export, push, from_zoobot)
 
 # %% ../../nbs/cli/09_main.ipynb #03f4246d
 def main():

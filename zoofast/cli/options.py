@@ -20,7 +20,8 @@ import typer
 from ..training.parameters import PARAMETERS, ParameterInfo
 
 # %% ../../nbs/cli/02_options.ipynb #7c120002
-_types = {"number": float, "whole": int, "flag": bool, "path": Path, "names": list[str], "columns": list[str]}    # others are texts
+# others are texts
+_types = {"number": float, "whole": int, "flag": bool, "path": Path, "names": list[str], "columns": list[str]}
 
 def _commas(cols): return [o.strip() for c in cols or [] for o in c.split(",")]
 
@@ -69,15 +70,16 @@ Batch,Epochs,Seed,NoReport = option("batch_size"),option("epochs"),option("seed"
 Device = Annotated[Optional[str], typer.Option(help="cpu, cuda, ...; default: a GPU where there is one.")]
 
 # %% ../../nbs/cli/02_options.ipynb #14ab0016
-Table = Annotated[str, typer.Option("--out", help="Table to write: .parquet, .csv or .csv.gz; or a folder, for parquet files of "
-                                                  "--shard-size rows each.")]
+Table = Annotated[str, typer.Option(
+    "--out", help="Table to write: .parquet, .csv or .csv.gz; or a folder, for parquet files of "
+                  "--shard-size rows each.")]
 Engine = Annotated[str, typer.Option(help="What computes the encoder: auto, torch, onnx or openvino.")]
 Columns = Annotated[Optional[list[str]], typer.Option(
     help="Column of the catalogue to carry along; may be given several times (or with commas); all for all of them.",
     callback=_commas)]
 OnBad = Annotated[str, typer.Option(help="An image that cannot be read: record, or raise.")]
-Resume = Annotated[bool, typer.Option("--resume/--no-resume", help="Go on with what this command has written before it was "
-                                                                   "stopped, or start anew.")]
+Resume = Annotated[bool, typer.Option(
+    "--resume/--no-resume", help="Go on with what this command has written before it was stopped, or start anew.")]
 ShardSize = Annotated[Optional[int], typer.Option(help="Rows that are written at once; default: 10000.")]
 
 # %% ../../nbs/cli/02_options.ipynb #d20882bb
@@ -94,11 +96,14 @@ def parse(
     example = example or '{"sched": "cosine"}'
     raise ValueError(f"--{name.replace('_', '-')} {text!r} cannot be read; write it like '{example}'")
 
+# %% ../../nbs/cli/02_options.ipynb #0f0a1b5c
 def as_arguments(
     given:dict # Options by name
 )->dict:
-    "Options as the Python calls take them: dicts read, `--cache none` as `None`, the split's seed that of the run by default"
-    out = {k: parse(k, v) if k in PARAMETERS and PARAMETERS[k].kind.endswith("dict") else v for k,v in given.items()}
+    """Options as the Python calls take them: dicts read, `--cache none` as `None`, the split's seed that of the run by
+    default"""
+    def is_dict(k): return k in PARAMETERS and PARAMETERS[k].kind.endswith("dict")
+    out = {k: parse(k, v) if is_dict(k) else v for k,v in given.items()}
     if out.get("cache")=="none": out["cache"] = None
     if out.get("split_seed") is None: out["split_seed"] = out.get("seed")
     return out
@@ -119,6 +124,7 @@ def image_reader(
     one_hdu = number(hdu) if hdu and "," not in hdu else several(hdu)
     return ImageReader(size, channels, parse("stretch", stretch), several(bands), one_hdu, crop)
 
+# %% ../../nbs/cli/02_options.ipynb #76aed287
 def folder(
     path # Where to write
 ):
@@ -137,10 +143,12 @@ def _tree(schema):
     if not str(schema).endswith(".json"): return schema
     try: tree = json.loads(Path(schema).expanduser().read_text(encoding="utf-8"))
     except (OSError, ValueError) as e: raise ValueError(f"--schema {schema} cannot be read: {e}") from None
-    if isinstance(tree, dict) and "questions" in tree and set(tree)<={"name", "questions", "asked_after"}: return Schema(**tree)
+    if isinstance(tree, dict) and "questions" in tree and set(tree)<={"name", "questions", "asked_after"}:
+        return Schema(**tree)
     like = {"questions": {"shape": ["smooth", "disk"], "bar": ["yes", "no"]}, "asked_after": {"bar": "shape_disk"}}
     raise ValueError(f"--schema {schema}: write it like {json.dumps(like)}")
 
+# %% ../../nbs/cli/02_options.ipynb #21aa7f3d
 def _named_task(task, label):
     "The task of that name; raises `ValueError`"
     from zoofast.tasks.infer import task_named, task_names
@@ -150,9 +158,9 @@ def _named_task(task, label):
         votes = "; votes need --schema" if cls is not None else ""
         raise ValueError(f"--task {task}: use {', '.join(names[:-1])} or {names[-1]}{votes}")
     if not cls.one_label: return cls(label)
-    if len(label)>1: raise ValueError(f"--task {task} takes one --label, not {len(label)}; "
-                                      "several labels of two values each are --task multilabel")
-    return cls(label[0])
+    if len(label)==1: return cls(label[0])
+    raise ValueError(f"--task {task} takes one --label, not {len(label)}; "
+                     "several labels of two values each are --task multilabel")
 
 # %% ../../nbs/cli/02_options.ipynb #7c120008
 def pick_task(

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Annotated, Optional
 import typer
 from .app import command, echo, say
-from .options import (Bands, Batch, Catalog, Channels, Columns, Crop, Device, Engine, FileCol, Hdu, IdCol, ImageDir, OnBad,
-                                 RandomWeights, Resume, ShardSize, Size, Stretch, Table, Weights, image_reader)
+from .options import Bands, Batch, Catalog, Channels, Columns, Crop, Device, Engine, FileCol
+from .options import Hdu, IdCol, ImageDir, OnBad, RandomWeights, Resume, ShardSize, Size
+from .options import Stretch, Table, Weights, image_reader
 
 # %% ../../nbs/cli/05_predict.ipynb #7c150002
 _both = "batch_size engine on_bad resume shard_size image_dir id_col file_col device".split()
@@ -23,27 +24,45 @@ _both = "batch_size engine on_bad resume shard_size image_dir id_col file_col de
 def _passed_on(given):
     "Those options of `predict` and `represent` that both pass on as they are"
     columns = given["columns"] or None
-    return {**{k: given[k] for k in _both}, "columns": "all" if columns==["all"] else columns, "progress": sys.stderr.isatty()}
+    if columns==["all"]: columns = "all"
+    return {**{k: given[k] for k in _both}, "columns": columns, "progress": sys.stderr.isatty()}
 
 def _say_written(table, out):
     "Say what was written; raises `ValueError` if nothing could be read"
     bad = table.n_bad if hasattr(table, "n_bad") else int(table["error"].notna().sum())
-    if bad==len(table): raise ValueError(f"none of the {bad} images could be read, for instance {table['error'].iloc[0]}")
-    echo(f"{len(table)} rows written to {out}" + (f"; {bad} images could not be read, see the column error" if bad else ""))
+    if bad==len(table):
+        raise ValueError(f"none of the {bad} images could be read, for instance {table['error'].iloc[0]}")
+    unread = f"; {bad} images could not be read, see the column error" if bad else ""
+    echo(f"{len(table)} rows written to {out}{unread}")
 
 # %% ../../nbs/cli/05_predict.ipynb #976a07b5
+_bundle = typer.Argument(help="A bundle, a run's folder that holds one, or hf_hub:user/name.")
+_tta = typer.Option(help="Orientations of each image to average over, up to 8, or 4 after --no-flip.")
+_mc_dropout = typer.Option(help="Random samples of the features to average over.")
+_coverage = typer.Option(help="For a calibrated model: sets of classes, or intervals, that hold the truth of this part "
+                              "of the galaxies, such as 0.9.")
+
+def _predict(bundle, catalog, out, tta, mc_dropout, coverage, **given):
+    "Predict, and say what was written"
+    if not bundle.startswith(("hf_hub:", "hf-hub:")) and not Path(bundle).expanduser().exists():
+        raise ValueError(f"{bundle}: there is no such folder")                  # said before torch is loaded
+    say("loading the model ...")
+    from zoofast.predict.table import predict_catalog
+    how = dict(tta=tta, mc_dropout=mc_dropout, coverage=coverage)
+    _say_written(predict_catalog(bundle, catalog, out, **how, **_passed_on(given)), out)
+
+# %% ../../nbs/cli/05_predict.ipynb #3a78a677
 @command
 def predict(
-    bundle: Annotated[str, typer.Argument(help="A bundle, a run's folder that holds one, or hf_hub:user/name.")],
+    bundle: Annotated[str, _bundle],
     catalog: Catalog,
     out: Table,
     batch_size: Batch = 64,
-    tta: Annotated[int, typer.Option(help="Orientations of each image to average over, up to 8, or 4 after --no-flip.")] = 0,
-    mc_dropout: Annotated[int, typer.Option(help="Random samples of the features to average over.")] = 0,
+    tta: Annotated[int, _tta] = 0,
+    mc_dropout: Annotated[int, _mc_dropout] = 0,
     engine: Engine = "auto",
     columns: Columns = None,
-    coverage: Annotated[Optional[float], typer.Option(
-        help="For a calibrated model: sets of classes, or intervals, that hold the truth of this part of the galaxies, such as 0.9.")] = None,
+    coverage: Annotated[Optional[float], _coverage] = None,
     on_bad: OnBad = "record",
     resume: Resume = True,
     shard_size: ShardSize = None,
@@ -54,20 +73,23 @@ def predict(
 ):
     """Predict every galaxy of a catalogue, of any length.
 
-    Stopped on the way, the same command goes on; given several times at once, or under torchrun or accelerate launch, the
-    processes share the work.
+    Stopped on the way, the same command goes on; given several times at once, or under torchrun or accelerate launch,
+    the processes share the work.
 
     Example: zoofast predict runs/rings survey.parquet --out predictions.parquet
     """
-    given = dict(locals())
-    if not bundle.startswith(("hf_hub:", "hf-hub:")) and not Path(bundle).expanduser().exists():      # said before torch is loaded
-        raise ValueError(f"{bundle}: there is no such folder")
-    say("loading the model ...")
-    from zoofast.predict.table import predict_catalog
-    table = predict_catalog(bundle, catalog, out, tta=tta, mc_dropout=mc_dropout, coverage=coverage, **_passed_on(given))
-    _say_written(table, out)
+    _predict(**locals())
 
 # %% ../../nbs/cli/05_predict.ipynb #7c150001
+def _represent(model, catalog, out, weights, random_weights, size, channels, stretch, bands, hdu, crop, **given):
+    "Represent, and say what was written"
+    say("loading the encoder ...")
+    from zoofast.predict.table import represent
+    reader = image_reader(size, channels, stretch, bands, hdu, crop)
+    how = dict(pretrained=not random_weights, weights=weights, reader=reader)
+    _say_written(represent(model, catalog, out, **how, **_passed_on(given)), out)
+
+# %% ../../nbs/cli/05_predict.ipynb #8bc1f2c9
 @command
 def represent(
     model: Annotated[str, typer.Argument(help="A bundle, a run's folder, or an encoder's name.")],
@@ -94,23 +116,21 @@ def represent(
 ):
     """Write the encoder's features of every galaxy of a catalogue.
 
-    --weights to --crop are for an encoder; a bundle reads images as in training. Stopped on the way, the same command goes on.
+    --weights to --crop are for an encoder; a bundle reads images as in training. Stopped on the way, the same command
+    goes on.
 
     Example: zoofast represent hf_hub:mwalmsley/zoobot-encoder-convnext_nano survey.csv --out features.parquet
     """
-    given = dict(locals())
-    say("loading the encoder ...")
-    from zoofast.predict.table import represent
-    reader = image_reader(size, channels, stretch, bands, hdu, crop)
-    table = represent(model, catalog, out, pretrained=not random_weights, weights=weights, reader=reader, **_passed_on(given))
-    _say_written(table, out)
+    _represent(**locals())
 
 # %% ../../nbs/cli/05_predict.ipynb #a1c61ce3
 def _panels(source, ids, found):
-    "Files and titles of a mosaic: a row for each galaxy that was asked about, itself first, filled up with nothing; and its width"
+    """Files and titles of a mosaic: a row for each galaxy that was asked about, itself first, filled up with nothing;
+    and its width"""
     files,titles = [],[]
     most = max(int((found["query"]==o).sum()) for o in ids)
-    for id,file in zip(ids, source.galaxies.take(source.find(ids))["file_loc"].to_pylist()):
+    asked = source.galaxies.take(source.find(ids))["file_loc"].to_pylist()
+    for id,file in zip(ids, asked):
         like = found[found["query"]==id]
         pad = [""]*(most-len(like))
         files += [file, *like.file_loc, *pad]
@@ -133,11 +153,26 @@ def _draw(source, ids, found, path):
     with unfinished(path, path.suffix) as part: plt.savefig(part, dpi=110)
     plt.close()
 
+# %% ../../nbs/cli/05_predict.ipynb #5a17c0de
+_features = typer.Argument(help="Table of features that zoofast represent wrote (.parquet or .csv), its folder of "
+                                "shards, or an index of them.")
+
+def _list_similar(source, ids, found, out, picture):
+    "The table on the terminal and in a file, and the picture"
+    from zoofast.catalog.write import write_table
+    table = found if len(ids)>1 else found.drop(columns="query")
+    echo(table.drop(columns="file_loc").to_string(index=False, float_format="{:.3f}".format))
+    if out:
+        write_table(table, out)
+        say(f"{len(found)} rows written to {out}")
+    if picture:
+        _draw(source, ids, found, picture.expanduser())
+        say(f"drawn in {picture}")
+
 # %% ../../nbs/cli/05_predict.ipynb #7c150004
 @command
 def similar(
-    features: Annotated[Path, typer.Argument(
-        help="Table of features that zoofast represent wrote (.parquet or .csv), its folder of shards, or an index of them.")],
+    features: Annotated[Path, _features],
     id: Annotated[list[str], typer.Argument(help="Galaxy to find others like; may be several.")],
     k: Annotated[int, typer.Option(help="How many similar galaxies.")] = 10,
     out: Annotated[Optional[Path], typer.Option(help="Also write the table here: .parquet, .csv or .csv.gz.")] = None,
@@ -149,16 +184,9 @@ def similar(
     """
     if picture and picture.suffix.lower() not in (".png", ".jpg", ".pdf", ".svg"):
         raise ValueError(f"--picture {picture}: the name must end in .png, .jpg, .pdf or .svg")
-    from zoofast.catalog.write import check_out, write_table
+    from zoofast.catalog.write import check_out
     from zoofast.predict.similar import find_similar, open_features
     if out: check_out(out, features)
     source,ids = open_features(features),list(dict.fromkeys(id))
     found = find_similar(source, ids, k)
-    table = found if len(ids)>1 else found.drop(columns="query")
-    echo(table.drop(columns="file_loc").to_string(index=False, float_format="{:.3f}".format))
-    if out:
-        write_table(table, out)
-        say(f"{len(found)} rows written to {out}")
-    if picture:
-        _draw(source, ids, found, picture.expanduser())
-        say(f"drawn in {picture}")
+    _list_similar(source, ids, found, out, picture)

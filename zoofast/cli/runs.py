@@ -26,6 +26,7 @@ def _cell(v):
     if isinstance(v, bool) or not isinstance(v, (int, float)): return " ".join(str(v).split())[:60]
     return f"{v:.4g}"
 
+# %% ../../nbs/cli/06_runs.ipynb #ee2dd6d2
 def _show(table):
     "Print a table, its numbers with four digits"
     texts = table.astype(object).where(table.notna(), None).map(_cell)
@@ -43,44 +44,60 @@ def _listed(table, sort):
     return out.drop(columns=[c for c in ("seed",) if out[c].isna().all()])
 
 # %% ../../nbs/cli/06_runs.ipynb #7c160001
+_sort = typer.Option(help="Column to sort by: a metric, the best first, or another; default: the time of the start.")
+_compare = typer.Option(metavar="A B", help="Two runs, by their names in FOLDER or their paths: what differed, in "
+                                            "parameters and results.")
+_out = typer.Option(help="Also write the table here, all columns: .csv, .csv.gz or .parquet.")
+
 @command
 def runs(
     folder: Annotated[Path, typer.Argument(help="Where to look, at any depth.")],
-    sort: Annotated[Optional[str], typer.Option(help="Column to sort by: a metric, the best first, or another; "
-                                                     "default: the time of the start.")] = None,
-    compare: Annotated[Optional[tuple[str, str]], typer.Option(metavar="A B",
-        help="Two runs, by their names in FOLDER or their paths: what differed, in parameters and results.")] = None,
-    out: Annotated[Optional[Path], typer.Option(help="Also write the table here, all columns: .csv, .csv.gz or .parquet.")] = None,
+    sort: Annotated[Optional[str], _sort] = None,
+    compare: Annotated[Optional[tuple[str, str]], _compare] = None,
+    out: Annotated[Optional[Path], _out] = None,
 ):
     """List the runs in a folder and below it, with the results of the epoch whose model was kept.
 
     Example: zoofast runs runs --sort accuracy
     """
     if sort and compare: raise ValueError("--sort and --compare: use one of the two")
-    from zoofast.training.runs import compare_runs, list_runs
     from zoofast.catalog.write import check_out, write_table
     if out: check_out(out)
-    if compare:
-        top = folder.expanduser()
-        if not top.is_dir(): raise ValueError(f"{str(folder)!r} is no folder")
-        table = compare_runs(*(top/o if (top/o).is_dir() else o for o in compare)).set_axis(["name", *compare], axis=1)
-        _show(table)
-    else:
-        table = list_runs(folder, sort)
-        if not len(table): raise ValueError(f"there are no runs in {str(folder)!r}: a run's folder has a config.yaml, "
-                                            "which training with --save-dir (save_dir=) writes")
-        _show(_listed(table, sort))
+    table = _compared(folder, compare) if compare else _all_runs(folder, sort)
     if out:
         write_table(table.astype(str) if compare else table, out)
         say(f"{len(table)} rows written to {out}")
 
+# %% ../../nbs/cli/06_runs.ipynb #80d40851
+def _compared(folder, names):
+    "What differed between two runs, told; raises `ValueError`"
+    from zoofast.training.runs import compare_runs
+    top = folder.expanduser()
+    if not top.is_dir(): raise ValueError(f"{str(folder)!r} is no folder")
+    found = [top/o if (top/o).is_dir() else o for o in names]
+    table = compare_runs(*found).set_axis(["name", *names], axis=1)
+    _show(table)
+    return table
+
+def _all_runs(folder, sort):
+    "The runs there are, told; raises `ValueError` where there are none"
+    from zoofast.training.runs import list_runs
+    table = list_runs(folder, sort)
+    if not len(table): raise ValueError(f"there are no runs in {str(folder)!r}: a run's folder has a config.yaml, "
+                                        "which training with --save-dir (save_dir=) writes")
+    _show(_listed(table, sort))
+    return table
+
 # %% ../../nbs/cli/06_runs.ipynb #8c2af624
+_page = typer.Option(help="The page to write; default: report.html in the run's folder.")
+_judged_by = typer.Option(help="Catalogue with labels to judge the model by; "
+                               "default: the galaxies that the run kept for validation and test.")
+
 @command
 def report(
     run: Annotated[str, typer.Argument(help="A run's folder, or a bundle.")],
-    out: Annotated[Optional[Path], typer.Option(help="The page to write; default: report.html in the run's folder.")] = None,
-    catalog: Annotated[Optional[Path], typer.Option(help="Catalogue with labels to judge the model by; "
-                                                        "default: the galaxies that the run kept for validation and test.")] = None,
+    out: Annotated[Optional[Path], _page] = None,
+    catalog: Annotated[Optional[Path], _judged_by] = None,
 ):
     """Write a run's report: one HTML page, to be read without a network.
 

@@ -17,11 +17,13 @@ from .app import command, echo, say
 from .options import parse
 
 # %% ../../nbs/cli/07_share.ipynb #f60c4d68
+_private = typer.Option(help="For a new repository: may only you see it? Default: as your account says.")
+
 @command
 def push(
     bundle: Annotated[str, typer.Argument(help="A bundle, or a run's folder that holds one.")],
     repo: Annotated[str, typer.Argument(help="user/name; made if it is not there.")],
-    private: Annotated[Optional[bool], typer.Option(help="For a new repository: may only you see it? Default: as your account says.")] = None,
+    private: Annotated[Optional[bool], _private] = None,
     revision: Annotated[Optional[str], typer.Option(help="Branch; default: main.")] = None,
     message: Annotated[str, typer.Option(help="Message of the commit.")] = "Upload a zoofast bundle",
 ):
@@ -45,23 +47,33 @@ def export(
     """
     say("loading the model ...")
     from zoofast.bundles.bundle import load_bundle
-    import zoofast.bundles.onnx      # noqa: F401: adds export_onnx to a model
+    import zoofast.bundles.onnx      # noqa: F401 - adds export_onnx to a model
     path = load_bundle(bundle, device="cpu").export_onnx(out)
     echo(f"{path}: {path.stat().st_size/1e6:.1f} MB of ONNX, which gives torch's answers; "
          "its metadata say what goes in and what comes out")
 
 # %% ../../nbs/cli/07_share.ipynb #83f7a091
+_checkpoint = typer.Argument(help="Checkpoint (.ckpt) of zoobot's FinetuneableZoobotClassifier, Regressor or Tree.")
+_classes = typer.Option(help="Names of the classes, with commas, in the order of zoobot's numbers.")
+_label = typer.Option(help="Name of what is predicted; default: zoobot's label_col.")
+_schema = typer.Option(help="Of a tree: the name of a schema; default: the checkpoint's own.")
+_encoder = typer.Option(help="timm's name of the encoder; default: what the checkpoint says.")
+_timm_kwargs = typer.Option(help="More of the encoder's architecture, as json.")
+_size = typer.Option(help="Pixels along each side of the images; default: what the encoder needs, or 224.")
+_view = typer.Option(help="How zoobot read images: minimal (enlarged 1.2 times) or fast (the middle as it is).")
+
+# %% ../../nbs/cli/07_share.ipynb #9be89f58
 @command
 def from_zoobot(
-    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint (.ckpt) of zoobot's FinetuneableZoobotClassifier, Regressor or Tree.")],
+    checkpoint: Annotated[Path, _checkpoint],
     out: Annotated[Path, typer.Option(help="Folder of the bundle.")],
-    classes: Annotated[Optional[str], typer.Option(help="Names of the classes, with commas, in the order of zoobot's numbers.")] = None,
-    label: Annotated[Optional[str], typer.Option(help="Name of what is predicted; default: zoobot's label_col.")] = None,
-    schema: Annotated[Optional[str], typer.Option(help="Of a tree: the name of a schema; default: the checkpoint's own.")] = None,
-    encoder: Annotated[Optional[str], typer.Option(help="timm's name of the encoder; default: what the checkpoint says.")] = None,
-    timm_kwargs: Annotated[Optional[str], typer.Option(help="More of the encoder's architecture, as json.")] = None,
-    size: Annotated[Optional[int], typer.Option(help="Pixels along each side of the images; default: what the encoder needs, or 224.")] = None,
-    view: Annotated[str, typer.Option(help="How zoobot read images: minimal (enlarged 1.2 times) or fast (the middle as it is).")] = "minimal",
+    classes: Annotated[Optional[str], _classes] = None,
+    label: Annotated[Optional[str], _label] = None,
+    schema: Annotated[Optional[str], _schema] = None,
+    encoder: Annotated[Optional[str], _encoder] = None,
+    timm_kwargs: Annotated[Optional[str], _timm_kwargs] = None,
+    size: Annotated[Optional[int], _size] = None,
+    view: Annotated[str, _view] = "minimal",
 ):
     """Turn a checkpoint of zoobot 2.9 into a bundle that predicts the same; nothing in it is unpickled.
 
@@ -69,9 +81,14 @@ def from_zoobot(
     """
     say("loading timm ...")
     from zoofast.bundles.zoobot import from_zoobot_checkpoint
+    names = classes.split(",") if classes else None
     model = from_zoobot_checkpoint(
-        checkpoint, out, encoder=encoder, timm_kwargs=parse("timm_kwargs", timm_kwargs), label=label, schema=schema, size=size,
-        classes=classes.split(",") if classes else None, view=view, device="cpu")
+        checkpoint, out, encoder=encoder, timm_kwargs=parse("timm_kwargs", timm_kwargs), label=label, schema=schema,
+        size=size, classes=names, view=view, device="cpu")
+    _say_model(model, out)
+
+def _say_model(model, out):
+    "What a model predicts, from which images, and how to use it"
     cols,enc = model.task.label_cols,model.net.encoder
     what = f"{type(model.task).__name__} of {', '.join(cols[:3])}{', ...' if len(cols)>3 else ''}"
     echo(f"{what} from {enc.channels} x {enc.size} x {enc.size} images; use it with\n"

@@ -35,9 +35,11 @@ def _environment(jobs, gpu, **more):
     device = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
     return {**os.environ, "OMP_NUM_THREADS": threads, **device, **more}
 
+# %% ../../nbs/cli/08_sweep.ipynb #63cfd61f
 def _for_one(args):
     "The same command for one process, without what comes afterwards"
-    return [o for i,o in enumerate(args) if o!="--best" and o.split("=")[0]!="--jobs" and not (i and args[i-1]=="--jobs")]
+    def of_jobs(i): return args[i].split("=")[0]=="--jobs" or (i>0 and args[i-1]=="--jobs")
+    return [o for i,o in enumerate(args) if o!="--best" and not of_jobs(i)]
 
 def _workers(jobs):
     "Start this command in several processes and wait for all; raises `ValueError` where none of them ended well"
@@ -51,7 +53,8 @@ def _workers(jobs):
         raise
     for p,c in zip(ps, codes):
         if c<0: say(f"process {p.pid} was killed (signal {-c}); its trial was left to the others")
-    if all(codes): raise ValueError(f"none of the {jobs} processes ended well; the same command goes on with what is left")
+    if all(codes):
+        raise ValueError(f"none of the {jobs} processes ended well; the same command goes on with what is left")
 
 # %% ../../nbs/cli/08_sweep.ipynb #0d742f58
 class _Story:
@@ -68,7 +71,23 @@ class _Story:
         self.last = time.time()
 
 # %% ../../nbs/cli/08_sweep.ipynb #6f0a1c02
-_apart = ("catalog", "label", "save_dir", "file_col", "unit_interval", "wandb", "no_report")      # said otherwise, or not at all
+# said otherwise, or not at all
+_apart = ("catalog", "label", "save_dir", "file_col", "unit_interval", "wandb", "no_report")
+
+def _absolute(path): return str(Path(path).expanduser().absolute())
+
+def _given_options(given):
+    "The options that were given, as words"
+    words = []
+    for k in ("label", "file_col"):
+        for v in given[k] or []: words += [PARAMETERS[k].option, str(v)]
+    for p in PARAMETERS.values():
+        v = None if p.name in _apart else given.get(p.name)
+        if v is None: continue
+        is_file = p.name in ("schema", "image_dir") and Path(v).expanduser().exists()
+        words += [p.option, _absolute(v) if is_file else str(v)]                # an agent may start elsewhere
+    if given["unit_interval"]: words.append("--unit-interval")
+    return words
 
 def finetune_command(
     settings,   # From `read_settings`
@@ -76,17 +95,8 @@ def finetune_command(
     save_dir    # Folder that holds the runs' folders
 )->list:        # For the key `command` of a W&B sweep
     "The words with which a W&B agent starts one training"
-    def absolute(path): return str(Path(path).expanduser().absolute())
-    words = [sys.executable, "-m", "zoofast.cli", "finetune", absolute(given["catalog"]), "--save-dir", absolute(save_dir),
-             "--wandb", "online"]
-    for k in ("label", "file_col"):
-        for v in given[k] or []: words += [PARAMETERS[k].option, str(v)]
-    for p in PARAMETERS.values():
-        v = None if p.name in _apart else given.get(p.name)
-        if v is None: continue
-        is_file = p.name in ("schema", "image_dir") and Path(v).expanduser().exists()       # an agent may start elsewhere
-        words += [p.option, absolute(v) if is_file else str(v)]
-    if given["unit_interval"]: words.append("--unit-interval")
+    words = [sys.executable, "-m", "zoofast.cli", "finetune", _absolute(given["catalog"]),
+             "--save-dir", _absolute(save_dir), "--wandb", "online", *_given_options(given)]
     tried = [p.name for p in settings.parameters]
     if settings.metric!="train_loss" and "monitor" not in tried: words += ["--monitor", settings.metric]
     return [*words, "--settings", "${args_json}"]
@@ -103,6 +113,7 @@ def _tree(parameters):
         at[last] = dict(p.spec) if plain else {"distribution": p.distribution, **p.spec}
     return tree
 
+# %% ../../nbs/cli/08_sweep.ipynb #5ed33e30
 def wandb_config(
     settings,    # From `read_settings`
     command:list,# From `finetune_command`
@@ -111,8 +122,8 @@ def wandb_config(
     "The sweep as W&B wants it: numbers as numbers, and nothing left to what either side takes for granted"
     target = {} if settings.target is None else {"target": settings.target}
     metric = {**settings.raw.get("metric", {}), "name": settings.metric, "goal": settings.goal, **target}
-    out = {**settings.raw, "program": "zoofast", "metric": metric, "parameters": _tree(settings.parameters), "command": command,
-           "run_cap": n}
+    ours = {"program": "zoofast", "metric": metric, "parameters": _tree(settings.parameters), "command": command}
+    out = {**settings.raw, **ours, "run_cap": n}
     early = settings.early_terminate
     if early: out["early_terminate"] = {**settings.raw["early_terminate"], "strict": early["strict"]}
     return out
@@ -120,11 +131,13 @@ def wandb_config(
 # %% ../../nbs/cli/08_sweep.ipynb #6f0a1c04
 def _reachable(given):
     "W&B's package, where it can be used; raises `ValueError` otherwise, or for an option that means nothing there"
-    if given["device"] is not None: raise ValueError("--device: not with --wandb; set CUDA_VISIBLE_DEVICES for its agents")
+    if given["device"] is not None:
+        raise ValueError("--device: not with --wandb; set CUDA_VISIBLE_DEVICES for its agents")
     for k,default in dict(best=False, storage=None, name="sweep", sampler="tpe").items():
         if given[k]!=default: raise ValueError(f"--{k}: not with --wandb, where W&B keeps the sweep and chooses")
     try: import wandb
-    except ImportError: raise ValueError("--wandb: the package wandb is not installed (pip install 'zoofast[track]')") from None
+    except ImportError:
+        raise ValueError("--wandb: the package wandb is not installed (pip install 'zoofast[track]')") from None
     from zoofast.training.wandb import why_unreachable
     if why := why_unreachable(wandb): raise ValueError(f"--wandb: {why}; without --wandb the search runs here")
     return wandb
@@ -137,21 +150,27 @@ def _create(wandb, config):
         with hushed(): name = wandb.sweep(config, entity=config.get("entity"), project=project)
     except Exception as e:       # of many kinds
         raise ValueError(f"--wandb: W&B does not take the sweep: {first_line(e)}") from None
-    used = os.environ.get("WANDB_ENTITY"),os.environ["WANDB_PROJECT"],name             # wandb.sweep says there what it used
+    used = os.environ.get("WANDB_ENTITY"),os.environ["WANDB_PROJECT"],name     # wandb.sweep says there what it used
     return "/".join(o for o in used if o)
+
+# %% ../../nbs/cli/08_sweep.ipynb #8ceee037
+def _interrupt(ps):
+    "End W&B's agents: told once, an agent lets its training end; told again, it ends it"
+    for _ in range(2):
+        for p in ps:
+            if p.poll() is None: p.send_signal(signal.SIGINT)
+        time.sleep(2)
+    for p in ps: p.wait()
 
 def _agents(path, folder, n, jobs):
     "Run W&B's agents until `n` trainings are done"
     folder.mkdir(parents=True, exist_ok=True)
     words = [sys.executable, "-m", "wandb", "agent", "--count", str(-(-n//jobs)), path]
-    ps = [subprocess.Popen(words, stdout=2, env=_environment(jobs, g, WANDB_DIR=str(folder.absolute()))) for g in _devices(jobs)]
+    ps = [subprocess.Popen(words, stdout=2, env=_environment(jobs, g, WANDB_DIR=str(folder.absolute())))
+          for g in _devices(jobs)]
     try: return [p.wait() for p in ps]
     except KeyboardInterrupt:
-        for _ in range(2):                                        # told once, an agent lets its training end; told again, it ends it
-            for p in ps:
-                if p.poll() is None: p.send_signal(signal.SIGINT)
-            time.sleep(2)
-        for p in ps: p.wait()
+        _interrupt(ps)
         raise
 
 # %% ../../nbs/cli/08_sweep.ipynb #7c180002
@@ -162,17 +181,20 @@ def _top(settings, table):
 
 def _states(table): return ", ".join(f"{v} {k}" for k,v in table.state.value_counts().items())
 
+# %% ../../nbs/cli/08_sweep.ipynb #5fe10aa7
 def _on_wandb(wandb, settings, given, save_dir, n):
     "Make the sweep, run its agents, and tell what came out; raises `ValueError` where no training ended well"
     from zoofast.training.runs import list_runs
-    path = _create(wandb, wandb_config(settings, finetune_command(settings, given, save_dir), n))
+    command = finetune_command(settings, given, save_dir)
+    path = _create(wandb, wandb_config(settings, command, n))
     folder = save_dir/path.split("/")[-1]
     say(f"sweep {path}, in {folder}; to help from another machine that sees these files: wandb agent {path}")
     _agents(path, folder, n, given["jobs"])
     table = list_runs(folder)
     top = _top(settings, table)
     if not len(top):
-        raise ValueError(f"--wandb: no training of the sweep {path} ended well; what they said is above, and in {folder}")
+        raise ValueError(f"--wandb: no training of the sweep {path} ended well; "
+                         f"what they said is above, and in {folder}")
     echo(f"sweep {path}: {_states(table)}")
     shown = top[["run", settings.metric, "epochs", "kept", "encoder", "seconds"]]
     echo(shown.to_string(index=False, float_format="{:.4g}".format))
@@ -185,29 +207,33 @@ def _tell(s, table, save_dir, n):
     b = best_setting(table, s)
     echo(f"{n} trials: {_states(table)}")
     names = [p.name for p in s.parameters if p.distribution!="constant"]
-    echo(_top(s, table)[["trial", s.metric, "seconds", *names]].to_string(index=False, float_format="{:.4g}".format))
-    spread = "" if b["spread"] is None else f" (mean of {len(b['trials'])} seeds, which differ by {b['spread']:.2g})"
+    shown = _top(s, table)[["trial", s.metric, "seconds", *names]]
+    echo(shown.to_string(index=False, float_format="{:.4g}".format))
+    spread = ""
+    if b["spread"] is not None: spread = f" (mean of {len(b['trials'])} seeds, which differ by {b['spread']:.2g})"
     echo(f"\nbest setting: {s.metric} {b['metric']:.4g}{spread}, trial {', '.join(map(str, b['trials']))}\n"
          f"in {save_dir}: sweep.html, trials.csv, trials/, study.db")
 
+# %% ../../nbs/cli/08_sweep.ipynb #fa148f7e
 def _retrain(s, data, study, table, save_dir, fixed, seed):
     "Train the best setting again and save it"
     from zoofast.predict.table import predict_catalog
     from zoofast.sweep.trials import train_best
     from zoofast.tasks.infer import score_predictions
-    import zoofast.bundles.save      # noqa: F401: adds save_bundle to a learner
+    import zoofast.bundles.save      # noqa: F401 - adds save_bundle to a learner
     say("training the best setting again ...")
     learn = train_best(study, s, table, data, save_dir/"best", fixed, seed)
     learn.save_bundle(save_dir/"best"/"bundle")
     for name,what in (("valid", "validation galaxies"), ("test", "test galaxies")):
         rows = data.df[data.df.split==name].reset_index(drop=True)
-        if len(rows): echo(score_line(score_predictions(predict_catalog(learn, rows), rows, data.task), what))
+        if not len(rows): continue
+        echo(score_line(score_predictions(predict_catalog(learn, rows), rows, data.task), what))
     echo(f"\nthe model is in {save_dir}/best/bundle; use it with\n"
          f"  zoofast predict {save_dir}/best CATALOGUE --out predictions.parquet")
 
 # %% ../../nbs/cli/08_sweep.ipynb #7c180003
-def _ask(given):
-    "The settings, how many trials, the catalogue and its task, and what is the same for all trials; raises `ValueError`"
+def _read_settings(given):
+    "The settings, and how many trials there are; raises `ValueError`"
     from zoofast.sweep.search import n_trials, need_optuna
     from zoofast.sweep.settings import parameter_name, read_settings
     if not given["wandb"]: need_optuna()
@@ -216,19 +242,27 @@ def _ask(given):
     if given["sampler"] not in ("tpe", "gp"): raise ValueError(f"--sampler {given['sampler']}: use tpe or gp")
     if given["size"] and "size" in {parameter_name(p.name.split(".")[0]) for p in s.parameters}:
         raise ValueError("parameters: size is in the settings and given to the command too; leave out one")
+    return s,n
+
+def _ask(given):
+    """The settings, how many trials, the catalogue and its task, and what is the same for all trials; raises
+    `ValueError`"""
     from zoofast.catalog.read import read_catalog
+    s,n = _read_settings(given)
     df = read_catalog(given["catalog"], given["image_dir"], given["id_col"], given["file_col"])
     task,loss = pick_task(df, given["label"], given["task"], given["schema"], None, given["unit_interval"])
     fixed = {k: given[k] for k in ("encoder", "epochs", "freeze_epochs") if given[k] is not None}
     if loss: fixed["loss_func"] = loss
     return s,n,df,task,fixed
 
+# %% ../../nbs/cli/08_sweep.ipynb #8ff76591
 def _data(df, task, given, progress):
     "The galaxies of all trials, checked and split once"
     from zoofast.sweep.trials import SweepData
-    reader = image_reader(given["size"] or PARAMETERS["size"].default, *(given[k] for k in ("channels", "stretch", "bands", "hdu", "crop")))
-    return SweepData(df, task=task, reader=reader, **{k: given[k] for k in ("valid", "test", "seed", "group_col", "cache", "on_bad", "device")},
-                     progress=progress)
+    size = given["size"] or PARAMETERS["size"].default
+    reader = image_reader(size, *(given[k] for k in ("channels", "stretch", "bands", "hdu", "crop")))
+    split = {k: given[k] for k in ("valid", "test", "seed", "group_col", "cache", "on_bad", "device")}
+    return SweepData(df, task=task, reader=reader, progress=progress, **split)
 
 # %% ../../nbs/cli/08_sweep.ipynb #7c180004
 def _search(s, data, fixed, given, save_dir, n):
@@ -247,30 +281,47 @@ def _search(s, data, fixed, given, save_dir, n):
     if given["best"]: _retrain(s, data, study, table, save_dir, fixed, given["seed"])
 
 # %% ../../nbs/cli/08_sweep.ipynb #7c180005
+_settings = typer.Argument(help="YAML file in the form of a W&B sweep: method, metric, parameters, early_terminate; "
+                                "see settings.yaml in zoofast's repository.")
+_trials = typer.Option(help="Trials in all, over all processes; default: run_cap of the settings, the whole grid, "
+                            "or 20.")
+_save_dir = typer.Option(help="Folder of the search: trials/, trials.csv, sweep.html, study.db.")
+_best = typer.Option("--best", help="Then train the best setting again, and save it as a bundle in SAVE_DIR/best.")
+_storage = typer.Option(help="Database that several machines share, such as postgresql://user@host/name; "
+                             "default: a file in --save-dir.")
+_sampler = typer.Option(help="How method bayes chooses: tpe, or gp (a Gaussian process; slower).")
+_wandb = typer.Option("--wandb", help="Make the sweep on Weights & Biases, which chooses the settings, and run its "
+                                      "agents here.")
+
+# %% ../../nbs/cli/08_sweep.ipynb #89774f4e
 _own = dict(
-    settings=(Annotated[Path, typer.Argument(help="YAML file in the form of a W&B sweep: method, metric, parameters, early_terminate; "
-                                                  "see settings.yaml in zoofast's repository.")], ...),
+    settings=(Annotated[Path, _settings], ...),
     catalog=(Annotated[Path, typer.Option(help="Table of galaxies, as for zoofast finetune.")], ...),
-    trials=(Annotated[Optional[int], typer.Option(help="Trials in all, over all processes; default: run_cap of the settings, the whole "
-                                                       "grid, or 20.")], None),
-    save_dir=(Annotated[Path, typer.Option(help="Folder of the search: trials/, trials.csv, sweep.html, study.db.")], Path("runs/sweep")),
+    trials=(Annotated[Optional[int], _trials], None),
+    save_dir=(Annotated[Path, _save_dir], Path("runs/sweep")),
     jobs=(Annotated[int, typer.Option(help="Processes on this machine.")], 1),
-    best=(Annotated[bool, typer.Option("--best", help="Then train the best setting again, and save it as a bundle in SAVE_DIR/best.")], False),
-    storage=(Annotated[Optional[str], typer.Option(help="Database that several machines share, such as postgresql://user@host/name; "
-                                                        "default: a file in --save-dir.")], None),
+    best=(Annotated[bool, _best], False),
+    storage=(Annotated[Optional[str], _storage], None),
     name=(Annotated[str, typer.Option(help="Of the search in that database.")], "sweep"),
-    sampler=(Annotated[str, typer.Option(help="How method bayes chooses: tpe, or gp (a Gaussian process; slower).")], "tpe"),
-    wandb=(Annotated[bool, typer.Option("--wandb", help="Make the sweep on Weights & Biases, which chooses the settings, and run its "
-                                                        "agents here.")], False),
+    sampler=(Annotated[str, _sampler], "tpe"),
+    wandb=(Annotated[bool, _wandb], False),
     device=(Device, None))
+
+# %% ../../nbs/cli/08_sweep.ipynb #4c8f5fcb
+_encoder_help = "The encoder, where the settings have no model_name."
+_epochs_help = "Epochs with everything trained, where the settings have none; default: 5."
+_freeze_help = "Epochs with only the head trained, before; default: 1."
+_size_help = "Pixels along each side of the images, where the settings have none; default: 224."
+_test_help = "Fraction kept for a test, which no trial sees; --best is judged by it."
+
 _same_for_all = dict(                # given to the command where the settings do not try them
-    encoder=(option("encoder", "The encoder, where the settings have no model_name."), None),
-    epochs=(option("epochs", "Epochs with everything trained, where the settings have none; default: 5."), None),
-    freeze_epochs=(option("freeze_epochs", "Epochs with only the head trained, before; default: 1."), None),
-    size=(option("size", "Pixels along each side of the images, where the settings have none; default: 224."), None),
-    test=(option("test", "Fraction kept for a test, which no trial sees; --best is judged by it."), 0.0))
-_rows = ("label task schema unit_interval channels stretch bands hdu crop valid group_col cache on_bad image_dir id_col file_col "
-         "seed").split()
+    encoder=(option("encoder", _encoder_help), None),
+    epochs=(option("epochs", _epochs_help), None),
+    freeze_epochs=(option("freeze_epochs", _freeze_help), None),
+    size=(option("size", _size_help), None),
+    test=(option("test", _test_help), 0.0))
+_rows = ("label task schema unit_interval channels stretch bands hdu crop valid group_col cache on_bad image_dir "
+         "id_col file_col seed").split()
 
 # %% ../../nbs/cli/08_sweep.ipynb #7c180006
 @command
@@ -293,7 +344,7 @@ def sweep(**given):
     data = _data(df, task, {**given, "cache": as_arguments(given)["cache"]}, alone)
     check_sweep(s, data, fixed)
     first = data.loaders({})
-    if alone: say(f"{len(first.train_ds)} galaxies to train on, {len(first.valid_ds)} to validate; {about(data.task)}; "
-                  f"method {s.method}, {n} trials")
+    galaxies = f"{len(first.train_ds)} galaxies to train on, {len(first.valid_ds)} to validate"
+    if alone: say(f"{galaxies}; {about(data.task)}; method {s.method}, {n} trials")
     if wandb: return _on_wandb(wandb, s, given, save_dir, n)
     _search(s, data, fixed, given, save_dir, n)

@@ -12,6 +12,7 @@ __all__ = ['plot_best', 'importances', 'plot_importance', 'plot_parameter', 'plo
 
 # %% ../../nbs/sweep/04_page.ipynb #29939872
 import json, os, warnings
+from importlib.resources import files as resources
 from pathlib import Path
 import numpy as np, pandas as pd
 from ..plots.style import COLORS, GREY, MARKS, named, new_axes
@@ -33,6 +34,7 @@ def _zoom(ax, values, which="y"):
     lo,mid,hi = np.quantile(values, [0, 0.5, 1]) if len(values) else (0, 0, 0)
     if len(values)>4 and hi-mid>6*(mid-lo)>0: getattr(ax, f"set_{which}lim")(lo-0.4*(mid-lo), mid+5*(mid-lo))
 
+# %% ../../nbs/sweep/04_page.ipynb #d93a7de3
 def plot_best(
     table:pd.DataFrame, # From `trials_table`
     settings:Settings,  # What was searched
@@ -41,10 +43,12 @@ def plot_best(
     "The metric of each trial, and the best so far"
     ax,m = ax or new_axes((5, 3)),settings.metric
     done,stopped,failed = (table[table.state==k] for k in ("finished", "stopped", "failed"))
-    if len(done): ax.step(done.trial, done[m].cummin() if settings.goal=="minimize" else done[m].cummax(), where="post", color=_best, lw=2, label="best so far")
+    so_far = done[m].cummin() if settings.goal=="minimize" else done[m].cummax()
+    if len(done): ax.step(done.trial, so_far, where="post", color=_best, lw=2, label="best so far")
     ax.plot(done.trial, done[m], "o", color=_trial, ms=5, label="finished")
     if len(stopped): ax.plot(stopped.trial, stopped[m], "v", color=GREY, ms=5, label="stopped early")
-    if len(failed): ax.plot(failed.trial, [0.02]*len(failed), "x", color=_ink(), ms=6, label="failed", transform=ax.get_xaxis_transform(), clip_on=False)
+    at_the_foot = dict(transform=ax.get_xaxis_transform(), clip_on=False)
+    if len(failed): ax.plot(failed.trial, [0.02]*len(failed), "x", color=_ink(), ms=6, label="failed", **at_the_foot)
     if settings.goal=="minimize": _zoom(ax, done[m])
     ax.set(xlabel="trial", ylabel=m.replace("_", " "))
     ax.xaxis.get_major_locator().set_params(integer=True)
@@ -63,9 +67,11 @@ def importances(
     if len(done)<5 or not names or len({t.value for t in done})<2: return {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        got = optuna.importance.get_param_importances(study, evaluator=optuna.importance.FanovaImportanceEvaluator(seed=seed), params=sorted(names))
+        forest = optuna.importance.FanovaImportanceEvaluator(seed=seed)
+        got = optuna.importance.get_param_importances(study, evaluator=forest, params=sorted(names))
     return dict(sorted(got.items(), key=lambda o: -o[1]))
 
+# %% ../../nbs/sweep/04_page.ipynb #3de56b67
 def plot_importance(
     study,  # Optuna's study, or what `importances` gave
     ax=None # Axes to draw on
@@ -76,29 +82,42 @@ def plot_importance(
     names = list(got)[::-1]
     bars = ax.barh(range(len(names)), [got[k] for k in names], color=_trial)
     ax.bar_label(bars, [f"{got[k]:.0%}" for k in names], padding=3, fontsize=8)
-    ax.set(yticks=range(len(names)), yticklabels=names, xlim=(0, max([*got.values(), 0.1])*1.15), xlabel="part of the variance explained")
+    ax.set(yticks=range(len(names)), yticklabels=names, xlim=(0, max([*got.values(), 0.1])*1.15),
+           xlabel="part of the variance explained")
     if not got: ax.text(0.5, 0.5, "too few finished trials to say", transform=ax.transAxes, ha="center")
     return ax
 
 # %% ../../nbs/sweep/04_page.ipynb #0617f40f
-def _shown(table, settings): return [p for p in settings.parameters if p.name in table and table[p.name].astype(str).nunique()>1]
+def _shown(table, settings):
+    "The parameters that differ between the trials"
+    return [p for p in settings.parameters if p.name in table and table[p.name].astype(str).nunique()>1]
+
+def _are_numbers(p, column, numbers):
+    "Is a parameter drawn over an axis of numbers?"
+    if p.distribution not in ("categorical", "categorical_w_probabilities"): return True
+    return numbers.notna().all() and column.nunique()>6
 
 def _position(p, column):
     "Where values are drawn, and the labels of those that are no numbers"
     numbers = pd.to_numeric(column, errors="coerce")
-    if p.distribution not in ("categorical", "categorical_w_probabilities") or (numbers.notna().all() and column.nunique()>6): return numbers,None
-    names = list(dict.fromkeys([*(json.dumps(v, sort_keys=True) if isinstance(v, (dict, list)) else str(v) for v in p.spec["values"])]))
-    return column.map(lambda v: names.index(str(int(v)) if isinstance(v, float) and v.is_integer() and str(v) not in names else str(v))),names
+    if _are_numbers(p, column, numbers): return numbers,None
+    texts = [json.dumps(v, sort_keys=True) if isinstance(v, (dict, list)) else str(v) for v in p.spec["values"]]
+    names = list(dict.fromkeys(texts))
+    def text(v): return str(int(v)) if isinstance(v, float) and v.is_integer() and str(v) not in names else str(v)
+    return column.map(lambda v: names.index(text(v))),names
 
-def _short(o, most=28): return named(o if len(o)<=most else "…"+o[1-most:], most)         # of a path or an address, the end tells most
+# of a path or an address, the end tells most
+def _short(o, most=28): return named(o if len(o)<=most else "…"+o[1-most:], most)
 
+# %% ../../nbs/sweep/04_page.ipynb #7e17f17d
 def plot_parameter(
     table:pd.DataFrame, # From `trials_table`
     settings:Settings,  # What was searched
     name:str,           # Of the parameter
     ax=None             # Axes to draw on
 ):                      # matplotlib Axes
-    "One parameter against the metric; for parameters with few values, a line marks the median of each. Long names are on the vertical axis, where there is room for them"
+    """One parameter against the metric; for parameters with few values, a line marks the median of each. Long names are
+    on the vertical axis, where there is room for them"""
     m,p = settings.metric,next(o for o in settings.parameters if o.name==name)
     done = _done(table, settings)
     x,names = _position(p, done[name])
@@ -117,6 +136,23 @@ def plot_parameter(
     return ax
 
 # %% ../../nbs/sweep/04_page.ipynb #1904dedb
+def _axis(p, column):
+    "Values of a parameter from 0 to 1, and the ticks of its axis: where, and what they say"
+    x,names = _position(p, column)
+    log = names is None and p.shape.startswith("log")
+    v = (np.log10(x) if log else x).astype(float).to_numpy()
+    lo,hi = (0, max(len(names)-1, 1)) if names else (np.nanmin(v), np.nanmax(v))
+    if names and len(names)<=8: ticks = [(i/((len(names)-1) or 1), _short(o)) for i,o in enumerate(names)]
+    else: ticks = [(i, f"{10**o if log else o:.3g}") for i,o in enumerate((lo, hi))]
+    return (v-lo)/((hi-lo) or 1),ticks
+
+def _draw_axis(ax, j, ticks):
+    "The axis of a parameter, at the place `j`"
+    box = dict(fc=ax.figure.get_facecolor(), ec="none", alpha=0.7, pad=0.5)
+    ax.axvline(j, color=GREY, lw=1, alpha=0.5, zorder=0)
+    for y,t in ticks: ax.text(j+0.03, y, t, fontsize=7, va="center", bbox=box, zorder=9)
+
+# %% ../../nbs/sweep/04_page.ipynb #f4ba084e
 def plot_parallel(
     table:pd.DataFrame, # From `trials_table`
     settings:Settings,  # What was searched
@@ -128,18 +164,14 @@ def plot_parallel(
     done = done.sort_values(settings.metric, ascending=not low)           # the best on top
     ys = []
     for j,p in enumerate(ps):
-        x,names = _position(p, done[p.name])
-        log = names is None and p.shape.startswith("log")
-        v = (np.log10(x) if log else x).astype(float).to_numpy()
-        lo,hi = (0, max(len(names)-1, 1)) if names else (np.nanmin(v), np.nanmax(v))
-        ys.append((v-lo)/((hi-lo) or 1))
-        ticks = [(i/((len(names)-1) or 1), _short(o)) for i,o in enumerate(names)] if names and len(names)<=8 else [(0, f"{10**lo if log else lo:.3g}"), (1, f"{10**hi if log else hi:.3g}")]
-        ax.axvline(j, color=GREY, lw=1, alpha=0.5, zorder=0)
-        for y,t in ticks: ax.text(j+0.03, y, t, fontsize=7, va="center", bbox=dict(fc=ax.figure.get_facecolor(), ec="none", alpha=0.7, pad=0.5), zorder=9)
+        y,ticks = _axis(p, done[p.name])
+        ys.append(y)
+        _draw_axis(ax, j, ticks)
     bold = np.linspace(0.15, 0.9, len(done))                               # by rank: one bad trial does not take all
     for row,a in zip(np.array(ys).T, bold): ax.plot(range(len(ps)), row, color=_trial, lw=0.8+a, alpha=a)
     if ys and len(done):
-        ax.plot(range(len(ps)), np.array(ys)[:, -1], color=_best, lw=2.5, label=f"best: {done[settings.metric].iloc[-1]:.4g}")
+        best = f"best: {done[settings.metric].iloc[-1]:.4g}"
+        ax.plot(range(len(ps)), np.array(ys)[:, -1], color=_best, lw=2.5, label=best)
         ax.legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
     ax.set_xticks(range(len(ps)), [p.name for p in ps], fontsize=8)
     ax.set(yticks=[], xlim=(-0.1, max(len(ps)-1, 0)+0.5), ylim=(-0.06, 1.06))
@@ -147,20 +179,34 @@ def plot_parallel(
     return ax
 
 # %% ../../nbs/sweep/04_page.ipynb #49cb6ee4
-def _encoder_column(settings): return next((p.name for p in settings.parameters if parameter_name(p.name.split(".")[0])=="encoder"), None)
+def _encoder_column(settings):
+    "The parameter that says which encoder a trial has; `None` where all have the same"
+    for p in settings.parameters:
+        if parameter_name(p.name.split(".")[0])=="encoder": return p.name
 
 def compare_models(
     table:pd.DataFrame, # From `trials_table`
     settings:Settings   # What was searched
-)->pd.DataFrame:        # `encoder`, the metric (mean over repeats), `spread`, `seconds`, `repeats`, `trials`; the best first
+)->pd.DataFrame: # `encoder`, the metric (mean over repeats), `spread`, `seconds`, `repeats`, `trials`; the best first
     "The best setting of each encoder"
     name,done,rows = _encoder_column(settings),_done(table, settings),[]
     for k,g in done.groupby(name, sort=False) if name and len(done) else []:
         best = best_setting(g, settings)
         own = g[g.trial.isin(best["trials"])]
-        rows.append({"encoder": k, settings.metric: best["metric"], "spread": best["spread"], "seconds": own.seconds.mean(), "repeats": len(own), "trials": len(g)})
+        rows.append({"encoder": k, settings.metric: best["metric"], "spread": best["spread"],
+                     "seconds": own.seconds.mean(), "repeats": len(own), "trials": len(g)})
     out = pd.DataFrame(rows, columns=["encoder", settings.metric, "spread", "seconds", "repeats", "trials"])
     return out.sort_values(settings.metric, ascending=settings.goal=="minimize", ignore_index=True)
+
+# %% ../../nbs/sweep/04_page.ipynb #dd3f1a97
+def _draw_model(ax, i, r, m):
+    "An encoder's best setting as a mark, with its spread over seeds"
+    spread = None if pd.isna(r.spread) else r.spread
+    said = "" if spread is None else f" ± {spread:.2g}"
+    mark = MARKS[(i+i//len(COLORS))%len(MARKS)]
+    label = f"{_short(r.encoder, 48)}: {r[m]:.4g}{said}"
+    ax.errorbar(r.seconds, r[m], yerr=spread, fmt=mark, ms=9, color=COLORS[i%len(COLORS)], mec=_ink(), mew=0.6,
+                capsize=3, label=label)
 
 def plot_models(
     table:pd.DataFrame, # From `trials_table`
@@ -171,9 +217,9 @@ def plot_models(
     m,models,done = settings.metric,compare_models(table, settings),_done(table, settings)
     ax = ax or new_axes((5, 3+0.2*len(models)))
     for i,r in models.iterrows():
-        own,c = done[done[_encoder_column(settings)]==r.encoder],COLORS[i%len(COLORS)]
-        ax.scatter(own.seconds, own[m], s=10, color=c, alpha=0.35, lw=0)
-        ax.errorbar(r.seconds, r[m], yerr=None if pd.isna(r.spread) else r.spread, fmt=MARKS[(i+i//len(COLORS))%len(MARKS)], ms=9, color=c, mec=_ink(), mew=0.6, capsize=3, label=f"{_short(r.encoder, 48)}: {r[m]:.4g}" + ("" if pd.isna(r.spread) else f" ± {r.spread:.2g}"))
+        own = done[done[_encoder_column(settings)]==r.encoder]
+        ax.scatter(own.seconds, own[m], s=10, color=COLORS[i%len(COLORS)], alpha=0.35, lw=0)
+        _draw_model(ax, i, r, m)
     if settings.goal=="minimize": _zoom(ax, done[m])
     if len(models) and done.seconds.max()>8*max(done.seconds.min(), 1e-9): ax.set_xscale("log")
     ax.set(xlabel="seconds of training", ylabel=m.replace("_", " "))
@@ -181,42 +227,12 @@ def plot_models(
     return ax
 
 # %% ../../nbs/sweep/04_page.ipynb #b8442977
-_page = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1"><title>{{ title }}</title>
-<meta name="color-scheme" content="light dark"><style>
-:root{--ink:#1a1a1a;--paper:#fff;--soft:#5a5a5a;--line:#ccc;--fill:#f4f4f4;--best:#fff3d6}
-@media (prefers-color-scheme:dark){:root{--ink:#e6e6e6;--paper:#16181b;--soft:#a8a8a8;--line:#444;--fill:#24272b;--best:#3d3212}}
-body{font:16px/1.5 system-ui,sans-serif;color:var(--ink);background:var(--paper);max-width:72rem;margin:2rem auto;padding:0 1rem}
-h1{margin-bottom:.2rem}h2{margin-top:2.2rem;font-size:1.2rem}p{max-width:46rem}.said{color:var(--soft)}
-svg{width:100%;height:auto;display:block}.row.wide{flex-wrap:nowrap}.row.wide svg{min-width:40rem}.row{display:flex;flex-wrap:wrap;gap:1rem;align-items:flex-start}
-.cards{display:flex;flex-wrap:wrap;gap:1rem;margin:1rem 0}.card{border:1px solid var(--line);border-radius:6px;padding:.5rem 1rem}.card b{display:block;font-size:1.4rem}
-.wide{overflow-x:auto}table{border-collapse:collapse;font-size:.85rem;font-variant-numeric:tabular-nums}
-th,td{padding:.25rem .6rem;border-bottom:1px solid var(--line);text-align:left;white-space:nowrap}th{position:sticky;top:0;background:var(--fill);cursor:pointer}th:after{content:" \\2195";color:var(--soft)}
-th[aria-sort=ascending]:after{content:" \\2191";color:var(--ink)}th[aria-sort=descending]:after{content:" \\2193";color:var(--ink)}td.n{text-align:right}tr.best{background:var(--best)}tr.failed,tr.stopped{color:var(--soft)}
-pre{background:var(--fill);padding:.7rem 1rem;overflow-x:auto}
-</style></head><body>
-<h1>{{ title }}</h1><p class="said">{{ subtitle }}</p>{% if description %}<p>{{ description }}</p>{% endif %}
-<div class="cards">{% for k,v in cards %}<div class="card"><b>{{ v }}</b>{{ k }}</div>{% endfor %}</div>
-{% if best %}<h2>The best setting</h2><p>{{ best.text }}</p><pre>{{ best.yaml }}</pre>{% endif %}
-{% for title,text,pictures in sections %}<h2>{{ title }}</h2><p>{{ text }}</p><div class="row{% if title==wide %} wide{% endif %}">{% for svg in pictures %}{{ svg }}{% endfor %}</div>{% endfor %}
-<h2>All trials</h2><p>Click on a column to sort by it.</p><div class="wide"><table id="trials"><thead><tr>{% for c in columns %}<th scope="col" tabindex="0">{{ c }}</th>{% endfor %}</tr></thead><tbody>
-{% for cls,row in rows %}<tr class="{{ cls }}">{% for key,text,num in row %}<td{% if num %} class="n"{% endif %} data-k="{{ key }}">{{ text }}</td>{% endfor %}</tr>
-{% endfor %}</tbody></table></div>
-<script>
-document.querySelectorAll("#trials th").forEach((th,i)=>{const go=()=>{const up=th.getAttribute("aria-sort")!=="ascending",body=document.querySelector("#trials tbody");
-document.querySelectorAll("#trials th").forEach(o=>o.removeAttribute("aria-sort"));th.setAttribute("aria-sort",up?"ascending":"descending");
-[...body.rows].sort((a,b)=>{const x=a.cells[i].dataset.k,y=b.cells[i].dataset.k;if(x===""||y==="")return (x==="")-(y==="");const p=Number(x),q=Number(y),c=isNaN(p)||isNaN(q)?x.localeCompare(y):p-q;return up?c:-c}).forEach(r=>body.append(r))};
-th.addEventListener("click",go);th.addEventListener("keydown",e=>{if(e.key==="Enter")go()})});
-</script></body></html>
-"""
-
-def _picture(alt, draw): return as_svg(draw(), alt).replace("#ffffff", "var(--paper)")
-
 def _cell(v):
     "A value as text, what it is sorted by, and whether it is a number"
     if pd.isna(v): return "","",False
     if isinstance(v, (bool, np.bool_)): return str(v),str(v),False
-    if isinstance(v, (int, float, np.number)): return repr(float(v)),f"{v:.4g}" if isinstance(v, (float, np.floating)) else str(v),True
+    if isinstance(v, (int, float, np.number)):
+        return repr(float(v)),f"{v:.4g}" if isinstance(v, (float, np.floating)) else str(v),True
     return str(v),f"{v:%Y-%m-%d %H:%M}" if hasattr(v, "strftime") else str(v),False
 
 def _best_text(table, settings):
@@ -224,11 +240,70 @@ def _best_text(table, settings):
     import yaml
     b = best_setting(table, settings)
     names = [p.name for p in settings.parameters if p.name not in REPEATS]
-    values = {k: v.item() if isinstance(v, np.generic) else v for k,v in table[table.trial==b["trials"][0]].iloc[0][names].items()}
-    where = f"trial {b['trials'][0]}" if len(b["trials"])==1 else f"trials {', '.join(map(str, b['trials']))}, which differ in their seeds alone"
+    row = table[table.trial==b["trials"][0]].iloc[0]
+    values = {k: v.item() if isinstance(v, np.generic) else v for k,v in row[names].items()}
+    where = f"trial {b['trials'][0]}"
+    if len(b["trials"])>1: where = f"trials {', '.join(map(str, b['trials']))}, which differ in their seeds alone"
     spread = f" ± {b['spread']:.2g} (standard deviation over the seeds)" if b["spread"] is not None else ""
-    return dict(text=f"{settings.metric} {b['metric']:.4g}{spread}, {where}. It was chosen by this metric, so on new galaxies it will be a little worse.", yaml=yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+    return dict(yaml=yaml.safe_dump(values, sort_keys=False, allow_unicode=True),
+                text=f"{settings.metric} {b['metric']:.4g}{spread}, {where}. It was chosen by this metric, so on new "
+                     "galaxies it will be a little worse.")
 
+# %% ../../nbs/sweep/04_page.ipynb #e462cce9
+_WIDE = "All parameters at once"
+
+def _picture(alt, draw): return as_svg(draw(), alt).replace("#ffffff", "var(--paper)")
+
+def _sections_of_models(settings, table):
+    "How far the search came, and which encoder is worth its time"
+    if len(table[table[settings.metric].notna()]):
+        yield ("Best so far", "A flat line at the end says that more trials of this kind will hardly help.",
+               [_picture("metric of each trial and the best so far", lambda: plot_best(table, settings))])
+    models = compare_models(table, settings)
+    if len(models)<2: return
+    repeated = ", with the standard deviation over its repeats" if models.spread.notna().any() else ""
+    yield ("Encoders against time", f"The best setting of each encoder{repeated}; small points are its other trials.",
+           [_picture("metric against training time for each encoder", lambda: plot_models(table, settings))])
+
+def _sections_of_parameters(study, settings, table):
+    "What the parameters did"
+    done = _done(table, settings)
+    shown = _shown(done, settings) if len(done)>1 else []
+    if not shown: return
+    if got := importances(study):
+        yield ("Which parameters mattered", "Part of the metric's variance that each explains, in a random forest "
+               "fitted to the trials. With few trials it is a hint, not a measurement.",
+               [_picture("importance of each parameter", lambda: plot_importance(got))])
+    def one(p): return _picture(f"{p.name} against {settings.metric}", lambda: plot_parameter(table, settings, p.name))
+    yield "Each parameter against the metric","",[one(p) for p in shown]
+    if len(shown)>1:
+        yield (_WIDE, "One line a trial; the better, the bolder.",
+               [_picture("parallel coordinates of all trials", lambda: plot_parallel(table, settings))])
+
+# %% ../../nbs/sweep/04_page.ipynb #8cec6d71
+def _columns(table, settings):
+    "The columns of the table of trials that say something, those that one looks for first"
+    names = ["trial", "state", settings.metric, *(p.name for p in settings.parameters)]
+    ordered = [*(c for c in names if c in table), *(c for c in table if c not in names)]
+    def tells(c): return table[c].notna().any() and not (c=="tries" and (table[c]==1).all())
+    return [c for c in ordered if tells(c)]
+
+def _trials_of_page(table, settings):
+    "Names of columns, and rows of cells, each with its class"
+    columns,parameters = _columns(table, settings),[p.name for p in settings.parameters]
+    top = set(best_setting(table, settings)["trials"]) if len(_done(table, settings)) else set()
+    rows = [("best" if r.trial in top else r.state, [_cell(r[c]) for c in columns]) for _,r in table.iterrows()]
+    return dict(columns=[c if c in parameters else c.replace("_", " ") for c in columns], rows=rows)
+
+def _cards(table, settings):
+    "How many trials ended how, and how long they took"
+    n = table.state.value_counts()
+    states = ("finished", "stopped", "failed", "running", "waiting")
+    cards = [(k, int(n.get(k, 0))) for k in states if n.get(k, 0) or k=="finished"]
+    if not _done(table, settings).seconds.notna().any(): return cards
+    return [*cards, ("hours of training", f"{table.seconds.sum()/3600:.3g}")]
+
+# %% ../../nbs/sweep/04_page.ipynb #1c9ea610
 def write_page(
     study,              # Optuna's study
     settings:Settings,  # What was searched
@@ -237,25 +312,15 @@ def write_page(
 )->Path:
     "Write all pictures and the table as one HTML page"
     import jinja2
-    path,done,n = Path(path),_done(table, settings),table.state.value_counts()
+    path,raw = Path(path),settings.raw
     with no_display():
-        sections = []
-        if len(table[table[settings.metric].notna()]): sections.append(("Best so far", "A flat line at the end says that more trials of this kind will hardly help.", [_picture("metric of each trial and the best so far", lambda: plot_best(table, settings))]))
-        if len(models := compare_models(table, settings))>1: sections.append(("Encoders against time", "The best setting of each encoder" + (", with the standard deviation over its repeats" if models.spread.notna().any() else "") + "; small points are its other trials.", [_picture("metric against training time for each encoder", lambda: plot_models(table, settings))]))
-        if len(done)>1 and (shown := _shown(done, settings)):
-            if got := importances(study): sections.append(("Which parameters mattered", "Part of the metric's variance that each explains, in a random forest fitted to the trials. With few trials it is a hint, not a measurement.", [_picture("importance of each parameter", lambda: plot_importance(got))]))
-            sections.append(("Each parameter against the metric", "", [_picture(f"{p.name} against {settings.metric}", lambda p=p: plot_parameter(table, settings, p.name)) for p in shown]))
-            if len(shown)>1: sections.append(("All parameters at once", "One line a trial; the better, the bolder.", [_picture("parallel coordinates of all trials", lambda: plot_parallel(table, settings))]))
-    raw = settings.raw
-    best = _best_text(table, settings) if len(done) else None
-    top = set(best_setting(table, settings)["trials"]) if len(done) else set()
-    first = ["trial", "state", settings.metric, *(p.name for p in settings.parameters)]             # what one looks for comes first
-    columns = [c for c in [*(c for c in first if c in table), *(c for c in table if c not in first)] if table[c].notna().any() and not (c=="tries" and (table[c]==1).all())]
-    rows = [("best" if r.trial in top else r.state, [_cell(r[c]) for c in columns]) for _,r in table.iterrows()]
-    cards = [(k, int(n.get(k, 0))) for k in ("finished", "stopped", "failed", "running", "waiting") if n.get(k, 0) or k=="finished"]
-    if done.seconds.notna().any(): cards.append(("hours of training", f"{table.seconds.sum()/3600:.3g}"))
-    html = jinja2.Environment(autoescape=True).from_string(_page).render(title=f"Sweep: {raw['name']}" if raw.get("name") else "Sweep", subtitle=f"method {settings.method}, {settings.goal} {settings.metric}", description=raw.get("description"),
-        cards=cards, best=best, sections=sections, wide="All parameters at once", columns=[c.replace("_", " ") if c not in [p.name for p in settings.parameters] else c for c in columns], rows=rows)
+        sections = [*_sections_of_models(settings, table), *_sections_of_parameters(study, settings, table)]
+    page = (resources("zoofast")/"templates"/"sweep.html").read_text(encoding="utf-8")
+    html = jinja2.Environment(autoescape=True).from_string(page).render(
+        title=f"Sweep: {raw['name']}" if raw.get("name") else "Sweep",
+        subtitle=f"method {settings.method}, {settings.goal} {settings.metric}", description=raw.get("description"),
+        cards=_cards(table, settings), best=_best_text(table, settings) if len(_done(table, settings)) else None,
+        sections=sections, wide=_WIDE, **_trials_of_page(table, settings))
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     part.write_text(html, encoding="utf-8")
     os.replace(part, path)

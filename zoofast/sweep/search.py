@@ -26,10 +26,12 @@ def need_optuna():
     optuna.logging.set_verbosity(optuna.logging.CRITICAL)
     return optuna
 
+# %% ../../nbs/sweep/02_search.ipynb #49f38daa
 def _choices(p):
     "What Optuna chooses from: the values, or their texts where they are no plain ones"
-    plain = all(v is None or isinstance(v, (bool, int, float, str)) for v in p.values) and len(set(p.values))==len(p.values)
-    return p.values if plain else [json.dumps(v, sort_keys=True) for v in p.values]
+    plain = all(v is None or isinstance(v, (bool, int, float, str)) for v in p.values)
+    if plain and len(set(p.values))==len(p.values): return p.values
+    return [json.dumps(v, sort_keys=True) for v in p.values]
 
 def _inside(p, u):
     "What Optuna would hold for the number `u` from 0 to 1"
@@ -49,7 +51,9 @@ def _suggest(trial, p):
     if p.distribution=="constant": return p.spec["value"]
     if p.distribution=="categorical": return _outside(p, trial.suggest_categorical(p.name, _choices(p)))
     if p.distribution=="int_uniform": return trial.suggest_int(p.name, *p.limits)
-    return _outside(p, trial.suggest_float(p.name, *(p.limits or (0, 1)), log=bool(p.limits) and p.shape=="log_uniform"))
+    low,high = p.limits or (0, 1)
+    logarithm = bool(p.limits) and p.shape=="log_uniform"
+    return _outside(p, trial.suggest_float(p.name, low, high, log=logarithm))
 
 # %% ../../nbs/sweep/02_search.ipynb #0f04401f
 def is_behind(
@@ -73,7 +77,8 @@ def _pruner(settings):
         def prune(self, study, trial):
             rows = [t for t in study.get_trials(deepcopy=False) if not _is_dead(t)]
             mine = _history(trial)
-            return is_behind(mine, [mine, *(_history(t) for t in rows if t.number!=trial.number)], settings.early_terminate, settings.goal)
+            others = [_history(t) for t in rows if t.number!=trial.number]
+            return is_behind(mine, [mine, *others], settings.early_terminate, settings.goal)
     return Behind() if settings.early_terminate else optuna.pruners.NopPruner()
 
 def _history(t): return [v for _,v in sorted(t.intermediate_values.items()) if math.isfinite(v)]
@@ -97,7 +102,8 @@ def _create_study(settings, storage, name, alive):
         store = None
         if storage:
             wait = {"connect_args": {"timeout": 100}} if storage.startswith("sqlite") else {"pool_pre_ping": True}
-            store = optuna.storages.RDBStorage(storage, engine_kwargs=wait, heartbeat_interval=alive, grace_period=6*alive)
+            store = optuna.storages.RDBStorage(storage, engine_kwargs=wait, heartbeat_interval=alive,
+                                               grace_period=6*alive)
         return optuna.create_study(storage=store, study_name=name, direction=settings.goal, pruner=_pruner(settings),
                                    load_if_exists=True)
 
@@ -163,7 +169,9 @@ def _values_of_place(settings, place, seed):
     ps = settings.parameters
     if settings.method=="grid":
         values = settings.grid[place]
-        def held(p): return _choices(p)[p.values.index(values[p.name])] if p.distribution=="categorical" else values[p.name]
+        def held(p):
+            v = values[p.name]
+            return _choices(p)[p.values.index(v)] if p.distribution=="categorical" else v
         return {p.name: held(p) for p in ps if p.distribution!="constant"}
     if settings.method!="random": return {}
     us = np.random.default_rng([seed, place]).random(len(ps))
@@ -185,8 +193,8 @@ def _fill(study, settings, n, seed, ahead=50):
 
 # %% ../../nbs/sweep/02_search.ipynb #5e770304
 def _sampler(method, kind, seed):
-    """What chooses the next trial; each place has random numbers of its own, so that a search that was interrupted goes on as it
-    would have, and no two processes draw the same"""
+    """What chooses the next trial; each place has random numbers of its own, so that a search that was interrupted goes
+    on as it would have, and no two processes draw the same"""
     samplers = need_optuna().samplers
     def made(place):
         own = int(np.random.default_rng([seed, place]).integers(2**31))
@@ -209,14 +217,16 @@ def n_trials(
     settings:Settings,    # From `read_settings`
     trials:"int|None"=None# As asked for
 )->int:
-    "How many trials there will be: as asked for, else `run_cap`, else the whole grid, else 20; never more than the grid has"
+    """How many trials there will be: as asked for, else `run_cap`, else the whole grid, else 20; never more than the
+    grid has"""
     if trials is not None and trials<1: raise ValueError(f"trials={trials}: give 1 or more")
     whole = len(settings.grid) if settings.method=="grid" else None
     n = trials or settings.run_cap or whole or 20
     return min(n, whole) if whole else n
 
 # %% ../../nbs/sweep/02_search.ipynb #9979c96e
-FAILURES = (ValueError, RuntimeError, MemoryError, OSError, ArithmeticError)     # of a trial; others are mistakes in the program
+# of a trial; others are mistakes in the program
+FAILURES = (ValueError, RuntimeError, MemoryError, OSError, ArithmeticError)
 
 class _Surplus(RuntimeError): pass
 
@@ -253,7 +263,8 @@ def _reached(trials, settings):
     return any(v<=target if settings.goal=="minimize" else v>=target for v in done)
 
 def _what_next(study, settings, n):
-    "Is a trial waiting, are others still at work, or is all done? Raises `ValueError` where the first three failed alike"
+    """Is a trial waiting, are others still at work, or is all done? Raises `ValueError` where the first three failed
+    alike"""
     own = [t for i,t in trials_by_place(study)[0].items() if i<n]
     reasons = [t.user_attrs.get("reason") for t in sorted(own, key=lambda t: t.number) if t.state.is_finished()]
     if len(reasons)>=3 and reasons[0] and len(set(reasons))==1:
@@ -262,17 +273,20 @@ def _what_next(study, settings, n):
     if any(t.state.name=="WAITING" for t in own): return "waiting"
     return "done" if all(t.state.is_finished() for t in own) else "others"
 
+# %% ../../nbs/sweep/02_search.ipynb #48e8547c
 def _take_one(study, settings, objective, n, lock):
     "Do the next waiting trial; its place, or nothing where another had it"
     optuna,done = need_optuna(),[]
     def one(trial):
         if lock: lock.release()
         return _run(study, settings, objective, n, trial, done)
-    if lock: lock.acquire()              # until the trial is this process's: with SQLite, Optuna gives two that ask at once the same one
+    # until the trial is this process's: with SQLite, Optuna gives two that ask at once the same one
+    if lock: lock.acquire()
     try: study.optimize(one, n_trials=1, catch=FAILURES)
     except (optuna.exceptions.UpdateFinishedTrialError, ValueError) as e:
         if not (isinstance(e, optuna.exceptions.UpdateFinishedTrialError) or "Cannot tell" in str(e)): raise
-        warnings.warn(f"trial {done[0] if done else ''} was silent for so long that it was taken for killed; another does it again")
+        warnings.warn(f"trial {done[0] if done else ''} was silent for so long that it was taken for killed; "
+                      "another does it again")
         return None
     finally:
         if lock: lock.release()
@@ -311,21 +325,26 @@ def search(
 _states = dict(COMPLETE="finished", PRUNED="stopped", FAIL="failed", RUNNING="running", WAITING="waiting")
 _first,_last = ("trial", "state"),("seconds", "trained", "reason", "tries", "host", "began")
 
-def _trial_row(i, t, settings):
-    "A row of the table of trials; a parameter that is called as one of its columns has a line below it"
-    a,h,metric = t.user_attrs,_history(t),settings.metric
-    best = min if settings.goal=="minimize" else max
+def _values_row(t, settings):
+    "A trial's values; a parameter that is called as one of the table's columns has a line below it"
     values = {}
     for p in settings.parameters:
-        v = a.get("settings", {}).get(p.name)
-        taken = p.name in (*_first, *_last, metric)
+        v = t.user_attrs.get("settings", {}).get(p.name)
+        taken = p.name in (*_first, *_last, settings.metric)
         values[f"{p.name}_" if taken else p.name] = json.dumps(v, sort_keys=True) if isinstance(v, (dict, list)) else v
+    return values
+
+def _trial_row(i, t, settings):
+    "A row of the table of trials"
+    a,h,metric = t.user_attrs,_history(t),settings.metric
+    best = min if settings.goal=="minimize" else max
     ended = t.datetime_complete and t.datetime_start
+    lasted = (t.datetime_complete-t.datetime_start).total_seconds() if ended else None
     return {"trial": i+1, "state": _states[t.state.name],
             metric: t.value if t.state.name=="COMPLETE" else best(h, default=None),
             **{k: v for k,v in a.get("metrics", {}).items() if k!=metric},
-            "seconds": a.get("seconds", (t.datetime_complete-t.datetime_start).total_seconds() if ended else None),
-            "trained": len(h), **values,
+            "seconds": a.get("seconds", lasted),
+            "trained": len(h), **_values_row(t, settings),
             "reason": a.get("reason") or ("not among the best" if t.state.name=="PRUNED" else None),
             "tries": a.get("tries", 1), "host": a.get("host"), "began": t.datetime_start}
 
@@ -333,7 +352,8 @@ def _trial_row(i, t, settings):
 def trials_table(
     study,            # From `open_study`
     settings:Settings # What is searched
-)->pd.DataFrame:      # `trial, state`, metrics of the best epoch, `seconds, trained` (epochs), the parameters, `reason, tries, host, began`
+# `trial, state`, metrics of the best epoch, `seconds, trained` (epochs), the parameters, `reason, tries, host, began`
+)->pd.DataFrame:
     "One row a trial; numbers begin with 1. A trial that was stopped early was behind others"
     rows = [_trial_row(i, t, settings) for i,t in sorted(trials_by_place(study)[0].items())]
     names = [p.name for p in settings.parameters]
@@ -347,8 +367,8 @@ def best_setting(
     table:pd.DataFrame, # From `trials_table`
     settings:Settings   # What is searched
 )->dict:                # `metric` (mean over repeats), `spread` (their standard deviation), `trials`
-    """The best setting: repeats of one setting, which differ in their seeds alone, count by their mean. Raises `ValueError` where
-    no trial is finished"""
+    """The best setting: repeats of one setting, which differ in their seeds alone, count by their mean. Raises
+    `ValueError` where no trial is finished"""
     done = table[table.state=="finished"]
     if not len(done):
         reasons = table.reason.dropna()

@@ -22,7 +22,8 @@ from ..core.errors import did_you_mean
 from ..training.parameters import PARAMETERS
 
 # %% ../../nbs/sweep/01_settings.ipynb #69fe0df4
-REPEATS = ("num_experiments", "experiment", "repeat", "replicate")      # each value trains the same again, with another seed
+# each value trains the same again, with another seed
+REPEATS = ("num_experiments", "experiment", "repeat", "replicate")
 
 def _row(name):
     "What the table says of a parameter; a repeat is a number that is added to the seed"
@@ -35,7 +36,8 @@ def _near(word, words): return did_you_mean(word, words, 3) or f"; there are {',
 def parameter_name(
     name:str # As in a file of settings
 )->str: # Its name in `PARAMETERS` or `REPEATS`
-    "The parameter of that name; raises `ValueError` with near names where there is none, or where trials may not differ in it"
+    """The parameter of that name; raises `ValueError` with near names where there is none, or where trials may not
+    differ in it"""
     if name in _tried() or name in REPEATS: return name
     for p in PARAMETERS.values():
         if name in p.aliases and p.can_be_tried: return p.name
@@ -45,7 +47,8 @@ def parameter_name(
     if p is None or p.kind=="object":
         raise ValueError(f"parameters: {name!r} is not known{_near(name, [*_tried(), 'model_name', *REPEATS])}")
     why = ", since it changes the galaxies that they are judged by" if p.picks_galaxies else ""
-    raise ValueError(f"parameters: {name!r} has to be the same for all trials{why}; give it to the command instead, as {p.option}")
+    raise ValueError(f"parameters: {name!r} has to be the same for all trials{why}; "
+                     f"give it to the command instead, as {p.option}")
 
 # %% ../../nbs/sweep/01_settings.ipynb #2f0a66d1
 def _number(where, v, whole=False):
@@ -158,7 +161,8 @@ def _distribution(name, p):
     "Which distribution is meant; raises `ValueError`"
     here = f"parameters: {name}"
     if not isinstance(p, Mapping):
-        raise ValueError(f"{here}: write {'values' if isinstance(p, list) else 'value'}: {p!r} below it, or min: and max:")
+        key = "values" if isinstance(p, list) else "value"
+        raise ValueError(f"{here}: write {key}: {p!r} below it, or min: and max:")
     if (d := p.get("distribution")) is not None:
         d = "categorical_w_probabilities" if d=="categorical" and "probabilities" in p else d
         if d not in DISTRIBUTIONS: raise ValueError(f"{here}: distribution {d!r} is not known{_near(d, DISTRIBUTIONS)}")
@@ -172,7 +176,8 @@ def _check_keys(here, d, p):
     "Raise `ValueError` for keys that the distribution `d` does not have, or lacks"
     keys = DISTRIBUTIONS[d]
     if extra := set(p)-keys-{"distribution"}:
-        raise ValueError(f"{here}: {d} takes {', '.join(sorted(keys))}, and no {', '.join(map(repr, sorted(map(str, extra))))}")
+        unknown = ", ".join(map(repr, sorted(map(str, extra))))
+        raise ValueError(f"{here}: {d} takes {', '.join(sorted(keys))}, and no {unknown}")
     missing = [k for k in sorted(keys) if k not in p and k not in _defaults]
     if missing: raise ValueError(f"{here}: {d} needs {' and '.join(missing)}")
 
@@ -193,7 +198,8 @@ def _check_spec(here, p):
     if takes_exponents and max(map(abs, s.values()))>700:
         raise ValueError(f"{here}: {d} takes exponents, and these are too large; {better}")
     low,high = p.limits or (0, 0)
-    if takes_exponents: warnings.warn(f"{here}: {d} takes exponents, so the values go from {low:.4g} to {high:.4g}; {better}")
+    if takes_exponents:
+        warnings.warn(f"{here}: {d} takes exponents, so the values go from {low:.4g} to {high:.4g}; {better}")
     if "q" in s and p.limits and not range(*p._steps()):
         raise ValueError(f"{here}: no multiple of q {s['q']:g} lies from {low:g} to {high:g}")
 
@@ -203,10 +209,30 @@ def _check_numbers(here, p, row):
     if row.kind=="whole" and d!="int_uniform" and not isinstance(p.spec.get("q"), int):
         raise ValueError(f"{here}: {d} gives fractions, and whole numbers are needed; "
                          "use int_uniform, or a q_ distribution with a whole q")
-    if row.kind not in ("whole", "number"): raise ValueError(f"{here}: {d} gives numbers, and {p.name} takes none; use values")
+    if row.kind not in ("whole", "number"):
+        raise ValueError(f"{here}: {d} gives numbers, and {p.name} takes none; use values")
     for k,v in zip(("min", "max"), p.limits or ()): _value(f"{here}: {k}", row.name, p.rounded(v))
 
 # %% ../../nbs/sweep/01_settings.ipynb #5e770105
+def _values(here, p, read):
+    "The values of a categorical parameter and their probabilities; raises `ValueError`"
+    given = p["values"]
+    if not isinstance(given, list) or not given:
+        raise ValueError(f"{here}: values {given!r} must be a list of one value or more")
+    values = [read("values:", v) for v in given]
+    texts = [json.dumps(v, sort_keys=True, default=str) for v in values]
+    if twice := [t for i,t in enumerate(texts) if t in texts[:i]]:
+        raise ValueError(f"{here}: values: {twice[0]} is there twice")
+    if "probabilities" not in p: return {"values": values}
+    ps = p["probabilities"]
+    if not isinstance(ps, list) or len(ps)!=len(values):
+        raise ValueError(f"{here}: probabilities {ps!r} must be a list as long as values, which has {len(values)}")
+    ps = [_number(f"{here}: probabilities:", o) for o in ps]
+    if min(ps)<0 or not math.isclose(sum(ps), 1, abs_tol=1e-6):
+        raise ValueError(f"{here}: probabilities must be 0 or more and sum to 1, and {ps} sum to {sum(ps):g}")
+    return {"values": values, "probabilities": [o/sum(ps) for o in ps]}
+
+# %% ../../nbs/sweep/01_settings.ipynb #60ff6855
 def _parameter(name, top, p):
     "Read one parameter; raises `ValueError` naming it and the key"
     here,d,of = f"parameters: {name}",_distribution(name, p),parameter_name(top)
@@ -221,22 +247,6 @@ def _parameter(name, top, p):
     _check_spec(here, out)
     if not free: _check_numbers(here, out, row)
     return out
-
-def _values(here, p, read):
-    "The values of a categorical parameter and their probabilities; raises `ValueError`"
-    given = p["values"]
-    if not isinstance(given, list) or not given: raise ValueError(f"{here}: values {given!r} must be a list of one value or more")
-    values = [read("values:", v) for v in given]
-    texts = [json.dumps(v, sort_keys=True, default=str) for v in values]
-    if twice := [t for i,t in enumerate(texts) if t in texts[:i]]: raise ValueError(f"{here}: values: {twice[0]} is there twice")
-    if "probabilities" not in p: return {"values": values}
-    ps = p["probabilities"]
-    if not isinstance(ps, list) or len(ps)!=len(values):
-        raise ValueError(f"{here}: probabilities {ps!r} must be a list as long as values, which has {len(values)}")
-    ps = [_number(f"{here}: probabilities:", o) for o in ps]
-    if min(ps)<0 or not math.isclose(sum(ps), 1, abs_tol=1e-6):
-        raise ValueError(f"{here}: probabilities must be 0 or more and sum to 1, and {ps} sum to {sum(ps):g}")
-    return {"values": values, "probabilities": [o/sum(ps) for o in ps]}
 
 # %% ../../nbs/sweep/01_settings.ipynb #5e770106
 def _parameters(found, prefix="", top=None):
@@ -259,8 +269,8 @@ def _parameters(found, prefix="", top=None):
 
 # %% ../../nbs/sweep/01_settings.ipynb #81638eb7
 METHODS,GOALS = ("bayes", "random", "grid"),("minimize", "maximize")
-_keys = ("program", "command", "method", "metric", "parameters", "early_terminate", "run_cap", "name", "project", "entity",
-         "description", "controller", "apiVersion", "kind")
+_keys = ("program", "command", "method", "metric", "parameters", "early_terminate", "run_cap", "name", "project",
+         "entity", "description", "controller", "apiVersion", "kind")
 _wandb_only = ("job", "image_uri", "scheduler", "metrics")
 
 def _mapping(what, p, keys):
@@ -292,7 +302,8 @@ def _bands(p, eta):
     if "max_iter" in p and "s" in p:
         bands = [int(o) for i in range(1, read("s")+1) if (o := read("max_iter")/eta**i)>=1]
         if bands: return bands
-        raise ValueError(f"early_terminate: max_iter {p['max_iter']} is not above eta {eta:g}, so nothing would be stopped")
+        raise ValueError(f"early_terminate: max_iter {p['max_iter']} is not above eta {eta:g}, "
+                         "so nothing would be stopped")
     if "min_iter" not in p: raise ValueError("early_terminate: give min_iter, or max_iter and s")
     first = read("min_iter")
     return list(itertools.takewhile(lambda o: o<10_000, (int(first*eta**i) for i in itertools.count())))
@@ -321,20 +332,25 @@ class Settings:
     early_terminate:"dict|None"  # When a trial that does badly is ended
     run_cap:"int|None"           # Largest number of trials
     raw:dict                     # The file as it was read
-    @property
-    def grid(self)->list:
-        "All combinations of values, as dicts by name, repeats last; raises `ValueError` where values cannot be counted"
-        for p in self.parameters:
-            if p.values is None:
-                raise ValueError(f"parameters: {p.name}: method grid goes through all values, and {p.distribution} has none "
-                                 "to go through; give values, or use method bayes or random")
-        ps = sorted(self.parameters, key=lambda p: p.name in (*REPEATS, "seed"))
-        return [dict(zip([p.name for p in ps], vs)) for vs in itertools.product(*(p.values for p in ps))]
-    def random(self, n:int, seed:int=42)->dict: # Values by name
-        "Values of the random trial `n`, from 0: the same for the same number and seed of the search, whichever process asks"
-        import numpy as np
-        us = np.random.default_rng([seed, n]).random(len(self.parameters))
-        return {p.name: p.at(u) for p,u in zip(self.parameters, us)}
+
+# %% ../../nbs/sweep/01_settings.ipynb #11394138
+@patch(as_prop=True)
+def grid(self:Settings)->list:
+    "All combinations of values, as dicts by name, repeats last; raises `ValueError` where values cannot be counted"
+    for p in self.parameters:
+        if p.values is None:
+            raise ValueError(f"parameters: {p.name}: method grid goes through all values, and {p.distribution} has "
+                             "none to go through; give values, or use method bayes or random")
+    ps = sorted(self.parameters, key=lambda p: p.name in (*REPEATS, "seed"))
+    return [dict(zip([p.name for p in ps], vs)) for vs in itertools.product(*(p.values for p in ps))]
+
+@patch
+def random(self:Settings, n:int, seed:int=42)->dict: # Values by name
+    """Values of the random trial `n`, from 0: the same for the same number and seed of the search, whichever process
+    asks"""
+    import numpy as np
+    us = np.random.default_rng([seed, n]).random(len(self.parameters))
+    return {p.name: p.at(u) for p,u in zip(self.parameters, us)}
 
 # %% ../../nbs/sweep/01_settings.ipynb #5e770109
 def read_yaml(
@@ -373,7 +389,8 @@ def read_settings(
     method,cap = raw.get("method"),raw.get("run_cap")
     if "method" not in raw: raise ValueError(f"method is missing; there are {', '.join(METHODS)}")
     if method not in METHODS: raise ValueError(f"method: {method!r} is not known{_near(method, METHODS)}")
-    if not isinstance(raw.get("command", []), list): raise ValueError(f"command: {raw['command']!r} must be a list of words")
+    if not isinstance(raw.get("command", []), list):
+        raise ValueError(f"command: {raw['command']!r} must be a list of words")
     if cap is not None and _number("run_cap:", cap, True)<1: raise ValueError(f"run_cap: {cap} must be 1 or more")
     ps = list(_parameters(raw.get("parameters") or {}))
     _check_twice(ps)

@@ -15,6 +15,7 @@ import gc, hashlib, platform, shutil, time
 from dataclasses import replace
 from pathlib import Path
 import numpy as np, pandas as pd, torch
+from fastcore.basics import patch
 from filelock import FileLock
 from ..core.errors import did_you_mean, quiet
 from ..images.reader import ImageReader
@@ -30,7 +31,8 @@ with quiet():                                    # fastai warns about recent tor
     from fastai.learner import mk_metric
 
 # %% ../../nbs/sweep/03_trials.ipynb #571264f1
-_once = ("image_dir", "id_col", "file_col", "valid", "test", "group_col", "seed")     # done when the catalogue is read and split
+# done when the catalogue is read and split
+_once = ("image_dir", "id_col", "file_col", "valid", "test", "group_col", "seed")
 
 class SweepData:
     "A catalogue that is split once, and loaders of it as each trial wants them"
@@ -39,7 +41,8 @@ class SweepData:
         label_cols=None,       # Column with the labels, or several
         task=None,             # A task; default: found from the labels
         reader=None,           # How images are read, where the trials do not say
-        **kwargs               # Passed to `GalaxyDataLoaders.from_catalog`: valid, test, seed, group_col, cache, on_bad, device, ...
+        # Passed to `GalaxyDataLoaders.from_catalog`: valid, test, seed, group_col, cache, on_bad, device, ...
+        **kwargs
     ):
         self.reader,self.kwargs,self.made = reader or ImageReader(),kwargs,{}
         self.label_cols,self.task,self.df = label_cols,task,catalog
@@ -47,26 +50,31 @@ class SweepData:
         self.df,self.task,self.label_cols = first.catalog,first.task,None
         self.kwargs = {k: v for k,v in kwargs.items() if k not in _once}
 
-    def loaders(self,
-        params:dict # Parameters of a trial
-    )->GalaxyDataLoaders:
-        "Loaders with the trial's size, stretch, crop, augmentation and batch"
-        reader = replace(self.reader, **arguments(params, "ImageReader"))
-        own = {k: PARAMETERS[k].default for k in ("augment", "flip", "batch_size")}|arguments(params, "from_catalog")
-        flip,augment = own["flip"],make_augment(own["augment"], reader.size, own["flip"])
-        if augments_galaxies(augment) and reader.margin==1: reader = replace(reader, margin=MARGIN)
-        if (key := repr(reader)) not in self.made:
-            self.made[key] = GalaxyDataLoaders.from_catalog(self.df, self.label_cols, self.task, reader, **own, **self.kwargs)
-        d = self.made[key]
-        return GalaxyDataLoaders._from_store(
-            d.store, d.catalog, d.task, d.reader, augment, own["batch_size"], d.device, d.bad,
-            self.kwargs.get("on_bad", "raise"), flip and getattr(augment, "flip", True)!=0)
-
     @property
     def checksum(self)->str: # 16 letters
         "The same for the same galaxies, labels and split"
-        rows = pd.util.hash_pandas_object(self.df[["id_str", "split", *self.task.label_cols]].astype(str), index=False).to_numpy()
+        told = self.df[["id_str", "split", *self.task.label_cols]].astype(str)
+        rows = pd.util.hash_pandas_object(told, index=False).to_numpy()
         return hashlib.sha256(rows.tobytes()).hexdigest()[:16]
+
+# %% ../../nbs/sweep/03_trials.ipynb #51d0c69a
+@patch
+def loaders(self:SweepData,
+    params:dict # Parameters of a trial
+)->GalaxyDataLoaders:
+    "Loaders with the trial's size, stretch, crop, augmentation and batch"
+    reader = replace(self.reader, **arguments(params, "ImageReader"))
+    default = {k: PARAMETERS[k].default for k in ("augment", "flip", "batch_size")}
+    own = default|arguments(params, "from_catalog")
+    flip,augment = own["flip"],make_augment(own["augment"], reader.size, own["flip"])
+    if augments_galaxies(augment) and reader.margin==1: reader = replace(reader, margin=MARGIN)
+    if (key := repr(reader)) not in self.made:
+        self.made[key] = GalaxyDataLoaders.from_catalog(
+            self.df, self.label_cols, self.task, reader, **own, **self.kwargs)
+    d = self.made[key]
+    return GalaxyDataLoaders._from_store(
+        d.store, d.catalog, d.task, d.reader, augment, own["batch_size"], d.device, d.bad,
+        self.kwargs.get("on_bad", "raise"), flip and getattr(augment, "flip", True)!=0)
 
 # %% ../../nbs/sweep/03_trials.ipynb #283ed04b
 def _check_metric(settings, task):
@@ -74,9 +82,11 @@ def _check_metric(settings, task):
     metric = settings.metric
     names = ["valid_loss", "train_loss", *(mk_metric(m).name for m in task.metrics)]
     if metric not in names:
-        raise ValueError(f"metric: name {metric!r} is not recorded{did_you_mean(metric, names) or '; there are '+', '.join(names)}")
+        near = did_you_mean(metric, names) or "; there are "+", ".join(names)
+        raise ValueError(f"metric: name {metric!r} is not recorded{near}")
     goal = "minimize" if is_low_best(metric) else "maximize"
-    if settings.goal!=goal: raise ValueError(f"metric: goal {settings.goal!r} would look for the worst {metric}; write goal: {goal}")
+    if settings.goal!=goal:
+        raise ValueError(f"metric: goal {settings.goal!r} would look for the worst {metric}; write goal: {goal}")
 
 def _check_encoder(name):
     "Raise `ValueError` for a name that timm does not know, with near ones"
@@ -86,6 +96,7 @@ def _check_encoder(name):
     near = did_you_mean(name, timm.list_models(), 3) or "; zoofast encoders lists them"
     raise ValueError(f"parameters: model_name: {name!r} is no encoder of timm{near}")
 
+# %% ../../nbs/sweep/03_trials.ipynb #636ae52f
 def check_sweep(
     settings:Settings, # From `read_settings`
     data:SweepData,    # Galaxies
@@ -95,7 +106,8 @@ def check_sweep(
     _check_metric(settings, data.loaders({}).task)
     own = {parameter_name(p.name.split(".")[0]): p for p in settings.parameters}
     if both := set(own)&set(fixed):
-        raise ValueError(f"parameters: {', '.join(sorted(both))} is in the settings and given to the command too; leave out one")
+        raise ValueError(f"parameters: {', '.join(sorted(both))} is in the settings and given to the command too; "
+                         "leave out one")
     if "encoder" not in own and "encoder" not in fixed:
         raise ValueError("model_name is missing: give it in the settings, or --encoder to the command")
     spec = own["encoder"].spec if "encoder" in own else {"value": fixed["encoder"]}
@@ -119,6 +131,7 @@ class ReportEpochs(Callback):
         behind.run_state = "stopped"             # for state.json: nothing has failed
         raise behind
 
+# %% ../../nbs/sweep/03_trials.ipynb #3baba874
 def train_trial(
     params:dict,      # Parameters by name, as `run_parameters` gives them
     data:SweepData,   # Galaxies
@@ -186,7 +199,7 @@ def run_sweep(
     data:SweepData,             # Galaxies
     save_dir,                   # Folder of the search: trials/, trials.csv, sweep.html, study.db
     trials:"int|None"=None,     # Trials in all; see `n_trials`
-    fixed:"dict|None"=None,     # Parameters that are the same for all trials, such as `dict(encoder="resnet18", epochs=3)`
+    fixed:"dict|None"=None,  # Parameters that are the same for all trials, such as `dict(encoder="resnet18", epochs=3)`
     storage:"str|None"=None,    # Address of a database that several machines share; default: study.db in the folder
     name:str="sweep",           # Of the search in that database
     sampler:str="tpe",          # For method bayes: "tpe" or "gp"
@@ -227,7 +240,8 @@ def trial_line(
     if r.state=="finished": what = f"{m} {r[m]:.4g}"
     elif r.state=="stopped": what = f"stopped after {r.trained} epochs with {m} {r[m]:.4g}"
     else: what = f"failed: {r.reason}"
-    line = f"trial {trial} of {n}: {what}" + (f" in {r.seconds:.0f} s" if r.seconds==r.seconds else "") + f" ({values})"
+    took = f" in {r.seconds:.0f} s" if r.seconds==r.seconds else ""
+    line = f"trial {trial} of {n}: {what}{took} ({values})"
     done = table[table.state=="finished"]
     if not len(done): return line
     best = _best_row(done, settings)

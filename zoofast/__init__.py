@@ -68,6 +68,7 @@ Modules:
 - `zoofast.training.parameters`: One table of all parameters of a training
 - `zoofast.training.profile`: Where an epoch's time goes, and how near it is to the device's limit
 - `zoofast.training.recorder`: What is measured in an epoch, in the catalogue's units and class by class
+- `zoofast.training.results`: What a learner says of galaxies: `predict`, `get_preds`, `tta`, `show_results`
 - `zoofast.training.run_folder`: The folder of a run: what was asked for, how it went, how it ended
 - `zoofast.training.runs`: The folders of trained models: listed, sorted, compared
 - `zoofast.training.schedules`: Learning-rate schedules: timm's and fastai's, followed by every group

@@ -51,8 +51,8 @@ NAMES = {
 FOLDERS = list(dict.fromkeys(o.split(".")[0] for o in NAMES))+["cli"]
 
 # What higher floors add to a class of a lower one comes with the folder that offers it: saving and pictures with a learner
-ADDED = {"training": ["bundles.save", "plots.notebook"], "bundles": ["bundles.save", "bundles.onnx", "plots.notebook"],
-         "data": ["plots.notebook"], "tasks": [], "predict": ["plots.notebook"]}
+ADDED = {"training": ["training.results", "bundles.save", "plots.notebook"], "bundles": ["bundles.save", "bundles.onnx", "plots.notebook"],
+         "data": ["data.items", "plots.notebook"], "tasks": [], "predict": ["plots.notebook"]}
 
 def offer(
     package:str # `__name__` of the package

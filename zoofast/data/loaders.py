@@ -9,7 +9,7 @@ images are found before training starts."""
 __all__ = ['MARGIN', 'GalaxyDataset', 'GalaxyDL', 'GalaxyDataLoaders']
 
 # %% ../../nbs/data/05_loaders.ipynb #0a96f079
-import copy, math, warnings
+import copy, warnings
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -26,9 +26,9 @@ from ..catalog.split import check_split, split_catalog
 from ..catalog.read import need_columns, read_catalog
 from ..catalog.paths import absent_files
 from ..core.errors import ImageError
-from ..images.reader import ImageReader, crop_center
+from ..images.reader import ImageReader
 from .store import ImageStore
-from .augment import BatchViews, as_float, augments_galaxies, make_augment
+from .augment import BatchViews, augments_galaxies, make_augment
 from ..tasks.task import Task
 from ..tasks.infer import infer_task
 

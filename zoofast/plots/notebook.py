@@ -17,7 +17,6 @@ from ..data.check import CatalogCheck
 from ..bundles.model import GalaxyModel
 from ..predict.answers import Answers
 from .style import count
-from .galaxies import plot_mosaic
 from html import escape
 with quiet():                                    # fastai warns about recent torch when it is imported
     from zoofast.data.loaders import GalaxyDataLoaders
@@ -88,17 +87,16 @@ def _repr_html_(self:GalaxyDataLoaders):
 def _done(learn):
     "How far a learner has got, and which epoch's model it holds"
     if not learn.history: return "nothing trained yet"
-    said,best = f"{len(learn.history)} epochs trained",learn.best_epoch
-    if not best: return said
+    said,best = f"{count(len(learn.history), 'epoch', 'epochs')} trained",learn.in_hand
+    if not best: return f"{said}; what is in hand has been changed since, so its scores are not known"
     names = dict.fromkeys(("valid_loss", learn.task.headline, "r2"))
     scores = [f"{k.replace('_', ' ')} {best[k]:.3g}" for k in names if k in best]
     return f"{said}; in hand: epoch {best['epoch']+1}, " + ", ".join(scores)
 
 @patch
 def __repr__(self:GalaxyLearner):
-    trained = count(len(self.history), "epoch", "epochs")
     encoder,n = self.net.encoder.config.get("name"),len(self.dls.train_ds)
-    return f"GalaxyLearner({encoder!r}, {self.task!r}, {n} galaxies to train on, {trained} trained)"
+    return f"GalaxyLearner({encoder!r}, {self.task!r}, {n} galaxies to train on; {_done(self)})"
 
 @patch
 def _repr_html_(self:GalaxyLearner):
@@ -121,14 +119,3 @@ def _repr_html_(self:GalaxyModel):
 @patch
 def _repr_html_(self:Answers):
     return _p(repr(self)) + _rows(self.galaxies().drop(columns=["file_loc", "group", "true_group"]), 8)
-
-# %% ../../nbs/plots/07_notebook.ipynb #3d300239
-@patch
-def show_results(self:GalaxyLearner,
-    max_n:int=12,         # Galaxies
-    show:str="random",    # "random", "wrong", "right", "uncertain", "sure"; see `pick_galaxies`
-    ncols:int=6,          # Galaxies in a row
-    **kwargs              # Passed to `plot_mosaic`
-):                        # Array of matplotlib Axes
-    "Show validation galaxies with predictions and labels"
-    return plot_mosaic(Answers(self, progress=False), show=show, n=max_n, ncols=ncols, **kwargs)

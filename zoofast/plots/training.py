@@ -11,6 +11,7 @@ __all__ = ['plot_history', 'plot_rates', 'plot_groups']
 import math, os
 from pathlib import Path
 import numpy as np, pandas as pd
+from ..training.runs import NOT_MEASURED, kept_epoch, kept_row, read_run_config
 from .style import COLORS, DASHES, GREY, MARKS, named, new_axes
 
 # %% ../../nbs/plots/03_training.ipynb #70efda82
@@ -35,7 +36,7 @@ def run_table(
 
 # %% ../../nbs/plots/03_training.ipynb #b1a50002
 _first = ("accuracy", "balanced_accuracy", "f1", "roc_auc")        # of many, those that are shown
-_no_metric = ("fit", "epoch", "trained", "lr", "train_loss", "valid_loss", "time", "seconds", "timestamp")
+_no_metric = (*NOT_MEASURED, "train_loss", "valid_loss", "time", "seconds", "timestamp")
 
 def _metric_columns(h, metrics):
     "Columns of a history that are metrics, or those that are wanted"
@@ -81,11 +82,15 @@ def _stages(ax, h, epochs):
         for e in epochs[1:][np.diff(h.fit.to_numpy())!=0]: ax.axvline(e-.5, color=GREY, lw=1, ls=":", zorder=0)
     return handles
 
-def _best_epoch(h, monitor):
+def _best_epoch(h, monitor, source=None):
     "Number of the epoch that was kept, from 1; `None` where that is not known, or there is only one"
-    if len(h)<2 or monitor not in h or not h[monitor].notna().any(): return None
-    small = "loss" in monitor or monitor.startswith(("rmse", "mae", "fraction"))
-    return 1+h.index.get_loc(h[monitor].idxmin() if small else h[monitor].idxmax())
+    if len(h)<2: return None
+    if hasattr(source, "in_hand"): row = source.in_hand
+    elif isinstance(source, (str, os.PathLike)):
+        row = kept_row(source, h, (read_run_config(source) or {}).get("parameters") or {})
+    else: row = kept_epoch(h, monitor) if monitor in h else None
+    if row is None: return None
+    return 1+h.index.get_loc(row.name) if isinstance(row, pd.Series) else row["epoch"]+1
 
 _said = {"train_loss": "training loss", "valid_loss": "validation loss", "roc_auc": "ROC AUC", "r2": "R²",
          "rmse": "RMSE", "mae": "mean absolute error"}
@@ -106,9 +111,9 @@ def plot_history(
     monitor:"str|None"="valid_loss" # What made an epoch the best, which is then marked
 ):                   # Array of Axes: losses, metrics, and errors in units of their own
     "Losses and metrics over the epochs; raises `ValueError` where nothing has been trained"
-    monitor = getattr(history, "monitor", monitor)
+    monitor,source = getattr(history, "monitor", monitor),history
     h = run_table(history, "history", "plot_history draws what was trained")
-    panels,epochs,best = history_panels(h, metrics),np.arange(1, len(h)+1),_best_epoch(h, monitor)
+    panels,epochs,best = history_panels(h, metrics),np.arange(1, len(h)+1),_best_epoch(h, monitor, source)
     n = len(panels)
     if axs is None:
         ncols = min(3, n)

@@ -26,6 +26,7 @@ from .optimizer import LayerDecayOptimizer, make_groups
 from .schedules import check_scheduler_kwargs
 from .learner import GalaxyLearner, seeded
 from .run_folder import RunFolder, recorded
+import zoofast.training.results                   # noqa: F401 (adds predict, get_preds and the like to a learner)
 from .wandb import WandbLog, check_wandb
 from fastai.callback.mixup import CutMix, MixUp
 from fastai.learner import mk_metric

@@ -25,17 +25,19 @@ from .optimizer import group_table as _group_table
 from .freezing import FrozenInEval, feature_loaders
 from .schedules import TimmSchedule
 from .checkpoints import AnswersLoss, Checkpoints, EmaWeights, EpochLog, RateLog, SmoothLoss
-from .checkpoints import best_row, copy_weights, run_identity
+from .checkpoints import best_row, copy_weights, run_identity, weights_sum
 from .checkpoints import read_best, read_last, restore, restore_progress
 from .distributed import Distributed, n_processes, need_accelerate
+from .recorder import GalaxyRecorder
 import fastai.callback.all                      # adds fit_one_cycle, lr_find and the like to Learner
 from fastai.callback.core import CancelBackwardException, CancelEpochException, CancelFitException, CancelStepException
 from fastai.callback.fp16 import MixedPrecision
 from fastai.callback.mixup import MixHandler
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import LRFinder, ParamScheduler
+from fastai.callback.tracker import SaveModelCallback
 from fastai.callback.training import GradientAccumulation
-from fastai.learner import Learner
+from fastai.learner import Learner, Recorder
 from fastai.torch_core import no_random, rank_distrib
 
 # %% ../../nbs/training/09_learner.ipynb #a49381ae
@@ -100,6 +102,9 @@ def _equip(self:GalaxyLearner):
     "Once there are data and a model: gradient scaling, losses that are averaged, callbacks, the optimizer"
     half = self.model.autocast==torch.float16
     self.scaler = torch.amp.GradScaler(torch.device(self.dls.device).type) if half else None
+    told = self._grab_cbs(Recorder)[-1]           # the user's own, or fastai's default
+    self.remove_cb(Recorder)
+    self.add_cb(GalaxyRecorder(told.add_time, told.train_metrics, told.valid_metrics, told.smooth_loss.beta))
     self.recorder.loss = AnswersLoss()
     self.recorder.smooth_loss = SmoothLoss(self.recorder.smooth_loss.beta)
     averaged = [EmaWeights()] if self.ema_decay else []
@@ -114,8 +119,25 @@ def net(self:GalaxyLearner)->GalaxyNet:
 
 @patch(as_prop=True)
 def best_epoch(self:GalaxyLearner)->"dict|None":
-    "The row of `history` of the best epoch"
+    "The row of `history` of the best epoch of the last call that trained"
     return best_row(self.history, self.monitor)
+
+@patch(as_prop=True)
+def in_hand(self:GalaxyLearner)->"dict|None":
+    "The row of `history` of the model in hand; `None` where weights, data or loss have been changed since"
+    if self._held is None: return None
+    row,*scored = self._held
+    return row if all(a is b or a==b for a,b in zip(scored, self._scored_with())) else None
+
+@patch
+def _scored_with(self:GalaxyLearner):
+    "What an epoch's scores depend on"
+    return self.dls,self.loss_func,weights_sum(self.net)
+
+@patch
+def _hold(self:GalaxyLearner, row):
+    "Note which epoch's model is in hand"
+    self._held = None if row is None else (row, *self._scored_with())
 
 # %% ../../nbs/training/09_learner.ipynb #916ed9fd
 @patch(as_prop=True)
@@ -133,7 +155,10 @@ def smooth_loss(self:GalaxyLearner, v):          # a GPU that is asked after eac
 def _new_run(self:GalaxyLearner):
     "Nothing has been trained so far"
     self.history,self.rates = [],[]          # a row for each epoch; learning rates of steps
+    self.n_calls = 0                         # calls that trained
     self.n_fits,self.first_epoch = 0,0       # fits so far; first epoch of this fit
+    self._held,self._last = None,None        # which epoch's model is in hand; what the last fit ended with
+    self._epoch_ended_with,self._saver = None,None   # weights after the last epoch; a `SaveModelCallback` of the fit
     self.fits,self.calls = [],[]             # each fit in words; calls that trained, with their arguments
     self.params,self.asked = {},{}           # what the learner was made with; see `galaxy_learner`
     self.identity = {}                       # what has to be the same for a run to go on
@@ -268,7 +293,10 @@ def one_run(self:GalaxyLearner,
         yield
         return
     first = self.n_fits
+    if not self.checkpoint: self.best_weights,self.ema = None,None     # the best model is that of one call
+    self._last = None
     self._prepare_resume(self.resume if resume is None else resume)
+    self.n_calls += 1
     self.call_event("before_run")
     self.running,error = True,None
     try:
@@ -278,6 +306,7 @@ def one_run(self:GalaxyLearner,
         error = e
         if isinstance(e, ValueError) and self.checkpoint:    # nothing has been trained: another try may be right
             self.n_fits,self.checkpoint = first,None
+            self.n_calls -= 1
         raise
     finally:
         self.running = False
@@ -286,14 +315,29 @@ def one_run(self:GalaxyLearner,
 # %% ../../nbs/training/09_learner.ipynb #ef9f4707
 @patch
 def _take_best(self:GalaxyLearner):
-    "Put the best model in hand"
-    last = self.history[-1] if self.history else None
-    if not self.keep_best or self.best_epoch is None: weights = self.ema.module.state_dict() if self.ema else None
-    elif self.best_epoch is last and not self.ema and not self.diverged: weights = None
-    else: weights = self.best_weights
-    if weights:
-        copy_weights(self.net, weights)
-        self.opt.clear_state()                           # it belongs to the weights that were
+    "Put the best model of this call in hand; a `SaveModelCallback` has decided for its fit"
+    rows = [r for r in self.history if r.get("call", self.n_calls)==self.n_calls]
+    if not rows: return
+    best,weights = self._saved_by_callback(rows),None
+    if best is None and self.keep_best: best,weights = self.best_epoch,self.best_weights
+    if best is None:                                     # the last epoch's, unless a fit went on after it
+        best = rows[-1] if self.keep_best or self._epoch_ended_with==weights_sum(self.net) else None
+        if self.ema: weights = self.ema.module.state_dict()
+    if weights and copy_weights(self.net, weights): self.opt.clear_state()    # it belongs to the weights that were
+    self._hold(best)
+
+@patch
+def _saved_by_callback(self:GalaxyLearner, rows):
+    "The epoch whose model a `SaveModelCallback` has put in hand at the end of the last fit; `None` without one"
+    if self._saver is None or not rows: return None
+    cb,rows = self._saver,[r for r in rows if r["fit"]==rows[-1]["fit"]]
+    if cb.every_epoch: return rows[-1]
+    name = cb.monitor if cb.monitor in rows[-1] else cb.monitor.removeprefix("valid_")
+    found,best = None,-np.inf if cb.comp is np.greater else np.inf
+    for r in rows:                                       # as fastai's TrackerCallback compares
+        v = r.get(name, np.nan)
+        if cb.comp(v-cb.min_delta, best): found,best = r,v
+    return found or rows[-1]
 
 # %% ../../nbs/training/09_learner.ipynb #ef9f4702
 @patch
@@ -397,7 +441,9 @@ def fit(self:GalaxyLearner,
     self._check_callbacks(cbs)
     cbs = cbs+self._own_schedule(cbs)
     self._forget_calibration()
+    self._saver = next((cb for cb in [*cbs, *self.cbs] if isinstance(cb, SaveModelCallback)), None)
     with self.one_run(resume):
+        self._start_anew_after_changes()
         del self.fits[self.n_fits:]                      # of one that was broken off
         self.fits.append(_describe_fit(n_epoch, lr, wd, cbs))
         over,state = self._resume_fit()
@@ -407,9 +453,17 @@ def fit(self:GalaxyLearner,
             self.n_fits += 1
             self.first_epoch,self._resume_state = 0,None
             self._losses = []
+            self._last = self._scored_with()
         if self.diverged and not over: self._raise_diverged()
 
 # %% ../../nbs/training/09_learner.ipynb #ef9f4708
+@patch
+def _start_anew_after_changes(self:GalaxyLearner):
+    "Within a call, what was best with other data, another loss or other weights is the best no more"
+    if self._last is None or all(a is b or a==b for a,b in zip(self._last, self._scored_with())): return
+    self.n_calls += 1
+    self.best_weights,self.ema = None,None
+
 @patch
 def _fit_from(self:GalaxyLearner, state, start_epoch, n_epoch, lr, wd, cbs, reset_opt):
     "Train from the first epoch on, or from a checkpoint's state"
@@ -450,7 +504,7 @@ def _fitting(self:GalaxyLearner, cbs):
     "Within a fit, which is on features while nothing of the encoder is trained"
     images = self.dls
     if self._encoder_frozen(cbs):
-        key = id(images),self.views,_tensor_states(self.net.encoder)
+        key = images,self.views,_tensor_states(self.net.encoder)
         if self._cached[0]!=key:
             self._cached = key,feature_loaders(images, self.net, self.views, hasattr(self, "progress"))
         self.dls = self._cached[1]

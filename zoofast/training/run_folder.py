@@ -19,7 +19,7 @@ from filelock import Timeout
 from ..core.errors import quiet
 from ..core.files import write_whole
 from ..images.reader import reader_config
-from .runs import as_plain, package_versions, read_run_config, read_history, run_lock, to_yaml
+from .runs import NOT_MEASURED, as_plain, package_versions, read_run_config, read_history, run_lock, to_yaml
 with quiet():
     from fastai.callback.core import Callback
     from fastai.callback.schedule import LRFinder
@@ -161,6 +161,7 @@ def before_fit(self:RunFolder):
 @patch
 def _write_state(self:RunFolder, state, **more):
     about = {"state": state, "since": _now(), "pid": os.getpid(), "host": platform.node(), **more}
+    if state!="running" and (row := self.in_hand): about["kept"] = row["epoch"]+1
     write_whole(self.folder/"state.json", json.dumps(about, indent=1))
 
 # %% ../../nbs/training/11_run_folder.ipynb #5379a801
@@ -189,8 +190,6 @@ def _title(self:RunFolder):
             f"galaxies: {galaxies}; seed {self.seed}, {a['device']['type']}")
 
 # %% ../../nbs/training/11_run_folder.ipynb #5379a88c
-_not_logged = ("fit", "epoch", "trained", "lr")
-
 @patch
 def after_epoch(self:RunFolder):
     if self._trains(): self._write_epoch()
@@ -224,7 +223,7 @@ def _write_epoch(self:RunFolder):
     self.since = now
     self._write_history()
     row = self.history[-1]
-    numbers = ", ".join(f"{k.replace('_', ' ')} {v:.4g}" for k,v in row.items() if k not in _not_logged)
+    numbers = ", ".join(f"{k.replace('_', ' ')} {v:.4g}" for k,v in row.items() if k not in NOT_MEASURED)
     best = ", the best so far" if self.best_epoch is row else ""
     self.log(f"epoch {row['epoch']+1}: {numbers} ({self.seconds[-1]:.1f} s){best}")
 
@@ -257,8 +256,9 @@ def _saved_state(self:RunFolder):
 def _end(self:RunFolder, error):
     "How the run ended, in state.json and log.txt"
     state,why = self._outcome(error)
-    best = self.best_epoch if self.keep_best else None
-    kept = f"; kept: epoch {best['epoch']+1}, {self.monitor.replace('_', ' ')} {best[self.monitor]:.4g}" if best else ""
+    best = self.in_hand
+    score = f", {self.monitor.replace('_', ' ')} {best[self.monitor]:.4g}" if best and self.monitor in best else ""
+    kept = f"; kept: epoch {best['epoch']+1}{score}" if best else ""
     self._write_state(state, **({"error": why} if why else {}))
     seconds = pd.Series(self.seconds, dtype=float).sum()
     self.log(f"{state}: {why if error is not None else f'{len(self.history)} epochs in {seconds:.1f} s{kept}'}")

@@ -183,7 +183,8 @@ def _metrics(self:TimmSchedule):
 @patch
 def _check(self:TimmSchedule):
     "What only shows when the fit begins"
-    names = list(getattr(getattr(self.learn, "recorder", None), "metric_names", []))[1:]
+    names = [o.removeprefix("valid_") if o!="valid_loss" else o for o in
+             list(getattr(getattr(self.learn, "recorder", None), "metric_names", []))[1:]]
     if self.plateau and self.monitor not in names:
         near = did_you_mean(self.monitor, names, 3)
         raise ValueError(f"monitor={self.monitor!r} is not recorded{near}. There are {', '.join(names)}")

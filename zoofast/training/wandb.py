@@ -365,10 +365,10 @@ def _finale(self:WandbLog):
             told[name] = _confusion(wandb, c)
     if self.wandb_run is None: return
     self._log(told)
-    best = (self.best_epoch if self.keep_best else None) or self.history[-1]
-    numbers = {k: v for k,v in best.items() if k not in ("fit", "epoch", "trained")}
-    with self.guard():
-        self.wandb_run.summary.update({**numbers, "kept_epoch": best["epoch"], "epochs": len(self.history)})
+    best = self.learn.in_hand or {}
+    numbers = {k: v for k,v in best.items() if k not in ("call", "fit", "epoch", "trained")}
+    kept = {"kept_epoch": best["epoch"]} if best else {}
+    with self.guard(): self.wandb_run.summary.update({**numbers, **kept, "epochs": len(self.history)})
 
 # %% ../../nbs/training/12_wandb.ipynb #a574ba04
 _told_of_a_bundle = ("metrics", "params", "data", "task", "reader", "versions")

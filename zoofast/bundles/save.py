@@ -21,6 +21,7 @@ from ..encoders.safe_files import open_file
 from ..tasks.losses import loss_config
 from ..tasks.calibration import fit_calibration
 from ..training.learner import GalaxyLearner
+from ..training.runs import NOT_MEASURED
 from .bundle import load_bundle, write_bundle
 from .model import GalaxyModel
 
@@ -47,9 +48,8 @@ def data_summary(
 
 # %% ../../nbs/bundles/04_save.ipynb #05da3284
 def _metrics_in_hand(learn):
-    "Validation loss and metrics of the epoch whose model is in hand"
-    row = (learn.best_epoch if learn.keep_best else None) or (learn.history[-1] if learn.history else {})
-    return {k: v for k,v in row.items() if k not in ("fit", "epoch", "trained", "lr", "train_loss")}
+    "Validation loss and metrics of the epoch whose model is in hand; none where it has been changed since"
+    return {k: v for k,v in (learn.in_hand or {}).items() if k not in (*NOT_MEASURED, "train_loss")}
 
 def _how_made(learn):
     "How a learner's model was made, for config.json"

@@ -41,7 +41,7 @@ def _with_settings(given):
 
 # %% ../../nbs/cli/04_finetune.ipynb #7c140007
 # in history.csv, but not in each line of the terminal
-_unsaid = ("fit", "epoch", "trained", "lr", "precision", "recall", "f1", "average_precision", "log_likelihood")
+_unsaid = ("call", "fit", "epoch", "trained", "lr", "precision", "recall", "f1", "average_precision", "log_likelihood")
 
 def _stage(opt):
     "What is trained, in words"
@@ -94,8 +94,8 @@ def _say_where_time_goes(learn):
 # %% ../../nbs/cli/04_finetune.ipynb #ee6243a0
 def _say_what_was_kept(learn):
     "Which epoch's model it is, where that is not the last"
-    best = learn.best_epoch
-    if not best or not learn.keep_best or best is learn.history[-1]: return
+    best = learn.in_hand
+    if not best or best is learn.history[-1]: return
     say(f"  kept: epoch {best['epoch']+1} of {len(learn.history)}, the best by {learn.monitor.replace('_', ' ')}")
 
 def _end_on_wandb(learn):

@@ -22,7 +22,7 @@ from ..images.reader import ImageReader
 from ..data.augment import augments_galaxies, make_augment
 from ..data.loaders import MARGIN, GalaxyDataLoaders
 from ..training.parameters import PARAMETERS, arguments
-from ..training.runs import is_low_best
+from ..training.runs import NOT_MEASURED, is_low_best
 from ..training.finetune import galaxy_learner
 from .settings import Settings, parameter_name, read_settings, run_parameters
 from .search import best_setting, n_trials, need_optuna, open_study, trials_by_place, search, trials_table
@@ -161,7 +161,7 @@ def _trial(values, trial, settings, data, fixed, folder, seed):
         learn = train_trial(params, data, folder, _monitor(settings), ReportEpochs(trial, metric), again)
         rows = [r for r in learn.history if np.isfinite(r[metric])]
         best = (min if settings.goal=="minimize" else max)(rows, key=lambda r: r[metric])
-        unsaid = ("fit", "epoch", "trained", "lr", "train_loss")
+        unsaid = (*NOT_MEASURED, "train_loss")
         trial.set_user_attr("metrics", {k: v for k,v in best.items() if k not in unsaid})
         return best[metric]
     finally:

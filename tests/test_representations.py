@@ -1,9 +1,10 @@
-"Features compressed, searched and mapped: against scikit-learn and brute force, in memory and streamed, whole and damaged"
+"""Features compressed, searched and mapped: against scikit-learn and brute force, in memory and streamed, whole and
+damaged"""
 import json, subprocess, sys
 from importlib.util import find_spec
 import numpy as np, pandas as pd, pytest
 from sklearn.decomposition import PCA
-from zoofast.predict import maps; from zoofast.predict import features as representations; from zoofast.predict import similar
+from zoofast.predict import features as representations, maps, similar
 from zoofast.core.errors import CatalogError
 from zoofast.predict.maps import map_features, plot_map
 from zoofast.predict.features import FeatureTable, compress_features, read_pca
@@ -40,7 +41,8 @@ def test_pca_is_scikit_learns(feats, x):
     sk = PCA(8, svd_solver='covariance_eigh').fit(x[ok])
     np.testing.assert_allclose(pcas(got)[ok], sk.transform(x[ok]), atol=2e-4)
     np.testing.assert_allclose(read_pca(got).ratio, sk.explained_variance_ratio_, rtol=1e-5)
-    assert np.isnan(pcas(got)[~ok]).all() and got.error[3]=='images/no.jpg: truncated' and got.id_str.tolist()==feats.id_str.tolist()
+    assert np.isnan(pcas(got)[~ok]).all() and got.error[3]=='images/no.jpg: truncated'
+    assert got.id_str.tolist()==feats.id_str.tolist()
 
 @pytest.mark.parametrize('far', [0, 1e3])
 def test_far_from_zero_keeps_its_digits(x, far):
@@ -77,18 +79,27 @@ def test_repeats_and_survives_order(feats):
     turned = compress_features(feats.iloc[::-1], 6, progress=False)
     np.testing.assert_allclose(pcas(turned)[::-1], pcas(a), atol=1e-3)
 
-@pytest.mark.parametrize('n,said', [(40, None), (41, 'at most 40'), (0, 'n=0'), (True, 'n=True'), (1.5, 'n=1.5'), ('8', "n='8'")])
+COUNTS = [(40, None), (41, 'at most 40'), (0, 'n=0'), (True, 'n=True'), (1.5, 'n=1.5'), ('8', "n='8'")]
+@pytest.mark.parametrize('n,said', COUNTS)
 def test_number_of_components(feats, n, said):
     if said is None: assert len(read_pca(compress_features(feats, n, progress=False)))==n; return
     with pytest.raises(ValueError, match=said): compress_features(feats, n, progress=False)
 
 def test_what_is_no_table_of_features(feats, tmp_path):
     (tmp_path/'empty').mkdir()
-    for bad,said in ((feats[['id_str', 'file_loc']], 'no features'), (feats.drop(columns='id_str'), "no column 'id_str'"), (tmp_path/'no.parquet', 'no such'), (tmp_path/'empty', 'no parquet files'),
-                     (feats.assign(feat_0003='x'), 'must be numbers'), (shards(feats, tmp_path/'half', complete=False), 'not finished')):
+    half = shards(feats, tmp_path/'half', complete=False)
+    cases = [
+        (feats[['id_str', 'file_loc']], 'no features'),
+        (feats.drop(columns='id_str'), "no column 'id_str'"),
+        (tmp_path/'no.parquet', 'no such'),
+        (tmp_path/'empty', 'no parquet files'),
+        (feats.assign(feat_0003='x'), 'must be numbers'),
+        (half, 'not finished')]
+    for bad,said in cases:
         with pytest.raises(CatalogError, match=said): compress_features(bad, 4, progress=False)
     (tmp_path/'broken.parquet').write_bytes(b'PAR1 and then nothing')
-    with pytest.raises(CatalogError, match='cannot be read as parquet'): find_similar(tmp_path/'broken.parquet', 'g000001')
+    with pytest.raises(CatalogError, match='cannot be read as parquet'):
+        find_similar(tmp_path/'broken.parquet', 'g000001')
 
 def brute(x, i, k, skip):
     u = x-np.nanmean(x, 0)
@@ -124,7 +135,8 @@ def test_twins_come_first(x, tmp_path):
     y = np.vstack([x, x[17], x[17]])
     for where in trials_by_place(table_of(y), tmp_path):
         got = find_similar(where, 'g000017', 4)
-        assert got.id_str[:2].tolist()==['g001000', 'g001001'] and got.similarity[:2].tolist()==pytest.approx([1, 1], abs=1e-5) and got.similarity[2]<1
+        assert got.id_str[:2].tolist()==['g001000', 'g001001']
+        assert got.similarity[:2].tolist()==pytest.approx([1, 1], abs=1e-5) and got.similarity[2]<1
 
 def test_errors_of_find_similar(feats, tmp_path):
     for where in trials_by_place(feats, tmp_path):
@@ -140,11 +152,13 @@ def test_errors_of_find_similar(feats, tmp_path):
 @pytest.fixture(scope='module')
 def clusters():
     rng = np.random.default_rng(1)
-    return table_of(rng.normal(size=(300, 32))[rng.integers(0, 300, 50_000)]+.5*rng.normal(size=(50_000, 32)), 'pca_{:03d}', bad=[9])
+    centres = rng.normal(size=(300, 32))
+    return table_of(centres[rng.integers(0, 300, 50_000)]+.5*rng.normal(size=(50_000, 32)), 'pca_{:03d}', bad=[9])
 
 @faiss
 def test_recall_of_an_approximate_index(clusters, tmp_path):
-    index,asked = build_index(clusters, tmp_path/'i', kind='approximate', progress=False),[f'g{i:06d}' for i in range(100, 300)]
+    index = build_index(clusters, tmp_path/'i', kind='approximate', progress=False)
+    asked = [f'g{i:06d}' for i in range(100, 300)]
     assert index.kind=='approximate' and index.about['visited']<index.about['cells']/4, 'it is no complete search'
     a,b = find_similar(tmp_path/'i', asked, 10),find_similar(clusters, asked, 10)
     assert len(a)==2000 and not (a['query']==a.id_str).any()
@@ -194,7 +208,8 @@ def test_faiss_and_torch_live_together(first):
 x = np.random.default_rng(0).normal(size=(20000, 32)).astype('f4')
 i = faiss.IndexIVFFlat(faiss.IndexFlatIP(32), 32, 50, faiss.METRIC_INNER_PRODUCT); i.train(x); i.add(x)
 torch.nn.Conv2d(3, 32, 3)(torch.randn(8, 3, 64, 64)).sum().backward()
-print(int((i.search(x[:500], 1)[1][:,0]>=0).sum()), float((torch.from_numpy(x)@torch.from_numpy(x[:9]).T).isfinite().all()))"""
+print(int((i.search(x[:500], 1)[1][:,0]>=0).sum()))
+print(float((torch.from_numpy(x)@torch.from_numpy(x[:9]).T).isfinite().all()))"""
     res = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert res.returncode==0 and res.stdout.split()==['500', '1.0'], res.stderr
 
@@ -235,15 +250,18 @@ def test_a_survey_from_end_to_end(survey, tmp_path, run_zoofast):
     m = map_features(tmp_path/'s.parquet', progress=False)
     assert m.x.isna().tolist()==[i==5 for i in range(60)]
     ax = plot_map(m, df.morphology)
-    assert [t.get_text() for t in ax.get_legend().get_texts()] and sum(len(c.get_offsets()) for c in ax.collections)==59
+    assert [t.get_text() for t in ax.get_legend().get_texts()]
+    assert sum(len(c.get_offsets()) for c in ax.collections)==59
     assert len(plot_map(m, images=True, n_side=5).images)>=4
     assert len(plot_map(m, df.mag_r).figure.axes)==2
     build_index(tmp_path/'s.parquet', tmp_path/'index', progress=False)
     id = df.id_str[8]
     for where in ('s.parquet', 'index'):
-        res = run_zoofast('similar', tmp_path/where, id, '--k', 3, '--out', tmp_path/'like.csv', '--picture', tmp_path/'like.png')
+        res = run_zoofast('similar', tmp_path/where, id, '--k', 3, '--out', tmp_path/'like.csv',
+                          '--picture', tmp_path/'like.png')
         assert res.returncode==0, res.stderr
         like = pd.read_csv(tmp_path/'like.csv', dtype={'id_str': str})
-        assert like.id_str.tolist()==find_similar(small, id, 3).id_str.tolist() and like.id_str[0] in res.stdout and (tmp_path/'like.png').stat().st_size>5000
+        assert like.id_str.tolist()==find_similar(small, id, 3).id_str.tolist()
+        assert like.id_str[0] in res.stdout and (tmp_path/'like.png').stat().st_size>5000
     res = run_zoofast('similar', tmp_path/'s.parquet', df.id_str[5])
     assert res.returncode==2 and 'has no features' in res.stderr and 'gone.jpg' in res.stderr

@@ -1,10 +1,12 @@
-"What makes zoofast fast changes no answer: each option on and off gives the same features, losses and models, and a step waits for no device. No timings here"
+"""What makes zoofast fast changes no answer: each option on and off gives the same features, losses and models, and a
+step waits for no device. No timings here"""
 from zoofast.all import *
-import copy, functools, os, shutil, subprocess, sys, pytest, torch                 # after it: fastai has a `copy` of its own
+import copy, functools, os, shutil, subprocess, sys, pytest, torch         # after it: fastai has a `copy` of its own
 from torch.utils._python_dispatch import TorchDispatchMode
 
 @pytest.fixture(scope='module')
-def dls(survey): return GalaxyDataLoaders.from_catalog(survey[1].head(30), 'morphology', size=64, batch_size=8, progress=False)
+def dls(survey):
+    return GalaxyDataLoaders.from_catalog(survey[1].head(30), 'morphology', size=64, batch_size=8, progress=False)
 
 def quiet(learn, f):
     with learn.no_bar(), learn.no_logging(): f(learn)
@@ -16,26 +18,32 @@ def first_losses(dls, encoder='tf_efficientnet_lite0', **kw):
     class Note(Callback):
         def after_loss(self):
             if self.training: seen.append(float(self.loss.detach()))
-    learn = quiet(galaxy_learner(dls, encoder, pretrained=encoder=='tf_efficientnet_lite0', cbs=Note(), keep_best=False, **kw), lambda l: l.fit(1))
+    pretrained = encoder=='tf_efficientnet_lite0'
+    learn = quiet(galaxy_learner(dls, encoder, pretrained=pretrained, cbs=Note(), keep_best=False, **kw),
+                  lambda l: l.fit(1))
     return seen,learn.history[-1]['valid_loss']
 
 @pytest.fixture(scope='module')
 def usual(dls): return functools.cache(lambda encoder: first_losses(dls, encoder))
 
-@pytest.mark.parametrize('encoder,kw', [('tf_efficientnet_lite0', dict(channels_last=False)), ('test_vit', dict(channels_last=False)), ('tf_efficientnet_lite0', dict(opt_kwargs=dict(fused=False)))], ids=str)
+@pytest.mark.parametrize('encoder,kw', [
+    ('tf_efficientnet_lite0', dict(channels_last=False)),
+    ('test_vit', dict(channels_last=False)),
+    ('tf_efficientnet_lite0', dict(opt_kwargs=dict(fused=False)))], ids=str)
 def test_layout_and_fused_step_change_nothing(dls, usual, encoder, kw):
     (a,va),(b,vb) = usual(encoder),first_losses(dls, encoder, **kw)
     assert a==pytest.approx(b, abs=5e-3) and va==pytest.approx(vb, abs=5e-3) and len(a)>2
 
 def test_channels_last_is_what_it_says(dls):
+    is_last = lambda x: x.is_contiguous(memory_format=torch.channels_last)
     for on in (True, False):
         learn = galaxy_learner(dls, 'tf_efficientnet_lite0', channels_last=on)
-        seen = []
-        h = learn.net.encoder.body.conv_stem.register_forward_pre_hook(lambda m,a: seen.append(a[0].is_contiguous(memory_format=torch.channels_last)))
+        stem,seen = learn.net.encoder.body.conv_stem,[]
+        h = stem.register_forward_pre_hook(lambda m,a: seen.append(is_last(a[0])))
         quiet(learn, lambda l: l.fit(1))
         predict_catalog(learn, dls.catalog.head(3), progress=False)
         h.remove()
-        assert set(seen)=={on} and learn.net.encoder.body.conv_stem.weight.is_contiguous(memory_format=torch.channels_last)==on
+        assert set(seen)=={on} and is_last(learn.net.encoder.body.conv_stem.weight)==on
 
 @pytest.mark.skipif(not shutil.which('g++'), reason='torch.compile needs a compiler')
 @pytest.mark.slow
@@ -45,14 +53,16 @@ def test_compiled(dls, usual):
 
 def test_compile_keeps_names_and_copies(dls):
     "Nothing is compiled before the encoder is used: bundles, copies and features are as without it"
-    a,b = (galaxy_learner(dls, 'tf_efficientnet_lite0', compile=o, training_mode='head_only', learning_rate=1e-2) for o in (False, True))
+    kw = dict(training_mode='head_only', learning_rate=1e-2)
+    a,b = (galaxy_learner(dls, 'tf_efficientnet_lite0', compile=o, **kw) for o in (False, True))
     assert list(a.net.state_dict())==list(b.net.state_dict())
     for o in (a, b): quiet(o, lambda l: l.fit(2))
     assert a.history==b.history
     assert type(copy.deepcopy(b.net.encoder.body))==type(a.net.encoder.body)
 
 def test_cached_features_cost_one_pass(dls):
-    "However many epochs the frozen stage has, the encoder sees each galaxy once; with cache_features=False in every epoch"
+    """However many epochs the frozen stage has, the encoder sees each galaxy once; with cache_features=False in every
+    epoch"""
     def seen(on, epochs):
         learn,n = galaxy_learner(dls, 'tf_efficientnet_lite0', cache_features=on),[0]
         def count(m, a): n[0] += len(a[0])
@@ -66,7 +76,8 @@ def test_cached_features_cost_one_pass(dls):
     assert n==2*galaxies and len(learn.history)==2
 
 def test_without_cached_features_the_encoder_stays_as_it_was(dls):
-    learn = galaxy_learner(dls, 'tf_efficientnet_lite0', cache_features=False, training_mode='head_only', learning_rate=1e-2)
+    learn = galaxy_learner(dls, 'tf_efficientnet_lite0', cache_features=False, training_mode='head_only',
+                           learning_rate=1e-2)
     before = {k: v.clone() for k,v in learn.net.encoder.state_dict().items()}
     quiet(learn, lambda l: l.fit(2))
     assert all(torch.equal(v, before[k]) for k,v in learn.net.encoder.state_dict().items())
@@ -88,7 +99,8 @@ def test_hyperparameters_one_at_a_time(dls):
     learn.opt.set_hypers(lr=1e-3, mom=0.8, wd=0.1)
     n = len(learn.opt.groups)
     assert len(learn.opt.hypers)==n and learn.opt.hypers[-1]==list(learn.opt.hypers)[n-1]
-    assert [h['lr'] for h in learn.opt.hypers]==pytest.approx([1e-3*s for s in learn.opt.scales]) and {h['mom'] for h in learn.opt.hypers}=={0.8}
+    assert [h['lr'] for h in learn.opt.hypers]==pytest.approx([1e-3*s for s in learn.opt.scales])
+    assert {h['mom'] for h in learn.opt.hypers}=={0.8}
     assert [h['lr'] for h in learn.opt.hypers[-2:]]==[1e-3, 1e-3]
     with pytest.raises(IndexError): learn.opt.hypers[n]
 
@@ -111,7 +123,8 @@ def test_the_recorder_waits_for_nothing(dls):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU (--gpu)')
 def test_no_step_waits_for_the_gpu(survey):
-    learn = galaxy_learner(GalaxyDataLoaders.from_catalog(survey[1], 'morphology', size=64, batch_size=4, device='cuda', progress=False), 'tf_efficientnet_lite0')
+    dls = GalaxyDataLoaders.from_catalog(survey[1], 'morphology', size=64, batch_size=4, device='cuda', progress=False)
+    learn = galaxy_learner(dls, 'tf_efficientnet_lite0')
     class Watch(Callback):
         order = -999
         def before_backward(self): torch.cuda.set_sync_debug_mode('error')
@@ -123,8 +136,10 @@ def test_no_step_waits_for_the_gpu(survey):
 @pytest.mark.parametrize('encoder', ['convnext_atto', 'tf_efficientnet_lite0', 'test_vit'])
 def test_a_seed_repeats_on_a_gpu(survey, encoder):
     def trained():
-        dls = GalaxyDataLoaders.from_catalog(survey[1], 'morphology', size=160, batch_size=16, device='cuda', progress=False)
-        return quiet(galaxy_learner(dls, encoder, pretrained=False), lambda l: l.fit_one_cycle(2, 1e-3)).net.state_dict()
+        dls = GalaxyDataLoaders.from_catalog(survey[1], 'morphology', size=160, batch_size=16, device='cuda',
+                                             progress=False)
+        learn = quiet(galaxy_learner(dls, encoder, pretrained=False), lambda l: l.fit_one_cycle(2, 1e-3))
+        return learn.net.state_dict()
     a,b = trained(),trained()
     assert all(torch.equal(v, b[k]) for k,v in a.items())
 
@@ -143,7 +158,8 @@ def test_a_profile_leaves_no_trace(dls):
     t = a.profile(batches=2)
     assert t.share.sum()==pytest.approx(1) and a.history==[] and (t.seconds>=0).all()
     for o in (a, b): quiet(o, lambda l: l.fine_tune(1))
-    assert all(torch.equal(v, b.net.state_dict()[k]) for k,v in a.net.state_dict().items()) and a.history==b.history
+    assert all(torch.equal(v, b.net.state_dict()[k]) for k,v in a.net.state_dict().items())
+    assert a.history==b.history
 
 FAULTS = """
 import os, resource, sys, torch
@@ -170,7 +186,8 @@ print(inside-before, after-before, resident()-before, min(b-a for a,b in zip(see
 @pytest.mark.skipif(sys.platform!='linux', reason="glibc's allocator")
 def test_a_step_uses_the_memory_of_the_one_before_and_it_goes_back_in_the_end(survey):
     def run(**env):
-        p = subprocess.run([sys.executable, '-W', 'ignore', '-c', FAULTS, str(survey[0]/'catalog.csv')], env=os.environ|env, capture_output=True, text=True)
+        command = [sys.executable, '-W', 'ignore', '-c', FAULTS, str(survey[0]/'catalog.csv')]
+        p = subprocess.run(command, env=os.environ|env, capture_output=True, text=True)
         assert p.returncode==0, p.stderr[-2000:]
         return [int(o) for o in p.stdout.split()]
     inside,after,fitted,faults = run()

@@ -1,4 +1,5 @@
-"The cache of decoded images: what is killed, damaged, changed, shared, too large or gone; and images that break while a model is trained"
+"""The cache of decoded images: what is killed, damaged, changed, shared, too large or gone; and images that break while
+a model is trained"""
 import os, shutil, signal, subprocess, sys, tempfile, time
 from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch
@@ -51,8 +52,10 @@ def moved(survey, tmp_path):
 
 def start(code, *args):
     "A process that runs `code`"
-    path = os.pathsep.join(o for o in (str(Path(__file__).resolve().parent.parent), os.environ.get('PYTHONPATH')) if o)
-    return subprocess.Popen([sys.executable, '-c', code, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, 'PYTHONPATH': path})
+    here = str(Path(__file__).resolve().parent.parent)
+    path = os.pathsep.join(o for o in (here, os.environ.get('PYTHONPATH')) if o)
+    return subprocess.Popen([sys.executable, '-c', code, *map(str, args)], stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True, env={**os.environ, 'PYTHONPATH': path})
 
 def maps(folder, ext='npy'): return sorted(Path(folder).glob(f'*.{ext}'))
 
@@ -98,7 +101,8 @@ def test_of_two_processes_one_builds(survey, tmp_path):
     assert [p.returncode for p in ps]==[0, 0], said
     a,b = sorted([int(o) for o in out.split()] for out,_ in said)
     assert (a[0], b[0])==(0, len(files)) and a[1:]==b[1:], 'one reads each file once, the other none'
-    assert len(maps(tmp_path/'cache'))==len(maps(tmp_path/'cache', 'npz'))==1 and not maps(tmp_path/'cache', 'part')
+    assert len(maps(tmp_path/'cache'))==len(maps(tmp_path/'cache', 'npz'))==1
+    assert not maps(tmp_path/'cache', 'part')
 
 def test_a_process_that_waits_says_so(files, tmp_path, monkeypatch):
     "And goes on when the other is done"
@@ -151,7 +155,10 @@ def test_a_damaged_map_or_index_is_made_again(files, tmp_path, ext, damage):
     path, = maps(tmp_path/'c', ext)
     was = path.read_bytes()
     if damage=='gone': path.unlink()
-    else: path.write_bytes(dict(empty=b'', short=was[:-200], junk=bytes(len(was)), flipped=was[:len(was)//2]+bytes([was[len(was)//2]^255])+was[len(was)//2+1:])[damage])
+    else:
+        middle = len(was)//2
+        flipped = was[:middle]+bytes([was[middle]^255])+was[middle+1:]
+        path.write_bytes(dict(empty=b'', short=was[:-200], junk=bytes(len(was)), flipped=flipped)[damage])
     store,seen = opened(files, tmp_path/'c')
     assert seen, 'it was noticed'
     check(store)
@@ -164,7 +171,8 @@ def test_what_could_not_be_read_is_tried_again(files, tmp_path):
     assert list(store.bad)==[files[2]] and files[2] not in store.looks
     with pytest.raises(ImageError, match=files[2]): store[[1, 2]]
     assert list(opened(files, tmp_path/'c')[0].bad)==[files[2]]
-    Path(files[2]).write_bytes(good); os.utime(files[2], ns=(t.st_atime_ns, t.st_mtime_ns))       # the disk is back: same size and time
+    # the disk is back: same size and time
+    Path(files[2]).write_bytes(good); os.utime(files[2], ns=(t.st_atime_ns, t.st_mtime_ns))
     store,seen = opened(files, tmp_path/'c')
     assert not store.bad and seen=={files[2]}
     check(store)
@@ -202,10 +210,10 @@ def test_the_limit(files, tmp_path, monkeypatch):
     size = ImageStore(files, READER, 'disk', progress=False).pixels.row*len(files)
     monkeypatch.setenv('ZOOFAST_CACHE_GB', str(2.5*size/1e9))
     ImageStore(files, ImageReader(57), 'disk', progress=False)
-    time.sleep(0.05)                                                                   # the system's file times are coarse
+    time.sleep(0.05)                                                        # the system's file times are coarse
     ImageStore(files, READER, 'disk', progress=False)                                # used again
     busy,_ = list_cache(tmp_path/'images').name
-    with FileLock(tmp_path/'images'/f'{busy}.lock'):                                   # as if another process were building it
+    with FileLock(tmp_path/'images'/f'{busy}.lock'):                        # as if another process were building it
         ImageStore(files, ImageReader(58), 'disk', progress=False)
         assert list(list_cache(tmp_path/'images').reader.str[:2])==['57', '58']
     ImageStore(files, ImageReader(59), 'disk', progress=False)
@@ -222,15 +230,19 @@ def test_a_set_above_the_limit(files, tmp_path, monkeypatch):
     monkeypatch.setenv('ZOOFAST_CACHE_GB', 'lots')
     with pytest.raises(ValueError, match="ZOOFAST_CACHE_GB='lots'"): opened(files, 'disk')
 
-@pytest.mark.parametrize("total, free, kept", [(250e9, 4e9, True), (20e9, 2.1e9, True), (250e9, 1.9e9, False), (5e9, 0.4e9, False)])
+ROOM = [(250e9, 4e9, True), (20e9, 2.1e9, True), (250e9, 1.9e9, False), (5e9, 0.4e9, False)]
+@pytest.mark.parametrize("total, free, kept", ROOM)
 def test_room_on_a_disk_that_is_nearly_full(files, tmp_path, monkeypatch, total, free, kept):
     "A large disk that is 98 % full has room for a small survey; the last gigabytes are left to others"
-    monkeypatch.setattr(shutil, "disk_usage", lambda p: shutil._ntuple_diskusage(int(total), int(total-free), int(free)))
+    room = shutil._ntuple_diskusage(int(total), int(total-free), int(free))
+    monkeypatch.setattr(shutil, "disk_usage", lambda p: room)
     if kept: assert not isinstance(ImageStore(files, READER, tmp_path/"c", progress=False).pixels, torch.Tensor)
     else:
-        with pytest.raises(ValueError, match="no room for .* of the disk are free"): ImageStore(files, READER, tmp_path/"c", progress=False)
+        with pytest.raises(ValueError, match="no room for .* of the disk are free"):
+            ImageStore(files, READER, tmp_path/"c", progress=False)
         monkeypatch.setenv("ZOOFAST_CACHE", str(tmp_path))
-        with pytest.warns(UserWarning, match="kept in memory, and decoded again in the next run: no room"): store = ImageStore(files, READER, progress=False)
+        with pytest.warns(UserWarning, match="kept in memory, and decoded again in the next run: no room"):
+            store = ImageStore(files, READER, progress=False)
         check(store)
 
 def test_reading_a_map_takes_no_memory(survey, tmp_path):
@@ -257,10 +269,12 @@ def test_list_and_clear(files, tmp_path, run_zoofast):
     np.save(tmp_path/'mine.npy', np.zeros(3))
     os.utime(maps(tmp_path, 'npz')[0], (1, 1))
     found = list_cache(tmp_path)
-    assert set(found.images)=={12, 5} and found.last_used.is_monotonic_increasing and (found.files==str(Path(files[0]).parent)).all()
+    assert set(found.images)=={12, 5} and found.last_used.is_monotonic_increasing
+    assert (found.files==str(Path(files[0]).parent)).all()
     assert len(list_cache(tmp_path, older_than=1))==1
     res = run_zoofast('cache', '--dir', tmp_path)
-    assert res.returncode==0 and '48 px, 3 channels, stretch auto' in res.stdout and '2 set(s) of images' in res.stdout and 'the limit is 50 GB' in res.stdout
+    assert res.returncode==0 and '48 px, 3 channels, stretch auto' in res.stdout
+    assert '2 set(s) of images' in res.stdout and 'the limit is 50 GB' in res.stdout
     res = run_zoofast('cache', '--dir', tmp_path, '--clear', '--older-than', 1)
     assert res.returncode==0 and '1 set(s)' in res.stdout and len(list_cache(tmp_path))==1
     name, = list_cache(tmp_path).name
@@ -276,7 +290,9 @@ def test_list_and_clear(files, tmp_path, run_zoofast):
 
 # Images and caches that go away
 
-def loaders(df, **kwargs): return GalaxyDataLoaders.from_catalog(df, 'morphology', size=48, batch_size=8, progress=False, **{'cache': None, 'augment': None, **kwargs})
+def loaders(df, **kwargs):
+    return GalaxyDataLoaders.from_catalog(df, 'morphology', size=48, batch_size=8, progress=False,
+                                          **{'cache': None, 'augment': None, **kwargs})
 
 def test_a_file_that_breaks_is_replaced_with_its_target(moved):
     dls = loaders(moved, on_bad='skip')
@@ -301,7 +317,9 @@ def test_training_on_files_that_break(moved, on_bad):
     from zoofast.training.finetune import galaxy_learner
     class Break(Callback):
         def after_batch(self):
-            if self.training and self.epoch==0 and self.iter==1: broken.append(dls.store.files[dls.train_ds.numbers[0]]); Path(broken[0]).unlink()
+            if self.training and self.epoch==0 and self.iter==1:
+                broken.append(dls.store.files[dls.train_ds.numbers[0]])
+                Path(broken[0]).unlink()
     broken,dls = [],loaders(moved, on_bad=on_bad)
     learn = galaxy_learner(dls, 'test_resnet', pretrained=False)
     with learn.no_bar(), learn.no_logging():
@@ -329,7 +347,8 @@ def test_rows_that_cannot_be_used_are_said_before_training(moved):
     for f in moved.file_loc[:13]: Path(f).write_bytes(b'<html>')
     with pytest.raises(CatalogError) as e: loaders(moved)
     said = str(e.value).split('\n')
-    assert said[0].startswith('13 of 60 rows') and len(said)==12 and all(i in o for i,o in zip(moved.id_str, said[1:11])) and said[11].strip()=='... and 3 more'
+    assert said[0].startswith('13 of 60 rows') and len(said)==12
+    assert all(i in o for i,o in zip(moved.id_str, said[1:11])) and said[11].strip()=='... and 3 more'
     assert "on_bad='skip'" in said[0] and '--on-bad skip' in said[0]
     with pytest.warns(UserWarning, match='left out: .*and 3 more'): dls = loaders(moved, on_bad='skip')
     assert len(dls.catalog)==47 and len(dls.bad)==13
@@ -340,12 +359,15 @@ def test_the_same_picture_stays_in_one_split(survey, moved):
     df = pd.concat([survey[1], moved.assign(id_str='twin-'+moved.id_str)], ignore_index=True)
     for cache in ('auto', None, 'memory'):
         out = loaders(df, cache=cache, valid=0.3).catalog
-        assert (out.groupby(out.id_str.str.removeprefix('twin-')).split.nunique()==1).all() and set(out.split)=={'train', 'valid'}
+        pairs = out.groupby(out.id_str.str.removeprefix('twin-'))
+        assert (pairs.split.nunique()==1).all() and set(out.split)=={'train', 'valid'}
         assert out.file_loc.tolist()==df.file_loc.tolist()
-    out = loaders(df.assign(host=np.arange(120)//2), group_col='host').catalog          # groups join what pictures do not
+    # groups join what pictures do not
+    out = loaders(df.assign(host=np.arange(120)//2), group_col='host').catalog
     assert (out.groupby(np.arange(120)%60//2).split.nunique()==1).all()
 
 def test_a_leak_in_a_split_of_ones_own_is_said(survey, moved):
-    df = pd.concat([survey[1], moved[:3].assign(id_str=['x', 'y', 'z'])], ignore_index=True).assign(split=['train']*40+['valid']*20+['valid', 'valid', 'train'])
+    df = pd.concat([survey[1], moved[:3].assign(id_str=['x', 'y', 'z'])], ignore_index=True)
+    df['split'] = ['train']*40+['valid']*20+['valid', 'valid', 'train']
     with pytest.warns(UserWarning, match=r'more than one split.*2 picture\(s\)') as said: out = loaders(df).catalog
     assert f'{df.id_str[0]} (train) and x (valid)' in str(said[0].message) and out.split.tolist()==df.split.tolist()

@@ -39,13 +39,21 @@ Modules:
 - `zoofast.images.parallel`: Many images read at once, by several processes where that pays
 - `zoofast.images.reader`: One image file (jpg, png, tiff, FITS, npy) to one tensor: bands, stretch, size
 - `zoofast.images.stretch`: Flux to bytes: which stretch, and on what scale
+- `zoofast.plots.classes`: Pictures of how good classes and labels are: confusion, ROC and precision-recall curves, reliability
+- `zoofast.plots.galaxies`: Galaxies side by side
 - `zoofast.plots.looks`: Where an encoder looks
+- `zoofast.plots.notebook`: How learners, models, tasks, trees and checks show themselves in a notebook
+- `zoofast.plots.numbers`: Pictures of how good numbers and votes are, of how many labels are needed, and the pictures of a run
+- `zoofast.plots.style`: What all pictures share: colours, names, axes
+- `zoofast.plots.training`: Pictures of how training went: losses, learning rates, parameter groups
 - `zoofast.predict.answers`: Predictions beside what the catalogue says, galaxy by galaxy
 - `zoofast.predict.features`: Tables of features read piece by piece, and compressed with a PCA that is kept
 - `zoofast.predict.maps`: A survey in two dimensions, with like beside like
 - `zoofast.predict.shards`: A long table in pieces, each written whole or not at all, by any number of processes
 - `zoofast.predict.similar`: The galaxies most like one of them, in a table or in an index of millions
 - `zoofast.predict.table`: Catalogue in, table of predictions or representations out
+- `zoofast.reports.content`: What goes on the page of a report: galaxies, words and tables
+- `zoofast.reports.figures`: The pictures of a report, as SVG that follows the page
 - `zoofast.reports.report`: One HTML file that tells a run's whole story
 - `zoofast.simulate`: A simulated survey with known truth: images, FITS cubes, a catalogue and volunteer votes
 - `zoofast.sweep.page`: What a sweep tells: pictures, a table, one page

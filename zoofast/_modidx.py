@@ -1021,6 +1021,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'zoofast.plots.looks._file_list': ('plots/looks.html#_file_list', 'zoofast/plots/looks.py'),
                                      'zoofast.plots.looks._layers': ('plots/looks.html#_layers', 'zoofast/plots/looks.py'),
                                      'zoofast.plots.looks._maps_at': ('plots/looks.html#_maps_at', 'zoofast/plots/looks.py'),
+                                     'zoofast.plots.looks._no_say': ('plots/looks.html#_no_say', 'zoofast/plots/looks.py'),
                                      'zoofast.plots.looks._output': ('plots/looks.html#_output', 'zoofast/plots/looks.py'),
                                      'zoofast.plots.looks._readable': ('plots/looks.html#_readable', 'zoofast/plots/looks.py'),
                                      'zoofast.plots.looks._tokens_as_maps': ('plots/looks.html#_tokens_as_maps', 'zoofast/plots/looks.py'),

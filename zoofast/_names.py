@@ -1,6 +1,7 @@
 """The names that a user types, written down in one place
 
-`zoofast` itself, `zoofast.all` and each folder (`zoofast.predict`) offer the same ones, loaded when they are asked for."""
+`zoofast` itself, `zoofast.all` and each folder (`zoofast.predict`) offer the same ones, loaded when they are asked
+for."""
 from importlib import import_module
 import lazy_loader
 
@@ -44,22 +45,29 @@ NAMES = {
     "reports.report":     ["make_report"],
     "sweep.settings":     ["read_settings"],
     "sweep.trials":       ["SweepData", "run_sweep", "open_sweep"],
-    "sweep.page":         ["plot_best", "plot_importance", "plot_parameter", "plot_parallel", "plot_models", "compare_models",
-                           "write_page"],
+    "sweep.page":         ["plot_best", "plot_importance", "plot_parameter", "plot_parallel", "plot_models",
+                           "compare_models", "write_page"],
     "simulate":           ["simulate_survey"],
 }
 FOLDERS = list(dict.fromkeys(o.split(".")[0] for o in NAMES))+["cli"]
 
-# What higher floors add to a class of a lower one comes with the folder that offers it: saving and pictures with a learner
-ADDED = {"training": ["training.results", "bundles.save", "plots.notebook"], "bundles": ["bundles.save", "bundles.onnx", "plots.notebook"],
-         "data": ["data.items", "plots.notebook"], "tasks": [], "predict": ["plots.notebook"]}
+# What higher floors add to a class of a lower one comes with the folder that offers it: saving and pictures with a
+# learner
+ADDED = {
+    "training": ["training.results", "bundles.save", "plots.notebook"],
+    "bundles":  ["bundles.save", "bundles.onnx", "plots.notebook"],
+    "data":     ["data.items", "plots.notebook"],
+    "tasks":    [],
+    "predict":  ["plots.notebook"],
+}
 
 def offer(
     package:str # `__name__` of the package
 ):              # Its `__getattr__`, `__dir__` and `__all__`
     "The public names of a package, each loaded when it is asked for (SPEC 1)"
     root,_,folder = package.partition(".")
-    names = {k if not folder else k.partition(".")[2]: v for k,v in NAMES.items() if not folder or k.split(".")[0]==folder}
+    names = NAMES
+    if folder: names = {k.partition(".")[2]: v for k,v in NAMES.items() if k.split(".")[0]==folder}
     get,listed,every = lazy_loader.attach(package, FOLDERS if not folder else [], names)
     home = {n: k for k,v in NAMES.items() for n in v}
     def __getattr__(name):

@@ -1,4 +1,6 @@
-"Everything a notebook needs: `from zoofast.all import *`; as in fastai, that includes `np`, `pd`, `plt`, `torch` and `Path`"
+"""Everything a notebook needs: `from zoofast.all import *`
+
+As in fastai, that includes `np`, `pd`, `plt`, `torch` and `Path`."""
 import warnings
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")     # fastai warns about recent torch when it is imported

@@ -23,14 +23,17 @@ from tqdm.auto import tqdm
 
 # %% ../nbs/00_simulate.ipynb #fae9eb69
 MORPHOLOGIES = ("smooth", "ring", "spiral", "edge_on", "merger")
-_bands,_magzp,_field = ("g","r","z"),22.5,33.5     # names; magnitude of a flux of one; width of an image in arcsec
+_bands = ("g", "r", "z")
+_magzp = 22.5                                      # magnitude of a flux of one
+_field = 33.5                                      # width of an image in arcsec
 _sky = np.array([.006, .008, .016])                # noise in g, r, z: nanomaggies per pixel of 0.262 arcsec
 
 def _check(morphologies, size):
     "Raise a `ValueError` for morphologies that there are not and images too small to show one"
     unknown = [m for m in morphologies if m not in MORPHOLOGIES]
     if unknown or not len(morphologies):
-        raise ValueError(f"{f'unknown morphology {unknown[0]!r}' if unknown else 'no morphology is given'}; known are: {', '.join(MORPHOLOGIES)}")
+        what = f"unknown morphology {unknown[0]!r}" if unknown else "no morphology is given"
+        raise ValueError(f"{what}; known are: {', '.join(MORPHOLOGIES)}")
     if size<32: raise ValueError(f"size={size}: an image needs at least 32 pixels a side to show a morphology")
 
 def _grid(size):
@@ -44,10 +47,13 @@ def _unit(im):
     return im/im.sum()
 
 def _sersic(x, y, re=1., n=1., q=1., theta=0., x0=0., y0=0.):
-    "A Sersic profile of unit light: half-light radius `re`, index `n`, axis ratio `q`, major axis at `theta` radians from x"
+    """A Sersic profile of unit light: half-light radius `re`, index `n`, axis ratio `q`, major axis at `theta` radians
+    from x"""
     from astropy.modeling.models import Sersic2D
-    im,pixel = Sersic2D.evaluate(x, y, 1., re, n, x0, y0, 1-q, theta),abs(x[0,1]-x[0,0])
-    return _unit(np.minimum(im, Sersic2D.evaluate(x0+.3*pixel, y0, 1., re, n, x0, y0, 0., 0.)))
+    pixel = abs(x[0,1]-x[0,0])
+    im = Sersic2D.evaluate(x, y, 1., re, n, x0, y0, 1-q, theta)
+    cap = Sersic2D.evaluate(x0+.3*pixel, y0, 1., re, n, x0, y0, 0., 0.)
+    return _unit(np.minimum(im, cap))
 
 def _plane(x, y, q, theta):
     "Coordinates in the plane of a disk that appears with axis ratio `q` and its major axis at `theta`"
@@ -65,7 +71,8 @@ def _ramp(r, at, width):
 
 # %% ../nbs/00_simulate.ipynb #c5e44362
 def _orientation(rng, q_min, q_max=1.):
-    "Axis ratio, angle of the major axis in radians from x, and both as an observer gives them: inclination, position angle from north to east"
+    """Axis ratio, angle of the major axis in radians from x, and both as an observer gives them: inclination, position
+    angle from north to east"""
     q,theta = rng.uniform(q_min, q_max),rng.uniform(0, np.pi)
     return q,theta,dict(inclination=np.degrees(np.arccos(q)), position_angle=(np.degrees(theta)-90)%180)
 
@@ -74,26 +81,31 @@ def _smooth(rng):
     n,disk = rng.uniform(2, 5),rng.choice([0, rng.uniform(.2, .5)])
     def paint(x, y):
         end = _ramp(-np.hypot(*_plane(x, y, q, theta))*q**.5, -3, .4)
-        return [((1-disk)*_unit(end*_sersic(x, y, .9, n, q, theta)), .05), (disk*_sersic(x, y, 1.4, 1, q, theta), -.05)]
+        body = (1-disk)*_unit(end*_sersic(x, y, .9, n, q, theta))
+        return [(body, .05), (disk*_sersic(x, y, 1.4, 1, q, theta), -.05)]
     return dict(truth, bulge_fraction=1-disk), paint
 
 # %% ../nbs/00_simulate.ipynb #e21444e3
 def _disk(rng, bulge):
-    "What rings and spirals share: truth, a function from sky to disk plane, the bar's length and angle (0 where there is no bar), and the inner parts"
+    """What rings and spirals share: truth, a function from sky to disk plane, the bar's length and angle (0 where there
+    is no bar), and the inner parts"""
     q,theta,truth = _orientation(rng, .5)
-    bar,angle,share = rng.uniform(.4, .65)*(rng.random()<.4),rng.uniform(0, np.pi),rng.uniform(.1, .18)
+    bar = rng.uniform(.4, .65)*(rng.random()<.4)
+    angle,share = rng.uniform(0, np.pi),rng.uniform(.1, .18)
     n,re = rng.uniform(1, 2.5),rng.uniform(.15, .28)
+    def plane(x, y): return _plane(x, y, q, theta)
     def inner(x, y):
         parts = [(bulge*_sersic(x, y, re, n, max(q, .7), theta), .25)]
-        if bar: parts.append((share*_sersic(*_plane(x, y, q, theta), .6*bar, .5, .3, angle), .15))
+        if bar: parts.append((share*_sersic(*plane(x, y), .6*bar, .5, .3, angle), .15))
         return parts
-    return dict(truth, bulge_fraction=bulge, has_bar=bool(bar)), lambda x,y: _plane(x, y, q, theta), bar, angle, inner
+    return dict(truth, bulge_fraction=bulge, has_bar=bool(bar)), plane, bar, angle, inner
 
 # %% ../nbs/00_simulate.ipynb #e96b6d1b
 def _ring(rng):
     truth,plane,_,_,inner = _disk(rng, rng.uniform(.08, .3))
     radius,width,gap = rng.uniform(1.3, 1.8),rng.uniform(.11, .2),rng.uniform(.4, .8)
-    share,uneven,oval,(p1,p2) = rng.uniform(.32, .5),rng.uniform(.1, .45),rng.uniform(0, .08),rng.uniform(0, 2*np.pi, 2)
+    share,uneven = rng.uniform(.32, .5),rng.uniform(.1, .45)
+    oval,(p1,p2) = rng.uniform(0, .08),rng.uniform(0, 2*np.pi, 2)
     clumps = _texture(rng, .25)
     def paint(x, y):
         u,v = plane(x, y)
@@ -108,15 +120,18 @@ def _ring(rng):
 # %% ../nbs/00_simulate.ipynb #f9679cff
 def _spiral(rng):
     truth,plane,bar,angle,inner = _disk(rng, rng.uniform(.05, .35))
-    m,sense,pitch = int(rng.choice([2, 3, 4], p=[.65, .2, .15])),rng.choice([-1, 1]),rng.uniform(12, 28)
-    start,end,share = bar or rng.uniform(.25, .45),rng.uniform(2., 2.8),rng.uniform(.45, .65)
+    m = int(rng.choice([2, 3, 4], p=[.65, .2, .15]))
+    sense,pitch = rng.choice([-1, 1]),rng.uniform(12, 28)
+    start = bar or rng.uniform(.25, .45)
+    end,share = rng.uniform(2., 2.8),rng.uniform(.45, .65)
     sharp,uneven,lead = rng.uniform(1.6, 3),rng.uniform(0, .3),rng.uniform(0, 2*np.pi)
     bends,clumps = _texture(rng, .9, 6),_texture(rng, .22)
     def paint(x, y):
         u,v = plane(x, y)
         r,phi = np.hypot(u, v)+.02,np.arctan2(v, u)
         phase = m*(phi-angle-sense*np.log(r/start)/np.tan(np.radians(pitch)))+.35*bends(u, v)
-        arms = np.exp(sharp*(np.cos(phase)-1)+.35*clumps(u, v))*(1+uneven*np.cos(phi-lead))*_ramp(r, start, .06)*_ramp(-r, -end, .2)
+        arms = np.exp(sharp*(np.cos(phase)-1)+.35*clumps(u, v))*(1+uneven*np.cos(phi-lead))
+        arms = arms*_ramp(r, start, .06)*_ramp(-r, -end, .2)
         rest = 1-truth["bulge_fraction"]
         return inner(x, y)+[(rest*(1-share)*_sersic(u, v), 0), (rest*share*_unit(arms*_sersic(u, v, 1.4)), -.25)]
     return dict(truth, n_arms=m, winding="cw" if sense>0 else "acw", pitch_angle=pitch), paint
@@ -124,8 +139,10 @@ def _spiral(rng):
 # %% ../nbs/00_simulate.ipynb #286958db
 def _edge_on(rng):
     q,theta,truth = _orientation(rng, .1, .17)
-    bulge,n,re,round_ = rng.uniform(.05, .35),rng.uniform(1, 2.5),rng.uniform(.18, .3),rng.uniform(.6, .9)
-    dust,offset,warp = rng.choice([0, rng.uniform(.6, .95)]),rng.uniform(-.04, .04),rng.normal(0, .008)
+    bulge,n = rng.uniform(.05, .35),rng.uniform(1, 2.5)
+    re,round_ = rng.uniform(.18, .3),rng.uniform(.6, .9)
+    dust = rng.choice([0, rng.uniform(.6, .95)])
+    offset,warp = rng.uniform(-.04, .04),rng.normal(0, .008)
     def paint(x, y):
         u,v = _plane(x, y, 1, theta)
         v = v+warp*u*abs(u)
@@ -137,14 +154,18 @@ def _edge_on(rng):
 # %% ../nbs/00_simulate.ipynb #6c824138
 def _tail(x, y, x0, y0, start, sense, opening, width):
     "An arc of light from (x0,y0) that leaves at the angle `start`, swings outwards in the given sense and fades"
-    r,along = np.hypot(x-x0, y-y0),(sense*(np.arctan2(y-y0, x-x0)-start))%(2*np.pi)
-    return np.exp(-((r-.45*np.exp(opening*along))/(width*(1+.4*along)))**2/2-along/1.1)*_ramp(along, .15, .06)
+    r = np.hypot(x-x0, y-y0)
+    along = (sense*(np.arctan2(y-y0, x-x0)-start))%(2*np.pi)
+    off = (r-.45*np.exp(opening*along))/(width*(1+.4*along))
+    return np.exp(-off**2/2-along/1.1)*_ramp(along, .15, .06)
 
 def _merger(rng):
-    ratio,apart,angle,sense = rng.uniform(.45, 1),rng.uniform(1.3, 1.9),rng.uniform(0, 2*np.pi),rng.choice([-1, 1])
+    ratio,apart = rng.uniform(.45, 1),rng.uniform(1.3, 1.9)
+    angle,sense = rng.uniform(0, 2*np.pi),rng.choice([-1, 1])
     envelope,tails,bend = rng.uniform(.08, .15),rng.uniform(.2, .3),rng.uniform(.06, .14)
     bx,by,clumps = _texture(rng, .8, 6),_texture(rng, .8, 6),_texture(rng, .25)
-    orients,n,re = [_orientation(rng, .5) for _ in range(2)],rng.uniform(1, 3, 2),rng.uniform(.34, .52, 2)
+    orients = [_orientation(rng, .5) for _ in range(2)]
+    n,re = rng.uniform(1, 3, 2),rng.uniform(.34, .52, 2)
     light,where = np.array([1, ratio])/(1+ratio),np.array([-ratio, 1])/(1+ratio)*apart
     swing,opening,width = rng.normal(0, .4, 2),rng.uniform(.45, .8, 2),rng.uniform(.1, .16, 2)
     start = angle+np.array([np.pi, rng.choice([0, np.pi], p=[.7, .3])])+swing
@@ -167,14 +188,18 @@ def _half_light(im, x, y):
 
 def _unit_length(paint, x, y, radius, seeing):
     "The galaxy's unit of length in arcsec, such that half its light lies within `radius` arcsec once it is blurred"
-    unit,(x,y) = radius,(o[::len(x)//64 or 1,::len(x)//64 or 1] for o in (x, y))
-    blur = seeing/2.1/abs(x[0,1]-x[0,0])
-    for _ in range(3): unit *= radius/_half_light(scipy.ndimage.gaussian_filter(sum(p for p,_ in paint(x/unit, y/unit)), blur), x, y)
+    step = len(x)//64 or 1
+    x,y = (o[::step,::step] for o in (x, y))
+    unit,blur = radius,seeing/2.1/abs(x[0,1]-x[0,0])
+    for _ in range(3):
+        light = sum(p for p,_ in paint(x/unit, y/unit))
+        unit *= radius/_half_light(scipy.ndimage.gaussian_filter(light, blur), x, y)
     return unit
 
 def _bands_of(parts, mags):
     "Flux in each band (3, y, x) of components with their colours; the whole galaxy has the magnitudes `mags`"
-    step = (.4, 0, -.2)                          # a component redder by c in g-r is fainter by 0.4c dex in g and brighter by 0.2c dex in z
+    # a component redder by c in g-r is fainter by 0.4c dex in g and brighter by 0.2c dex in z
+    step = (.4, 0, -.2)
     return np.stack([_unit(sum(p*10**(-s*c) for p,c in parts))*10**(.4*(_magzp-m)) for s,m in zip(step, mags)])
 
 # %% ../nbs/00_simulate.ipynb #94d9b916
@@ -187,16 +212,21 @@ def _neighbours(rng, x, y, mean, clear):
     "Flux (3, y, x) of small galaxies before blurring; none nearer than `clear` arcsec to the centre"
     flux = np.zeros((3, *x.shape))
     for _ in range(rng.poisson(mean)):
-        (x0,y0),mag,gr = rng.uniform(-.48, .48, 2)*_field,22.3-rng.exponential(.9),rng.normal(.8, .3)
-        re,n,q,theta = 10**rng.normal(-.15, .15),rng.uniform(.8, 3),rng.uniform(.3, 1),rng.uniform(0, np.pi)
-        if np.hypot(x0, y0)>clear: flux += _bands_of([(_sersic(x, y, re, n, q, theta, x0, y0), 0)], max(mag, 19)+np.array([gr, 0, -.5*gr]))
+        x0,y0 = rng.uniform(-.48, .48, 2)*_field
+        mag,gr = 22.3-rng.exponential(.9),rng.normal(.8, .3)
+        re,n = 10**rng.normal(-.15, .15),rng.uniform(.8, 3)
+        q,theta = rng.uniform(.3, 1),rng.uniform(0, np.pi)
+        if np.hypot(x0, y0)<=clear: continue
+        galaxy = _sersic(x, y, re, n, q, theta, x0, y0)
+        flux += _bands_of([(galaxy, 0)], max(mag, 19)+np.array([gr, 0, -.5*gr]))
     return flux
 
 def _stars(rng, x, y, mean, clear, fwhm):
     "Flux (3, y, x) of foreground stars, with a faint wide halo"
     flux = np.zeros((3, *x.shape))
     for _ in range(rng.poisson(mean)):
-        (x0,y0),mag,gr = rng.uniform(-.48, .48, 2)*_field,max(21.5-rng.exponential(1.4), 17),rng.uniform(.2, 1.5)
+        x0,y0 = rng.uniform(-.48, .48, 2)*_field
+        mag,gr = max(21.5-rng.exponential(1.4), 17),rng.uniform(.2, 1.5)
         star = .98*_unit(_psf(x, y, fwhm, x0, y0))+.02*_unit(_psf(x, y, 5*fwhm, x0, y0, 1.6))
         if np.hypot(x0, y0)>clear: flux += _bands_of([(star, 0)], mag+np.array([gr, 0, -.6*gr]))
     return flux
@@ -205,6 +235,25 @@ def _stars(rng, x, y, mean, clear, fwhm):
 _recipes = dict(zip(MORPHOLOGIES, (_smooth, _ring, _spiral, _edge_on, _merger)))
 _featureless = dict(has_bar=False, has_ring=False, winding="", n_arms=0, pitch_angle=np.nan)
 
+def _photometry(rng):
+    "Magnitudes in g, r, z and the radius in arcsec, which say nothing about the morphology"
+    mag,radius = np.clip(rng.normal(16.1, .5), 15.1, 17.1),rng.uniform(2.8, 4.6)
+    gr = np.clip(rng.normal(.68, .1), .45, .9)
+    return mag+np.array([gr, 0, -(.47+.5*(gr-.68)+rng.normal(0, .04))]),mag,radius
+
+def _blurred(flux, size, seeing):
+    "Light as it arrives through the atmosphere"
+    p = np.arange(-(size//4), size//4+1)*_field/size
+    return scipy.signal.fftconvolve(flux, _unit(_psf(*np.meshgrid(p, p), seeing))[None], mode="same", axes=(1,2))
+
+def _noisy(rng, flux, noise):
+    "Flux with the noise of the sky and of the galaxy's own photons, on a sky that was not subtracted perfectly"
+    scale = _field/flux.shape[-1]/.262
+    sigma,area = _sky[:,None,None]*scale,scale**2
+    photons = rng.normal(size=flux.shape)*np.sqrt(sigma**2+sigma/40*flux.clip(0))
+    return flux+noise*(photons + area*rng.normal(0, .002, (3,1,1)))
+
+# %% ../nbs/00_simulate.ipynb #d71933a4
 def galaxy_flux(
     rng:np.random.Generator, # Source of chance; the same state gives the same galaxy
     morphology:str,          # One of `MORPHOLOGIES`
@@ -212,21 +261,20 @@ def galaxy_flux(
     seeing:float=1.0,        # Full width at half maximum of a star, arcsec
     noise:float=1.0,         # Noise relative to the survey's; 0 for none
     neighbours:float=4.0,    # Mean number of faint galaxies and of stars in the field (half each)
-)->tuple:                    # Flux in nanomaggies, float32 (3, y, x), bands g, r, z, row 0 at the bottom; and a dict of truth
+# Flux in nanomaggies, float32 (3, y, x), bands g, r, z, row 0 at the bottom; and a dict of truth
+)->tuple:
     "One galaxy with its field; raises `ValueError` for an unknown morphology or `size` below 32"
     _check([morphology], size)
     x,y = _grid(size)
-    mag,radius,gr = np.clip(rng.normal(16.1, .5), 15.1, 17.1),rng.uniform(2.8, 4.6),np.clip(rng.normal(.68, .1), .45, .9)
-    mags = mag+np.array([gr, 0, -(.47+.5*(gr-.68)+rng.normal(0, .04))])
-    field,stars = _neighbours(rng, x, y, neighbours/2, 2*radius),_stars(rng, x, y, neighbours/2, 2*radius, seeing)
+    mags,mag,radius = _photometry(rng)
+    field = _neighbours(rng, x, y, neighbours/2, 2*radius)
+    stars = _stars(rng, x, y, neighbours/2, 2*radius, seeing)
     truth,paint = _recipes[morphology](rng)
     unit = _unit_length(paint, x, y, radius, seeing)
     flux = _bands_of(paint(x/unit, y/unit), mags)+field
-    p = np.arange(-(size//4), size//4+1)*_field/size
-    flux = scipy.signal.fftconvolve(flux, _unit(_psf(*np.meshgrid(p, p), seeing))[None], mode="same", axes=(1,2))+stars
-    sigma,area = _sky[:,None,None]*(_field/size/.262),(_field/size/.262)**2
-    flux += noise*(rng.normal(size=flux.shape)*np.sqrt(sigma**2+sigma/40*flux.clip(0)) + area*rng.normal(0, .002, (3,1,1)))
-    return flux.astype(np.float32), {**_featureless, "mag_r": mag, "g_r": mags[0]-mags[1], "r_z": mags[1]-mags[2], "radius_arcsec": radius, **truth}
+    flux = _noisy(rng, _blurred(flux, size, seeing)+stars, noise)
+    measured = {"mag_r": mag, "g_r": mags[0]-mags[1], "r_z": mags[1]-mags[2], "radius_arcsec": radius}
+    return flux.astype(np.float32), {**_featureless, **measured, **truth}
 
 # %% ../nbs/00_simulate.ipynb #d9190de1
 def to_rgb(
@@ -248,15 +296,26 @@ def _near(value, *places, width=1.):
     p = np.exp(-((value-np.array(places))/width)**2/2)+.02
     return p/p.sum()
 
+_first_looks = {"smooth": (.86, .12, .02), "merger": (.35, .6, .05), "edge_on": (.15, .83, .02)}
+
+def _arm_counts(n_arms):
+    "Probability of 1, 2, 3, 4, more arms, and of those who cannot tell"
+    return .88*np.append(_near(n_arms or 2, 1, 2, 3, 4, 5.5, width=.5), 0)+np.append(np.zeros(5), .12)
+
 def _opinions(t):
     "Probability of each answer to each question about a galaxy with the truth `t`, in the order of the tree's answers"
     kind,edge,q = t["morphology"],t["inclination"]>80,np.cos(np.radians(t["inclination"]))
-    bulge,bars = t["bulge_fraction"],(.6, .3, .1) if t["has_bar"] else (.02, .1, .88)
-    return {"smooth-or-featured": {"smooth": (.86, .12, .02), "merger": (.35, .6, .05), "edge_on": (.15, .83, .02)}.get(kind, (.08, .9, .02)),
-        "disk-edge-on": (.94, .06) if edge else (.03, .97), "has-spiral-arms": _near(t["n_arms"]>0, 1, 0, width=.4), "bar": bars,
-        "bulge-size": _near(bulge, .8, .5, .3, .12, 0, width=.1), "how-rounded": _near(q, 1, .6, .2, width=.2),
-        "edge-on-bulge": (.08, .75, .17) if bulge<.12 else (.12, .13, .75), "spiral-winding": _near(np.nan_to_num(t["pitch_angle"], nan=20), 12, 20, 28, width=4),
-        "spiral-arm-count": .88*np.append(_near(t["n_arms"] or 2, 1, 2, 3, 4, 5.5, width=.5), 0)+np.append(np.zeros(5), .12),
+    bulge,pitch = t["bulge_fraction"],np.nan_to_num(t["pitch_angle"], nan=20)
+    return {
+        "smooth-or-featured": _first_looks.get(kind, (.08, .9, .02)),
+        "disk-edge-on": (.94, .06) if edge else (.03, .97),
+        "has-spiral-arms": _near(t["n_arms"]>0, 1, 0, width=.4),
+        "bar": (.6, .3, .1) if t["has_bar"] else (.02, .1, .88),
+        "bulge-size": _near(bulge, .8, .5, .3, .12, 0, width=.1),
+        "how-rounded": _near(q, 1, .6, .2, width=.2),
+        "edge-on-bulge": (.08, .75, .17) if bulge<.12 else (.12, .13, .75),
+        "spiral-winding": _near(pitch, 12, 20, 28, width=4),
+        "spiral-arm-count": _arm_counts(t["n_arms"]),
         "merging": (.04, .06, .2, .7) if kind=="merger" else (.91, .06, .02, .01)}
 
 # %% ../nbs/00_simulate.ipynb #93b64f7f
@@ -281,8 +340,12 @@ def _write_fits(path, flux, name, truth):
     from astropy.io import fits as pyfits
     size,scale = flux.shape[-1],_field/flux.shape[-1]
     hdu = pyfits.PrimaryHDU(flux)
-    hdu.header.update({"OBJECT": name, "BUNIT": "nanomaggy", "MAGZP": _magzp, "PIXSCALE": (scale, "arcsec per pixel"), **{f"BAND{i}": b for i,b in enumerate(_bands)},
-        "CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CRVAL1": truth["ra"], "CRVAL2": truth["dec"], "CRPIX1": (size+1)/2, "CRPIX2": (size+1)/2,
+    hdu.header.update({
+        "OBJECT": name, "BUNIT": "nanomaggy", "MAGZP": _magzp, "PIXSCALE": (scale, "arcsec per pixel"),
+        **{f"BAND{i}": b for i,b in enumerate(_bands)},
+        "CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN",
+        "CRVAL1": truth["ra"], "CRVAL2": truth["dec"],
+        "CRPIX1": (size+1)/2, "CRPIX2": (size+1)/2,
         "CDELT1": -scale/3600, "CDELT2": scale/3600, "CUNIT1": "deg", "CUNIT2": "deg"})
     hdu.writeto(path, overwrite=True)
 
@@ -292,16 +355,28 @@ def _class_order(classes, n, seed):
     rng = np.random.default_rng(seed)
     return [classes[i] for _ in range(-(-n//len(classes))) for i in rng.permutation(len(classes))][:n]
 
+# %% ../nbs/00_simulate.ipynb #93e9c8a7
 def _one_galaxy(folder, i, morphology, seed, size, n_votes, fits):
     "Write the files of galaxy number `i` and return its row of the catalogue, with paths relative to `folder`"
     sky,light,crowd = (np.random.default_rng(s) for s in seed.spawn(3))
     name = f"sim-{i:06d}"
     flux,truth = galaxy_flux(light, morphology, size)
-    truth = dict(morphology=morphology, ra=sky.uniform(120, 240), dec=np.degrees(np.arcsin(sky.uniform(0, .5))), **truth)
+    where = dict(ra=sky.uniform(120, 240), dec=np.degrees(np.arcsin(sky.uniform(0, .5))))
+    truth = dict(morphology=morphology, **where, **truth)
     Image.fromarray(to_rgb(flux)).save(folder/"images"/f"{name}.jpg", quality=92)
     if fits: _write_fits(folder/"fits"/f"{name}.fits", flux, name, truth)
     paths = {"file_loc": f"images/{name}.jpg", **({"fits_loc": f"fits/{name}.fits"} if fits else {})}
     return {"id_str": name, **paths, **truth, **simulate_votes(crowd, truth, n_votes)}
+
+# %% ../nbs/00_simulate.ipynb #5b0c4a7e
+def _write_catalog(folder, df):
+    "Write the catalogue, and delete the images of an earlier, larger survey"
+    unfinished = folder/f"catalog.csv.{os.getpid()}.tmp"
+    df.to_csv(unfinished, index=False)
+    kept = {Path(p).name for c in ("file_loc","fits_loc") if c in df for p in df[c]}
+    for p in (p for d in ("images","fits") for p in (folder/d).glob("sim-*")):
+        if p.name not in kept: p.unlink()
+    os.replace(unfinished, folder/"catalog.csv")            # a catalogue is there completely or not at all
 
 # %% ../nbs/00_simulate.ipynb #670b21ee
 def simulate_survey(
@@ -313,18 +388,17 @@ def simulate_survey(
     n_votes:int=40,               # Volunteers for each galaxy
     fits:bool=True,               # Write FITS cubes as well? Without them there is no column `fits_loc`
     progress:bool=True,           # Show a progress bar?
-)->pd.DataFrame:                  # `id_str`, absolute `file_loc` and `fits_loc`, `morphology`, truth (degrees, magnitudes, arcsec), votes
+# `id_str`, absolute `file_loc` and `fits_loc`, `morphology`, truth (degrees, magnitudes, arcsec), votes
+)->pd.DataFrame:
     "Write a simulated survey; raises `ValueError` for unknown classes and for numbers that are too small"
-    classes,folder = [classes] if isinstance(classes, str) else list(classes),Path(out_dir).expanduser().absolute()
+    classes = [classes] if isinstance(classes, str) else list(classes)
+    folder = Path(out_dir).expanduser().absolute()
     _check(classes, size)
     if n<1: raise ValueError(f"n={n}: a survey needs at least one galaxy")
     if n_votes<1: raise ValueError(f"n_votes={n_votes}: at least one volunteer has to look at each galaxy")
     for d in ("images", *(["fits"] if fits else [])): (folder/d).mkdir(parents=True, exist_ok=True)
     jobs = enumerate(zip(_class_order(classes, n, seed), np.random.SeedSequence(seed).spawn(n)))
-    df = pd.DataFrame([_one_galaxy(folder, i, m, s, size, n_votes, fits) for i,(m,s) in tqdm(jobs, total=n, desc="simulating", disable=not progress)])
-    unfinished = folder/f"catalog.csv.{os.getpid()}.tmp"
-    df.to_csv(unfinished, index=False)
-    kept = {Path(p).name for c in ("file_loc","fits_loc") if c in df for p in df[c]}
-    for p in (p for d in ("images","fits") for p in (folder/d).glob("sim-*") if p.name not in kept): p.unlink()   # of an earlier, larger survey
-    os.replace(unfinished, folder/"catalog.csv")            # a catalogue is there completely or not at all
+    shown = tqdm(jobs, total=n, desc="simulating", disable=not progress)
+    df = pd.DataFrame([_one_galaxy(folder, i, m, s, size, n_votes, fits) for i,(m,s) in shown])
+    _write_catalog(folder, df)
     return df.assign(**{c: [str(folder/p) for p in df[c]] for c in ("file_loc","fits_loc") if c in df})

@@ -2347,6 +2347,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                  'zoofast/training/learner.py'),
                                           'zoofast.training.learner.GalaxyLearner._fit_from': ( 'training/learner.html#galaxylearner._fit_from',
                                                                                                 'zoofast/training/learner.py'),
+                                          'zoofast.training.learner.GalaxyLearner._fit_is_over': ( 'training/learner.html#galaxylearner._fit_is_over',
+                                                                                                   'zoofast/training/learner.py'),
                                           'zoofast.training.learner.GalaxyLearner._fitting': ( 'training/learner.html#galaxylearner._fitting',
                                                                                                'zoofast/training/learner.py'),
                                           'zoofast.training.learner.GalaxyLearner._forget_calibration': ( 'training/learner.html#galaxylearner._forget_calibration',

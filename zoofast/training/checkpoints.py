@@ -120,6 +120,7 @@ def weights_sum(
         return int(v.view(bits).sum(dtype=torch.int64))
     return hash(tuple(one(v) for v in net.state_dict().values() if v.numel()))
 
+# %% ../../nbs/training/06_checkpoints.ipynb #7a35f27a
 class EmaWeights(Callback):
     "Validates with the moving average of the weights, `learn.ema`"
     order,run_train = 5,False

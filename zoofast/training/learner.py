@@ -421,6 +421,15 @@ def _forget_calibration(self:GalaxyLearner):
     self.calibration = None
     if hasattr(self.task, "temperature"): self.task.temperature = 1.
 
+# %% ../../nbs/training/09_learner.ipynb #5f17a0e1
+@patch
+def _fit_is_over(self:GalaxyLearner):
+    "What the next fit starts from"
+    self.n_fits += 1
+    self.first_epoch,self._resume_state = 0,None
+    self._losses = []
+    self._last = self._scored_with()
+
 # %% ../../nbs/training/09_learner.ipynb #fcfc760b
 @patch
 @memory_kept()
@@ -449,11 +458,7 @@ def fit(self:GalaxyLearner,
         over,state = self._resume_fit()
         try:
             if not over: self._fit_from(state, start_epoch, n_epoch, lr, wd, cbs, reset_opt)
-        finally:
-            self.n_fits += 1
-            self.first_epoch,self._resume_state = 0,None
-            self._losses = []
-            self._last = self._scored_with()
+        finally: self._fit_is_over()
         if self.diverged and not over: self._raise_diverged()
 
 # %% ../../nbs/training/09_learner.ipynb #ef9f4708

@@ -10,7 +10,7 @@ __all__ = ['InUnits', 'by_name', 'GalaxyRecorder']
 
 # %% ../../nbs/training/08_recorder.ipynb #b2776263
 import numpy as np
-from fastcore.basics import GetAttr
+from fastcore.basics import GetAttr, patch
 from ..core.errors import quiet
 with quiet(): from fastai.learner import Recorder
 
@@ -68,9 +68,11 @@ class GalaxyRecorder(Recorder):
         super().after_validate()
         self._note(self._valid_mets, "")
 
-    def _note(self, mets, start):
-        "Put values of an epoch's part into `row`"
-        if self.row is None: return                          # validate() and get_preds have no epoch
-        for i,m in enumerate(mets):
-            name = f"{start or 'valid_'}loss" if i==0 else f"{start}{m.name}"
-            self.row |= by_name(name, m.value, self.learn.task.output_names)
+# %% ../../nbs/training/08_recorder.ipynb #0eba9a3c
+@patch
+def _note(self:GalaxyRecorder, mets, start):
+    "Put values of an epoch's part into `row`"
+    if self.row is None: return                          # validate() and get_preds have no epoch
+    for i,m in enumerate(mets):
+        name = f"{start or 'valid_'}loss" if i==0 else f"{start}{m.name}"
+        self.row |= by_name(name, m.value, self.learn.task.output_names)

@@ -19,7 +19,8 @@ from filelock import Timeout
 from ..core.errors import quiet
 from ..core.files import write_whole
 from ..images.reader import reader_config
-from .runs import NOT_MEASURED, as_plain, package_versions, read_run_config, read_history, run_lock, to_yaml
+from .runs import NOT_MEASURED, as_plain, package_versions, run_lock, to_yaml
+from .runs import read_history, read_run_config
 with quiet():
     from fastai.callback.core import Callback
     from fastai.callback.schedule import LRFinder

@@ -162,6 +162,7 @@ def kept_row(
     if kept and len(history) and (rows := history[history.epoch==kept-1]).shape[0]: return rows.iloc[0]
     return kept_epoch(history, parameters.get("monitor", "valid_loss"), parameters.get("keep_best", True))
 
+# %% ../../nbs/training/04_runs.ipynb #1220d9b2
 def _row(path, name):
     "One run as a row of the table"
     try: config = read_run_config(path) or {}

@@ -1,4 +1,5 @@
-"""What each parameter of finetuning does to a simulated survey: one changed at a time, three seeds of head and training.
+"""What each parameter of finetuning does to a simulated survey: one changed at a time, three seeds of head and
+training.
 
     python benchmarks/choosing.py [--hours 1]      runs what is not in the results yet
     python benchmarks/choosing.py --table          prints the means
@@ -62,14 +63,17 @@ def work(hours):
             if (name, value, seed) in had: continue
             if time.time()>end: break
             row = dict(parameter=name, value=value, seed=seed) | run(df, name, value, seed)
-            row |= dict(date=f"{pd.Timestamp.now():%Y-%m-%d}", torch=torch.__version__, timm=timm.__version__, fastai=fastai.__version__)
+            row |= dict(date=f"{pd.Timestamp.now():%Y-%m-%d}", torch=torch.__version__, timm=timm.__version__,
+                        fastai=fastai.__version__)
             with open(RESULTS, "a") as f: f.write(json.dumps(row)+"\n")
-            print(f"{name:18} {str(value):10} {seed}  accuracy {row['accuracy']:.3f}  loss {row['log_loss']:.3f}  {row['cpu_seconds']:.0f} s", flush=True)
+            print(f"{name:18} {str(value):10} {seed}  accuracy {row['accuracy']:.3f}  loss {row['log_loss']:.3f}  "
+                  f"{row['cpu_seconds']:.0f} s", flush=True)
 
 def table():
     df = pd.DataFrame(done())
     g = df.assign(value=df.value.map(str)).groupby(["parameter", "value"], sort=False)
-    print(g.agg(runs=("seed", "size"), accuracy=("accuracy", "mean"), log_loss=("log_loss", "mean"), cpu_seconds=("cpu_seconds", "mean")).round(3).to_string())
+    means = {c: (c, "mean") for c in ("accuracy", "log_loss", "cpu_seconds")}
+    print(g.agg(runs=("seed", "size"), **means).round(3).to_string())
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -2,16 +2,16 @@
 
     python benchmarks/gz1.py [--seeds 0 1 2] [--epochs 5] [--size 128] [--encoder tf_efficientnet_lite0] ...
 
-Clockwise and anticlockwise spirals are joined and `dont_know` is left out. The split (70 % train, 10 % valid, 20 % test), the head's
-first weights and the training all follow the seed. The galaxies are expected in ../shared/data/gz1, or in $ZOOFAST_DATA/gz1.
-Every other option of the form --name value is a parameter of `galaxy_learner`.
+Clockwise and anticlockwise spirals are joined and `dont_know` is left out. The split (70 % train, 10 % valid, 20 %
+test), the head's first weights and the training all follow the seed. The galaxies are expected in ../shared/data/gz1,
+or in $ZOOFAST_DATA/gz1. Every other option of the form --name value is a parameter of `galaxy_learner`.
 """
 import argparse, ast, os, warnings
 from pathlib import Path
 warnings.filterwarnings("ignore")
 import pandas as pd
-from zoofast.all import (GalaxyDataLoaders, ImageReader, galaxy_learner, predict_catalog, read_catalog, score_predictions,
-                         split_catalog)
+from zoofast.all import (GalaxyDataLoaders, ImageReader, galaxy_learner, predict_catalog, read_catalog,
+                         score_predictions, split_catalog)
 
 def run(df, seed, args, params):
     df = split_catalog(df, "morphology", valid=0.1, test=0.2, seed=seed)
@@ -43,7 +43,8 @@ def main():
     df["morphology"] = df.class_name.where(~df.class_name.str.startswith("spiral"), "spiral")
     scores = pd.DataFrame([{"seed": s, **run(df, s, args, params)} for s in args.seeds]).set_index("seed")
     given = {k: v for k,v in (("margin", args.margin), ("head_lr", args.head_lr)) if v} | params
-    print(f"{args.encoder}, {args.size} px, batch {args.batch_size}, {args.epochs} epochs, {given or 'default parameters'}")
+    print(f"{args.encoder}, {args.size} px, batch {args.batch_size}, {args.epochs} epochs, "
+          f"{given or 'default parameters'}")
     print(scores.round(3).to_string())
     print("mean", scores.drop(columns="n").mean().round(3).to_dict())
 

@@ -1,4 +1,5 @@
-"""Radio galaxies from one-band FITS: FR I against FR II, with grey repeated in three channels and with one channel, by stretch.
+"""Radio galaxies from one-band FITS: FR I against FR II, with grey repeated in three channels and with one channel, by
+stretch.
 
     python benchmarks/mirabest.py [--data ../shared/data/mirabest] [--size 128] [--epochs 8] [--seeds 3]
 
@@ -31,15 +32,20 @@ def main():
             best = []
             for seed in range(args.seeds):
                 reader = ImageReader(args.size, channels, stretch)
-                dls = GalaxyDataLoaders.from_catalog(df, "label", reader=reader, valid=0.3, seed=seed, cache="memory", progress=False)
+                dls = GalaxyDataLoaders.from_catalog(df, "label", reader=reader, valid=0.3, seed=seed, cache="memory",
+                                                     progress=False)
                 learn = galaxy_learner(dls, args.encoder, seed=seed)
                 with learn.no_bar(), learn.no_logging(): learn.fine_tune(args.epochs, freeze_epochs=3)
                 h = pd.DataFrame(learn.history)
                 best.append(h.loc[h.valid_loss.idxmin(), ["accuracy", "roc_auc"]].astype(float).tolist())
             acc,auc = np.array(best).T
-            rows.append(dict(channels=channels, stretch=stretch, accuracy=acc.round(3).tolist(), roc_auc=auc.round(3).tolist()))
-            print(f"{channels:8} {stretch:8} " + "  ".join(f"{' '.join(f'{v:.3f}' for v in o)}, {o.mean():.3f}" for o in (acc, auc)), flush=True)
-    said = dict(date=str(date.today()), device=f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads", torch=torch.__version__, timm=timm.__version__, encoder=args.encoder, size=args.size, epochs=args.epochs, rows=rows)
-    (Path(__file__).parent/"results"/"mirabest.json").write_text(json.dumps(said, indent=1)+"\n")
+            rows.append(dict(channels=channels, stretch=stretch, accuracy=acc.round(3).tolist(),
+                             roc_auc=auc.round(3).tolist()))
+            said = "  ".join(f"{' '.join(f'{v:.3f}' for v in o)}, {o.mean():.3f}" for o in (acc, auc))
+            print(f"{channels:8} {stretch:8} {said}", flush=True)
+    device = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    result = dict(date=str(date.today()), device=device, torch=torch.__version__, timm=timm.__version__,
+                  encoder=args.encoder, size=args.size, epochs=args.epochs, rows=rows)
+    (Path(__file__).parent/"results"/"mirabest.json").write_text(json.dumps(result, indent=1)+"\n")
 
 if __name__=="__main__": main()

@@ -10,6 +10,8 @@ warnings.filterwarnings("ignore")
 import numpy as np, torch
 from zoofast.encoders.encoder import GalaxyNet
 from zoofast.encoders.sources import create_encoder
+ENCODERS = ["tf_efficientnet_lite0", "resnet18", "resnet50", "mobilenetv3_large_100", "convnext_nano",
+            "vit_small_patch16_224", "swin_tiny_patch4_window7_224", "maxvit_rmlp_nano_rw_256"]
 
 def step(net, x, y):
     net.zero_grad()
@@ -18,7 +20,7 @@ def step(net, x, y):
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--encoders", nargs="+", default=["tf_efficientnet_lite0", "resnet18", "resnet50", "mobilenetv3_large_100", "convnext_nano", "vit_small_patch16_224", "swin_tiny_patch4_window7_224", "maxvit_rmlp_nano_rw_256"])
+    p.add_argument("--encoders", nargs="+", default=ENCODERS)
     p.add_argument("--size", type=int, default=224)
     p.add_argument("--batch-size", type=int, default=32)
     p.add_argument("--rounds", type=int, default=5)
@@ -27,11 +29,15 @@ def main():
     device = "cuda" if torch.cuda.is_available() else "cpu"
     types = {None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
     use = [None, *(t for t,n in types.items() if n in args.precisions)]
-    print(f"{torch.cuda.get_device_name() if device=='cuda' else torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads, torch {torch.__version__}, batches of {args.batch_size}, {args.rounds} rounds")
+    name = torch.cuda.get_device_name() if device=="cuda" else torch.backends.cpu.get_cpu_capability()
+    print(f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}, batches of {args.batch_size}, "
+          f"{args.rounds} rounds")
     for name in args.encoders:
         size = 256 if "256" in name else args.size
-        net = GalaxyNet(create_encoder(name, size, pretrained=False), 4).to(device, memory_format=torch.channels_last).train()
-        x,y = torch.rand(args.batch_size, 3, size, size, device=device),torch.randint(4, (args.batch_size,), device=device)
+        net = GalaxyNet(create_encoder(name, size, pretrained=False), 4)
+        net = net.to(device, memory_format=torch.channels_last).train()
+        x = torch.rand(args.batch_size, 3, size, size, device=device)
+        y = torch.randint(4, (args.batch_size,), device=device)
         took = {t: [] for t in use}
         for i in range(args.rounds+1):
             for t in use:
@@ -39,6 +45,7 @@ def main():
                 start = time.perf_counter()
                 step(net, x, y)
                 if i: took[t].append(time.perf_counter()-start)       # the first round warms up
-        print(f"{name:32} {size} px " + " ".join(f"{types[t]}/fp32 {np.median(took[t])/np.median(took[None]):.2f}" for t in use[1:]), flush=True)
+        ratios = " ".join(f"{types[t]}/fp32 {np.median(took[t])/np.median(took[None]):.2f}" for t in use[1:])
+        print(f"{name:32} {size} px {ratios}", flush=True)
 
 if __name__=="__main__": main()

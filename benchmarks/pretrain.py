@@ -1,9 +1,11 @@
-"""Pretrain a small encoder on simulated galaxies: an encoder without batch normalisation for the benchmarks, where no hub can be reached.
+"""Pretrain a small encoder on simulated galaxies: an encoder without batch normalisation for the benchmarks, where no
+hub can be reached.
 
-    python benchmarks/pretrain.py [--encoder convnext_atto] [--n 4000] [--size 64] [--epochs 12] [--out models/convnext_atto-simulated]
+    python benchmarks/pretrain.py [--encoder convnext_atto] [--n 4000] [--size 64] [--epochs 12]
+        [--out models/convnext_atto-simulated]
 
-Six simulated morphologies, random first weights, one cycle. The folder can be given to `galaxy_learner` as `local-dir:FOLDER`; it is not
-part of the repository.
+Six simulated morphologies, random first weights, one cycle. The folder can be given to `galaxy_learner` as
+`local-dir:FOLDER`; it is not part of the repository.
 """
 import argparse, tempfile, time, warnings
 from pathlib import Path
@@ -19,7 +21,8 @@ def main():
     p.add_argument("--epochs", type=int, default=12)
     p.add_argument("--learning-rate", type=float, default=1e-3)
     p.add_argument("--threads", type=int, default=1)
-    p.add_argument("--out", type=Path, default=Path(__file__).resolve().parents[1]/"models"/"convnext_atto-simulated")
+    models = Path(__file__).resolve().parents[1]/"models"
+    p.add_argument("--out", type=Path, default=models/"convnext_atto-simulated")
     args = p.parse_args()
     torch.set_num_threads(args.threads)
     with tempfile.TemporaryDirectory() as tmp:
@@ -27,7 +30,8 @@ def main():
         df = simulate_survey(tmp, n=args.n, size=args.size, fits=False, progress=False)
         print(f"{len(df)} galaxies simulated in {time.time()-start:.0f} s", flush=True)
         dls = GalaxyDataLoaders.from_catalog(df, "morphology", size=args.size, batch_size=64, valid=0.1, progress=False)
-        learn = galaxy_learner(dls, args.encoder, pretrained=False, learning_rate=args.learning_rate, layer_decay=1, head_dropout_prob=0., drop_path_rate=0.1)
+        learn = galaxy_learner(dls, args.encoder, pretrained=False, learning_rate=args.learning_rate, layer_decay=1,
+                               head_dropout_prob=0., drop_path_rate=0.1)
         start = time.time()
         with learn.no_bar(): learn.fit_one_cycle(args.epochs)
         print(f"{args.epochs} epochs in {time.time()-start:.0f} s")

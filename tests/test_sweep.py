@@ -127,7 +127,7 @@ def test_the_page_reads_well(opened, page_file, width):
             const b = t.getBoundingClientRect();
             return [b.left-a.left, a.right-b.right, b.top-a.top, a.bottom-b.bottom, b.height]})})'''
     for box in page.evaluate(boxes):
-        assert min(box[:4])>-3 and box[4]>5, box                                  # no label is clipped, or too small to read
+        assert min(box[:4])>-3 and box[4]>5, box                # no label is clipped, or too small to read
     ink = page.evaluate("getComputedStyle(document.querySelector('svg text')).fill")
     assert ink==page.evaluate('getComputedStyle(document.body).color')
     if out := os.environ.get('ZOOFAST_PICTURES'): page.screenshot(path=f'{out}/sweep_{width}.png', full_page=True)
@@ -303,8 +303,8 @@ def test_finetune_names_what_is_wrong_in_its_settings(here, survey, tmp_path):
         assert code==2 and len(said(err))==1 and says in said(err)[0], err
 
 def test_settings_yaml_is_a_sweep_of_wandb_too():
-    """W&B's own client reads the file; the arguments that its agent would make of one run are what `finetune --settings`
-    takes"""
+    """W&B's own client reads the file; the arguments that its agent would make of one run are what
+    `finetune --settings` takes"""
     w = pytest.importorskip('wandb.sdk.launch.sweeps.utils')
     from zoofast.sweep.settings import read_settings
     from zoofast.cli.finetune import run_settings

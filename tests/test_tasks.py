@@ -25,8 +25,11 @@ def df(survey):
     d = survey[1].reset_index(drop=True).copy()
     rng = np.random.default_rng(0)
     ring,bar = d.morphology.eq('ring'),d.has_bar.eq(True) | (d.index%7==0)
-    d['ring_text'],d['ring_12'],d['ring_pm'] = np.where(ring, 'ring', 'no ring'),ring+1,np.where(ring, 1, -1)
-    d['ring_bool'],d['bar'] = ring,bar.astype(float)
+    d['ring_text'] = np.where(ring, 'ring', 'no ring')
+    d['ring_12'] = ring+1
+    d['ring_pm'] = np.where(ring, 1, -1)
+    d['ring_bool'] = ring
+    d['bar'] = bar.astype(float)
     d.loc[rng.random(len(d))<.2, 'bar'] = np.nan
     d['bar_text'] = np.where(bar, 'yes', 'no')
     d['mass'] = 1e10*(1+rng.random(len(d)))
@@ -56,7 +59,7 @@ def learner(dls, **kwargs):
 def trained(df, tmp_path_factory):
     "Every task trained and saved; predictions of the learner, and those of a new process that loads the bundles"
     folder,learners,before = tmp_path_factory.mktemp('trained'),{},{}
-    rows = df.iloc[:49].assign(split=['train']*33+['valid']*16)                                # a last batch of one, with 16 in a batch
+    rows = df.iloc[:49].assign(split=['train']*33+['valid']*16)        # a last batch of one, with 16 in a batch
     rows[['id_str', 'file_loc']].to_csv(folder/'rows.csv', index=False)
     for name,make in TASKS.items():
         task = make()
@@ -68,34 +71,43 @@ def trained(df, tmp_path_factory):
     code = f'''
 import sys
 from zoofast.predict.table import predict_catalog
-for name in {list(TASKS)!r}: predict_catalog({str(folder)!r}+"/"+name, {str(folder/"rows.csv")!r}, out={str(folder)!r}+"/"+name+".parquet", batch_size=49, progress=False)
+folder,rows = {str(folder)!r},{str(folder/"rows.csv")!r}
+for name in {list(TASKS)!r}:
+    predict_catalog(folder+"/"+name, rows, out=folder+"/"+name+".parquet", batch_size=49, progress=False)
 assert "fastai" not in sys.modules
 '''
     subprocess.run([sys.executable, '-c', code], check=True)
-    return learners,{name: (before[name], pd.read_parquet(folder/f'{name}.parquet'), pd.read_csv(folder/name/'history.csv')) for name in TASKS}
+    after = {name: pd.read_parquet(folder/f'{name}.parquet') for name in TASKS}
+    histories = {name: pd.read_csv(folder/name/'history.csv') for name in TASKS}
+    return learners,{name: (before[name], after[name], histories[name]) for name in TASKS}
 
 @pytest.mark.parametrize('name', list(TASKS))
 def test_train_save_load_predict(trained, name):
     learn,(before,after,history) = trained[0][name],trained[1][name]
     assert np.isfinite(history[['train_loss', 'valid_loss']]).all(axis=None)
-    assert set(history)-{'fit', 'epoch', 'trained', 'lr', 'train_loss', 'valid_loss'}=={m.name for m in learn.dls.task.metrics}
+    logged = set(history)-{'fit', 'epoch', 'trained', 'lr', 'train_loss', 'valid_loss'}
+    assert logged=={m.name for m in learn.dls.task.metrics}
     assert list(before)==list(after)==['id_str', 'file_loc', *learn.dls.task.columns, 'error'] and len(after)==49
     for c in learn.dls.task.columns:
         if before[c].dtype.kind=='f': np.testing.assert_allclose(after[c], before[c], rtol=1e-6, atol=1e-6, err_msg=c)
         else: assert before[c].tolist()==after[c].tolist(), c
 
 def test_predictions_are_in_the_catalogues_units_and_types(df):
-    for name,col in (('text', 'ring_text'), ('one and two', 'ring_12'), ('minus and plus', 'ring_pm'), ('booleans', 'ring_bool')):
+    columns = {'text': 'ring_text', 'one and two': 'ring_12', 'minus and plus': 'ring_pm', 'booleans': 'ring_bool'}
+    for name,col in columns.items():
         dls = loaders(df[:40], TASKS[name]())
         preds = predict_catalog(learner(dls), df[:10], progress=False)
-        assert preds[f'{col}_pred'].dtype.kind==pd.Series(df[col].tolist()).dtype.kind and set(preds[f'{col}_pred'])<=set(df[col])
+        assert preds[f'{col}_pred'].dtype.kind==pd.Series(df[col].tolist()).dtype.kind
+        assert set(preds[f'{col}_pred'])<=set(df[col])
     preds = predict_catalog(learner(loaders(df, TASKS['numbers with gaps']())), df[:10], progress=False)
     assert preds.mass.between(1e9, 1e11).all()
 
 def test_a_model_learns_numbers(df):
     "In their own units, as well as least squares on the truth that the image shows"
-    d = df.assign(bright=[float(READER(f).float().mean()) for f in df.file_loc], shifted=lambda d: d.bright*1e-3+1000)
-    learn = learner(loaders(d, Regression(['bright', 'shifted']), augment=None), learning_rate=3e-3, layer_decay=1, head_dropout_prob=0)
+    bright = [float(READER(f).float().mean()) for f in df.file_loc]
+    d = df.assign(bright=bright, shifted=lambda d: d.bright*1e-3+1000)
+    dls = loaders(d, Regression(['bright', 'shifted']), augment=None)
+    learn = learner(dls, learning_rate=3e-3, layer_decay=1, head_dropout_prob=0)
     with learn.no_bar(), learn.no_logging(): learn.fine_tune(15)
     assert learn.best_epoch['r2']>.4, learn.history
     got = score_predictions(predict_catalog(learn, d, progress=False), d, learn.dls.task)
@@ -118,11 +130,16 @@ def test_missing_answers_do_not_count(df):
         assert task.loss_func(other, y)==loss
 
 @pytest.mark.parametrize('task, col, value, said', [
-    (Regression('z'), 'z', np.inf, 'infinite'), (Regression('z'), 'z', 'about 3', 'no number'), (Regression('z', unit_interval=True), 'z', 1.2, 'not between 0 and 1'),
-    (VoteCounts(Schema({'z': ['a', 'b']})), 'z_a', -1, 'fewer than 0'), (VoteCounts(Schema({'z': ['a', 'b']})), 'z_b', 'two', 'no number'), (VoteCounts(Schema({'z': ['a', 'b']})), ['z_a', 'z_b'], 0, 'no votes')])
+    (Regression('z'), 'z', np.inf, 'infinite'),
+    (Regression('z'), 'z', 'about 3', 'no number'),
+    (Regression('z', unit_interval=True), 'z', 1.2, 'not between 0 and 1'),
+    (VoteCounts(Schema({'z': ['a', 'b']})), 'z_a', -1, 'fewer than 0'),
+    (VoteCounts(Schema({'z': ['a', 'b']})), 'z_b', 'two', 'no number'),
+    (VoteCounts(Schema({'z': ['a', 'b']})), ['z_a', 'z_b'], 0, 'no votes')])
 def test_bad_labels_are_named_row_by_row(df, task, col, value, said):
     rng = np.random.default_rng(0)
-    d = df[:20].assign(z=rng.random(20), z_a=rng.integers(1, 9, 20), z_b=rng.integers(1, 9, 20)).astype({'z': object, 'z_a': object, 'z_b': object})
+    d = df[:20].assign(z=rng.random(20), z_a=rng.integers(1, 9, 20), z_b=rng.integers(1, 9, 20))
+    d = d.astype({'z': object, 'z_a': object, 'z_b': object})
     d.loc[d.index[7], col] = value
     check = check_catalog(d, task=task, open_images=False)
     assert check.bad.id_str.tolist()==[d.id_str.iloc[7]] and said in check.bad.reason[0]
@@ -130,12 +147,14 @@ def test_bad_labels_are_named_row_by_row(df, task, col, value, said):
     with pytest.warns(UserWarning, match=said): dls = loaders(d, task, on_bad='skip')
     assert len(dls.catalog)==19
 
-@pytest.mark.parametrize('task', [Regression('z'), Regression(['z', 'y', 'x']), VoteCounts('decals_dr5_ortho'), MultiLabel(['a', 'b', 'c'])])
+SEVERAL = [Regression('z'), Regression(['z', 'y', 'x']), VoteCounts('decals_dr5_ortho'), MultiLabel(['a', 'b', 'c'])]
+@pytest.mark.parametrize('task', SEVERAL)
 def test_splits_of_every_task(df, task):
     "Validation has its share, and numbers and labels spread alike over both parts"
     n,rng = 400,np.random.default_rng(0)
     d = pd.concat([df]*(n//len(df)+1), ignore_index=True)[:n]
-    d = d.assign(id_str=[str(i) for i in range(n)], file_loc=[f'/{i}.jpg' for i in range(n)], z=rng.normal(size=n), y=rng.normal(size=n), x=rng.normal(size=n), **{c: rng.integers(0, 2, n) for c in 'abc'})
+    d = d.assign(id_str=[str(i) for i in range(n)], file_loc=[f'/{i}.jpg' for i in range(n)])
+    d = d.assign(**{c: rng.normal(size=n) for c in 'zyx'}, **{c: rng.integers(0, 2, n) for c in 'abc'})
     s = split_catalog(d, task.stratify)
     assert .15<=s.split.eq('valid').mean()<=.25
     for c in task.stratify[:3]: assert abs(s[c][s.split=='valid'].mean()-s[c].mean())<.25*s[c].std()+1e-9, c
@@ -149,9 +168,16 @@ def test_fit_looks_at_training_galaxies_only(df):
     assert loaders(v, VoteCounts('decals_dr5_ortho')).task.n_votes=={'smooth-or-featured-dr5': 40, 'merging-dr5': 40}
 
 def test_the_task_that_columns_ask_for(df):
-    for cols,kind in (('ring_text', 'classification'), ('bar', 'classification'), ('mass', 'regression'), (['mass', 'mag_r'], 'regression'), (['bar', 'ring_pm', 'ring_text'], 'multilabel')): assert infer_task(df, cols).kind==kind
+    asked = [
+        ('ring_text', 'classification'),
+        ('bar', 'classification'),
+        ('mass', 'regression'),
+        (['mass', 'mag_r'], 'regression'),
+        (['bar', 'ring_pm', 'ring_text'], 'multilabel')]
+    for cols,kind in asked: assert infer_task(df, cols).kind==kind
     with pytest.raises(CatalogError, match="'n_arms' has"): infer_task(df, ['bar', 'n_arms'])
-    with pytest.raises(ValueError, match='not those of task'): GalaxyDataLoaders.from_catalog(df, 'bar', task=Classification('ring_pm'))
+    with pytest.raises(ValueError, match='not those of task'):
+        GalaxyDataLoaders.from_catalog(df, 'bar', task=Classification('ring_pm'))
     with pytest.raises(ValueError, match='use Classification'): GalaxyDataLoaders.from_catalog(df, task='votes')
     with pytest.raises(CatalogError, match="task=Regression"): infer_task(df.assign(t=range(len(df))), 't')
 
@@ -183,7 +209,8 @@ def test_scores_keep_the_digits_of_large_numbers(df):
 
 @pytest.mark.parametrize('scale', [1e300, 1e-300])
 def test_numbers_beyond_float64_are_named(df, scale):
-    with pytest.raises(CatalogError, match="column 'far'.*too large or too small"): Regression(['mag_r', 'far']).fit(df.assign(far=scale*(1+np.arange(len(df)))))
+    d = df.assign(far=scale*(1+np.arange(len(df))))
+    with pytest.raises(CatalogError, match="column 'far'.*too large or too small"): Regression(['mag_r', 'far']).fit(d)
 
 def test_scores_leave_out_labels_that_training_would_refuse(df):
     cols = VoteCounts('decals_dr5_ortho').label_cols
@@ -193,7 +220,8 @@ def test_scores_leave_out_labels_that_training_would_refuse(df):
     odd.loc[odd.index[3], cols[0]] = -5
     odd.loc[odd.index[4], cols] = 0
     got = score_predictions(preds, odd, task)
-    assert got==score_predictions(preds.drop([3, 4]), df.drop(index=df.index[[3, 4]]), task) and np.isfinite(got['log_likelihood'])
+    without = score_predictions(preds.drop([3, 4]), df.drop(index=df.index[[3, 4]]), task)
+    assert got==without and np.isfinite(got['log_likelihood'])
 
 # The likelihood, against scipy
 
@@ -204,12 +232,15 @@ def test_likelihood_of_real_votes(data_dir):
     questions = {}
     for c in cols: questions.setdefault(c.split('_')[0], []).append(c.split('_')[1])
     schema,rng = Schema(questions),np.random.default_rng(0)
-    k,out = torch.tensor(v[schema.columns].to_numpy()),torch.tensor(rng.normal(0, 3, (len(v), len(schema.columns))), dtype=torch.float32, requires_grad=True)
+    k = torch.tensor(v[schema.columns].to_numpy())
+    normal = rng.normal(0, 3, (len(v), len(schema.columns)))
+    out = torch.tensor(normal, dtype=torch.float32, requires_grad=True)
     a = (.3+100*out.detach().double().sigmoid()).numpy()
     total,zero = np.zeros(len(v)),0
     for g in schema.groups:
         n = k[:,g].sum(1).numpy().astype(int)
-        want = np.array([dirichlet_multinomial.logpmf(ki, ai, ni) for ki,ai,ni in zip(k[:,g].numpy().astype(int), a[:,g], n)])
+        votes = k[:,g].numpy().astype(int)
+        want = np.array([dirichlet_multinomial.logpmf(ki, ai, ni) for ki,ai,ni in zip(votes, a[:,g], n)])
         got = dirichlet_multinomial_log_prob(torch.tensor(a[:,g]).float(), k[:,g].float()).numpy()
         np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-9)
         zero += (n==0).sum()
@@ -222,6 +253,17 @@ def test_likelihood_of_real_votes(data_dir):
     for g in schema.groups: assert out.grad[k[:,g].sum(1)==0][:,g].eq(0).all()
 
 def test_tasks_from_json_that_no_task_wrote():
-    for config in ({'kind': 'votes', 'schema': 'nope'}, {'kind': 'votes', 'schema': {'questions': {'a': ['b']}}}, {'kind': 'regression', 'labels': ['a'], 'mean': [0], 'std': [0]}, {'kind': 'regression', 'labels': ['a'], 'mean': [0, 1], 'std': [1, 1]},
-                   {'kind': 'multilabel', 'labels': ['a'], 'values': {'a': [1, 1]}}, {'kind': 'multilabel', 'labels': []}, {'kind': 'classification', 'label': 'a', 'classes': [1, 2], 'temperature': 0}, {'kind': 'votes', 'schema': 'gz_rings', 'min_concentration': 0}, {'kind': 'votes', 'schema': 'gz_rings', 'n_votes': {'shape': 40}}, {'kind': 'regression', 'labels': ['a'], 'extra': 1}, {'labels': ['a']}):
+    configs = [
+        {'kind': 'votes', 'schema': 'nope'},
+        {'kind': 'votes', 'schema': {'questions': {'a': ['b']}}},
+        {'kind': 'regression', 'labels': ['a'], 'mean': [0], 'std': [0]},
+        {'kind': 'regression', 'labels': ['a'], 'mean': [0, 1], 'std': [1, 1]},
+        {'kind': 'multilabel', 'labels': ['a'], 'values': {'a': [1, 1]}},
+        {'kind': 'multilabel', 'labels': []},
+        {'kind': 'classification', 'label': 'a', 'classes': [1, 2], 'temperature': 0},
+        {'kind': 'votes', 'schema': 'gz_rings', 'min_concentration': 0},
+        {'kind': 'votes', 'schema': 'gz_rings', 'n_votes': {'shape': 40}},
+        {'kind': 'regression', 'labels': ['a'], 'extra': 1},
+        {'labels': ['a']}]
+    for config in configs:
         with pytest.raises(ValueError): task_from_config(config)

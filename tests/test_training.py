@@ -1,4 +1,5 @@
-"Training on real files: what is frozen stays, what is seeded repeats, few galaxies train, a bundle predicts the same elsewhere"
+"""Training on real files: what is frozen stays, what is seeded repeats, few galaxies train, a bundle predicts the same
+elsewhere"""
 import os, subprocess, sys
 import numpy as np, pandas as pd, pytest, torch
 from zoofast.all import *
@@ -12,7 +13,11 @@ def quiet(learn, f):
     return learn
 def changed(before, after): return {k for k in before if not torch.equal(before[k], after[k])}
 
-@pytest.mark.parametrize('fit', [lambda l: l.fit(2), lambda l: l.fit_one_cycle(2), lambda l: l.fine_tune(2), lambda l: (l.unfreeze(), l.fit_flat_cos(1))])
+@pytest.mark.parametrize('fit', [
+    lambda l: l.fit(2),
+    lambda l: l.fit_one_cycle(2),
+    lambda l: l.fine_tune(2),
+    lambda l: (l.unfreeze(), l.fit_flat_cos(1))])
 def test_head_only_changes_the_head_alone(dls, fit):
     learn = galaxy_learner(dls, 'tf_efficientnet_lite0', training_mode='head_only', learning_rate=1e-2)
     before = state(learn)
@@ -22,7 +27,8 @@ def test_head_only_changes_the_head_alone(dls, fit):
 @pytest.mark.parametrize('encoder', ['tf_efficientnet_lite0', 'resnet18', 'convnext_atto', 'vit_tiny_patch16_224'])
 def test_n_blocks_changes_the_top_block_alone(dls, encoder):
     learn = galaxy_learner(dls, encoder, pretrained=False, n_blocks=1, learning_rate=1e-2, keep_best=False)
-    top = {f'encoder.body.{n}' for n,b in find_blocks(learn.model.encoder.body).items() if b==max(find_blocks(learn.model.encoder.body).values())}
+    blocks = find_blocks(learn.model.encoder.body)
+    top = {f'encoder.body.{n}' for n,b in blocks.items() if b==max(blocks.values())}
     before = state(learn)
     quiet(learn, lambda l: l.fine_tune(1))
     moved = changed(before, state(learn))
@@ -42,14 +48,17 @@ def test_head_only_is_as_good_as_an_eval_mode_encoder(dls):
 
 def test_ten_galaxies_and_a_batch_of_64(survey):
     df = survey[1][survey[1].morphology.isin(['ring', 'spiral'])].head(10)
-    learn = galaxy_learner(GalaxyDataLoaders.from_catalog(df, 'morphology', size=64, batch_size=64, progress=False), 'tf_efficientnet_lite0')
+    dls = GalaxyDataLoaders.from_catalog(df, 'morphology', size=64, batch_size=64, progress=False)
+    learn = galaxy_learner(dls, 'tf_efficientnet_lite0')
     before = state(learn)
     quiet(learn, lambda l: l.fine_tune(1))
     moved = changed(before, state(learn))
     assert {'head.1.weight', 'encoder.body.conv_stem.weight', 'encoder.body.blocks.6.0.conv_pw.weight'}<=moved
 
 def test_a_seed_repeats_a_run_bit_for_bit(dls):
-    def weights(seed): return state(quiet(galaxy_learner(dls, 'tf_efficientnet_lite0', seed=seed), lambda l: l.fine_tune(2)))
+    def weights(seed):
+        learn = galaxy_learner(dls, 'tf_efficientnet_lite0', seed=seed)
+        return state(quiet(learn, lambda l: l.fine_tune(2)))
     a = weights(5)
     torch.rand(3); np.random.rand(3)
     assert not changed(a, weights(5)) and changed(a, weights(6))
@@ -82,7 +91,8 @@ assert 'fastai' not in sys.modules
     assert np.abs(there[cols].to_numpy()-here[cols].to_numpy()).max()<1e-6
 
 def test_fastai_callbacks_work(dls, tmp_path):
-    learn = galaxy_learner(dls, 'tf_efficientnet_lite0', save_dir=tmp_path, cbs=[SaveModelCallback(monitor='accuracy'), GradientClip(1.), MixUp()])
+    cbs = [SaveModelCallback(monitor='accuracy'), GradientClip(1.), MixUp()]
+    learn = galaxy_learner(dls, 'tf_efficientnet_lite0', save_dir=tmp_path, cbs=cbs)
     quiet(learn, lambda l: l.fine_tune(1))
     assert len(learn.history)==2 and (tmp_path/'models').is_dir()
 

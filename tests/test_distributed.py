@@ -56,6 +56,7 @@ SCRIPT = '''
 import sys, warnings
 warnings.filterwarnings("ignore")
 from zoofast.all import *
+from zoofast.training.distributed import join_processes
 join_processes()
 dls = GalaxyDataLoaders.from_catalog(sys.argv[1], "morphology", size=64, batch_size=8, progress=False)
 learn = galaxy_learner(dls, "tf_efficientnet_lite0", save_dir=sys.argv[2], patience=1, learning_rate=0.05,

@@ -8,7 +8,7 @@ from zoofast.encoders.sources import create_encoder
 from zoofast.images.reader import ImageReader
 from zoofast.tasks.classes import Classification
 
-LEARNER = ['save_bundle', 'calibrate', 'push_to_hub', 'save_encoder', 'to_model', 'show_results']
+LEARNER = ['save_bundle', 'calibrate', 'push_to_hub', 'save_encoder', 'to_model', 'show_results', 'profile', 'tta']
 MODEL = ['export_onnx', 'to_learner', 'predict']
 
 def run(code):

@@ -54,10 +54,10 @@ FOLDERS = list(dict.fromkeys(o.split(".")[0] for o in NAMES))+["cli"]
 # What higher floors add to a class of a lower one comes with the folder that offers it: saving and pictures with a
 # learner
 ADDED = {
-    "training": ["training.results", "bundles.save", "plots.notebook"],
-    "bundles":  ["bundles.save", "bundles.onnx", "plots.notebook"],
     "data":     ["data.items", "plots.notebook"],
     "tasks":    [],
+    "training": ["training.finetune", "training.profile", "bundles.save", "plots.notebook"],
+    "bundles":  ["training.profile", "bundles.save", "bundles.onnx", "plots.notebook"],
     "predict":  ["plots.notebook"],
 }
 

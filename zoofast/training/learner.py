@@ -180,10 +180,11 @@ def group_table(self:GalaxyLearner)->pd.DataFrame: # `group, block, modules, par
 @patch
 def create_opt(self:GalaxyLearner):
     "Make the optimizer anew; what is frozen stays so"
-    frozen,held = (self.opt.frozen_idx,self.opt.held) if self.opt else (0,set())
+    was = self.opt
+    if was: was._hold_what_was_frozen()
     super(GalaxyLearner, self).create_opt()
-    self.opt.held = held
-    self.opt.freeze_to(frozen)
+    if was: self.opt.held,self.opt.trains = was.held,was.trains
+    self.opt.freeze_to(was.frozen_idx if was else 0)
 
 # %% ../../nbs/training/09_learner.ipynb #0137b902
 @patch

@@ -149,6 +149,16 @@ def make_groups(
     return groups
 
 # %% ../../nbs/training/02_optimizer.ipynb #02optl06
+class _Hyper(dict):
+    "Hyperparameters of one group; what is written into them is set in the optimizer"
+    def __init__(self, opt, i, *args):
+        super().__init__(*args)
+        self.opt,self.i = opt,i
+
+    def __setitem__(self, k, v):
+        super().__setitem__(k, v)
+        self.opt.set_group_hyper(self.i, k, v)
+
 class _Hypers(Sequence):
     "For each group: `lr`, `wd` and the optimizer's other hyperparameters, looked up when asked for"
     def __init__(self, opt): self.opt = opt                    # fastai asks for the head's five times in a step
@@ -158,7 +168,7 @@ class _Hypers(Sequence):
         i,o = range(len(self))[i],self.opt
         group = detuplify_pg(o.opt.param_groups[o.first.get(i, 0)])
         found = {"mom": 0.} | {o.fwd_map.get(k, k): v for k,v in group.items() if k!="params"}
-        return found if i in o.first else {**found, "lr": 0.}
+        return _Hyper(o, i, found if i in o.first else {**found, "lr": 0.})
 
 # %% ../../nbs/training/02_optimizer.ipynb #ed317ccf
 class LayerDecayOptimizer(OptimWrapper):
@@ -177,11 +187,14 @@ class LayerDecayOptimizer(OptimWrapper):
         self.groups,self.floor = groups,floor
         self.layer_decay,self.weight_decay = layer_decay,weight_decay
         self.scales = layer_scales(len(groups)-1, layer_decay)
-        self.held = set()                        # parameters that `freeze_layers` froze
         parts = [(i, part) for i,g in enumerate(groups) for part in ("decay", "plain") if g[part]]
         self.block = [i for i,_ in parts]                                     # of each of torch's groups
         self.decaying = [part=="decay" for _,part in parts]
         self.first = {b: k for k,b in reversed(list(enumerate(self.block)))}  # a block's part that decays, or only one
+        self.parts = {b: [j for j,o in enumerate(self.block) if o==b] for b in self.block}     # block -> torch's groups
+        every = [p for g in groups for part in ("decay", "plain") for _,p in g[part]]
+        self.held = {p for p in every if not p.requires_grad}        # frozen by the user, or by `freeze_layers`
+        self.trains = {p: p.requires_grad for p in every}            # as `freeze_to` left them
         def options(i, part): return dict(lr=lr*self.scales[i], weight_decay=weight_decay*(part=="decay"))
         pgs = [dict(params=[p for _,p in groups[i][part]], **options(i, part)) for i,part in parts]
         super().__init__(opt=make_optimizer(opt, pgs, lr, **opt_kwargs))
@@ -216,12 +229,22 @@ def set_hyper(self:LayerDecayOptimizer,
 
 @patch
 def _set_hyper(self:LayerDecayOptimizer, k, v):
-    for pg,b,decaying in zip(self.opt.param_groups, self.block, self.decaying):
-        if k=="wd": pg["weight_decay"] = float(v[b])*decaying
-        elif k=="mom" and "betas" in pg: pg["betas"] = (float(v[b]), *pg["betas"][1:])
+    for i,o in enumerate(v): self.set_group_hyper(i, k, o)
+
+@patch
+def set_group_hyper(self:LayerDecayOptimizer,
+    i:int, # Number of a group
+    k:str, # "lr", "wd", "mom", or any other of the optimizer's
+    v      # A number
+):
+    "Set a hyperparameter of one group, as `opt.hypers[i][k] = v` does"
+    for j in self.parts.get(i, ()):
+        pg = self.opt.param_groups[j]
+        if k=="wd": pg["weight_decay"] = float(v)*self.decaying[j]
+        elif k=="mom" and "betas" in pg: pg["betas"] = (float(v), *pg["betas"][1:])
         elif k=="mom":
-            if pg.get("momentum"): pg["momentum"] = float(v[b])      # an optimizer without momentum stays so
-        else: pg[self.bwd_map.get(k, k)] = float(v[b])
+            if pg.get("momentum"): pg["momentum"] = float(v)         # an optimizer without momentum stays so
+        else: pg[self.bwd_map.get(k, k)] = float(v)
 
 # %% ../../nbs/training/02_optimizer.ipynb #154dce47
 @patch
@@ -231,6 +254,7 @@ def freeze_to(self:LayerDecayOptimizer,
     "Freeze all groups before `n` or below the floor, and what is held; raises `ValueError` where nothing would be left"
     size = len(self.groups)
     first = max(n+size if n<0 else n, 0, self.floor)
+    self._hold_what_was_frozen()
     if not any(p not in self.held for ps in self.param_lists[first:] for p in ps):
         held = f", and {len(self.held)} parameters are held by freeze_layers" if self.held else ""
         raise ValueError(f"freeze_to({n}): there are {size} groups{held}, so nothing would be left to train")
@@ -238,7 +262,15 @@ def freeze_to(self:LayerDecayOptimizer,
     for i,ps in enumerate(self.param_lists):
         for p in ps:
             p.requires_grad_(i>=first and p not in self.held)
+            self.trains[p] = p.requires_grad
             if not p.requires_grad: p.grad = None
+
+@patch
+def _hold_what_was_frozen(self:LayerDecayOptimizer):
+    "What the user froze or let go by `requires_grad` since the last `freeze_to` stays as the user wants it"
+    for p,then in self.trains.items():
+        if then and not p.requires_grad: self.held.add(p)
+        if not then and p.requires_grad: self.held.discard(p)
 
 @patch
 def clear_state(self:LayerDecayOptimizer):

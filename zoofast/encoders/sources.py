@@ -262,10 +262,20 @@ def _create_named(encoder, size, channels, pretrained, timm_kwargs):
     else: body,weights = _build(kind, encoder, arch, kwargs, pretrained)
     return body,dict(name=encoder, arch=arch, kwargs=kwargs, weights=weights),saved
 
+def _check_headless(body):
+    "Raise `ValueError` for a model of torchvision's whose classifier is still on"
+    if not type(body).__module__.startswith("torchvision.models"): return
+    name,last = [(n, m) for n,m in body.named_modules() if not list(m.children())][-1]
+    if not isinstance(last, nn.Linear): return
+    at = "model"+"".join(f"[{o}]" if o.isdigit() else f".{o}" for o in name.split("."))
+    raise ValueError(f"encoder: the {type(body).__name__} still has its classifier, whose {last.out_features} outputs are "
+                     f"no features; take it off first: {at} = torch.nn.Identity()")
+
 def _create_own(module):
     "A module of the user's own without its classifier, and its configuration"
     body = copy.deepcopy(module)                         # the user's own module stays as it is
     if hasattr(body, "reset_classifier"): body.reset_classifier(0)
+    else: _check_headless(body)
     return body,dict(name=type(module).__name__, arch=None, kwargs={}, weights="as given"),{}
 
 # %% ../../nbs/encoders/04_sources.ipynb #78ea8dd9

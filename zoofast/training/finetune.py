@@ -21,7 +21,7 @@ from ..data.loaders import GalaxyDataLoaders
 from ..encoders.encoder import GalaxyNet
 from ..encoders.sources import create_encoder
 from ..encoders.compute import PRECISIONS, compile_encoder, pick_precision, set_layout
-from .parameters import FITS, PARAMETERS, rows_of
+from .parameters import FITS, PARAMETERS, check_words, rows_of
 from .optimizer import LayerDecayOptimizer, make_groups
 from .schedules import check_scheduler_kwargs
 from .learner import GalaxyLearner, seeded
@@ -220,6 +220,7 @@ def galaxy_learner(
     given = {k: v for k,v in locals().items() if k not in ("dls", "timm_kwargs")}
     if not hasattr(dls, "task"):
         raise ValueError(f"dls={dls!r}: GalaxyDataLoaders are needed; GalaxyDataLoaders.from_catalog makes them")
+    check_words(timm_kwargs, "galaxy_learner")
     _check(given)
     if save_dir: _make_folder(save_dir)
     return _make_learner(dls, encoder, given, timm_kwargs)
@@ -239,6 +240,21 @@ def _check_stages(epochs, freeze_epochs, fit, scheduler_kwargs, base_lr=None, he
         raise ValueError("fit='scheduler_kwargs': the learner was made without scheduler_kwargs=")
 
 # %% ../../nbs/training/13_finetune.ipynb #9b010002
+def _fit_method(learn, fit):
+    "The method that trains by the schedule of that name"
+    return learn.fit if fit=="scheduler_kwargs" else getattr(learn, f"fit_{fit}")
+
+def _check_fit_words(learn, fit, words):
+    "Raise `ValueError` for an argument that the second part's fit method does not take"
+    takes = inspect.signature(_fit_method(learn, fit)).parameters
+    passes_on = any(o.kind is o.VAR_KEYWORD for o in takes.values())
+    if passes_on: takes = {**takes, **inspect.signature(learn.fit).parameters}
+    unknown = [w for w in words if w not in takes or w in ("self", "n_epoch", "kwargs")]
+    check_words(unknown, "fine_tune", takes)
+    if unknown:
+        raise ValueError(f"fine_tune has no parameter {unknown[0]}=, nor has {_fit_method(learn, fit).__name__}, "
+                         f"which takes {', '.join(o for o in takes if o not in ('self', 'kwargs'))}")
+
 def _second_stage(learn, fit, epochs, lr, **kwargs):
     "Train what is not frozen, by the schedule of that name"
     if fit=="scheduler_kwargs": return learn.fit(epochs, lr, **kwargs)
@@ -262,6 +278,7 @@ def fine_tune(self:GalaxyLearner,
     base_lr = self.lr if base_lr is None else base_lr
     fit = fit or ("scheduler_kwargs" if self.scheduler_kwargs else "one_cycle")
     _check_stages(epochs, freeze_epochs, fit, self.scheduler_kwargs, base_lr, head_lr)
+    _check_fit_words(self, fit, kwargs)
     if head_lr is None: head_lr = max(base_lr, min(HEAD_LR*base_lr, MAX_HEAD_LR))
     self.unfreeze()
     with self.one_run(resume):

@@ -103,9 +103,12 @@ def make_optimizer(
 )->torch.optim.Optimizer:
     "Make an optimizer; raises `ValueError` for a name, an argument or a value that will not do"
     if callable(opt):
-        try: return opt(pgs, lr=lr, **kwargs)                   # its groups say their own rate and weight decay
-        except TypeError as e:
-            raise ValueError(f"opt={getattr(opt, '__name__', opt)} with opt_kwargs={kwargs}: {e}") from e
+        name = getattr(opt, "__name__", opt)
+        try: made = opt(pgs, lr=lr, **kwargs)                   # its groups say their own rate and weight decay
+        except (TypeError, ValueError) as e: raise ValueError(f"opt={name} with opt_kwargs={kwargs}: {e}") from e
+        if isinstance(made, torch.optim.Optimizer): return made
+        raise ValueError(f"opt={name} gives a {type(made).__name__}, which is no optimizer of torch; "
+                         "fastai's have names here: opt='adamw', 'sgd', 'rmsprop', 'radam', 'lookahead_radam'")
     cls = _optimizer_class(opt)
     _check_opt_kwargs(opt, cls, kwargs)
     chosen = {"fused", "foreach", "differentiable"}&kwargs.keys()

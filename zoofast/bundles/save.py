@@ -71,7 +71,7 @@ def to_model(self:GalaxyLearner)->GalaxyModel:
         raise BundleError(f"the run in {self.checkpoint_dir.parent} was killed in fit {killed_in}, "
                           f"and only {self.n_fits} have been called: call them all, as before, to go on with it")
     device = next(self.model.parameters()).device
-    return GalaxyModel(self.model, copy.deepcopy(self.task), self.dls.reader, _how_made(self), device)
+    return GalaxyModel(self.net, copy.deepcopy(self.task), self.dls.reader, _how_made(self), device)
 
 # %% ../../nbs/bundles/04_save.ipynb #ab2907e2
 def _save(learn, folder, license=None):
@@ -113,7 +113,7 @@ def save_encoder(self:GalaxyLearner,
     Raises `BundleError` for an encoder that is not timm's."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
-    enc,folder = self.model.encoder,Path(folder).expanduser()
+    enc,folder = self.net.encoder,Path(folder).expanduser()
     if not enc.config.get("arch"):
         raise BundleError(f"the encoder is a module of your own ({enc.config.get('name')}), which timm cannot build")
     weights = {k: v.detach().cpu().contiguous().clone() for k,v in enc.body.state_dict().items()}
@@ -177,7 +177,7 @@ def push_to_hub(self:GalaxyLearner, # noqa: F811
     license:"str|None"=None  # As for `save_bundle`
 )->str:                      # Address of the commit
     "Upload the bundle to the Hugging Face hub; raises `BundleError` where that cannot be done"
-    own = None if self.model.encoder.config.get("arch") else self.model.encoder.body
+    own = None if self.net.encoder.config.get("arch") else self.net.encoder.body
     with tempfile.TemporaryDirectory() as d:
         bundle = _save(self, Path(d)/str(repo).rpartition("/")[2], license)
         return push_to_hub(bundle, repo, private, revision, token, message, own)

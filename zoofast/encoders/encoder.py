@@ -9,6 +9,7 @@ __all__ = ['Encoder', 'GalaxyNet']
 
 # %% ../../nbs/encoders/03_encoder.ipynb #26a2851c
 import torch
+from fastcore.basics import patch
 from torch import nn
 from ..core.checks import check_number
 
@@ -61,6 +62,23 @@ def _count_features(encoder):
     return out.shape[1]
 
 # %% ../../nbs/encoders/03_encoder.ipynb #f6697d57
+@patch
+def resize(self:Encoder,
+    size:int # Pixels along each side
+):
+    "Take images of another size from now on; raises `ValueError` for an encoder that cannot, or gives other features"
+    was,n = self.size,self.num_features
+    if size==was: return
+    self.size = size
+    try: got = _count_features(self)
+    except ValueError:
+        self.size = was
+        raise
+    if got==n: return
+    self.size = was
+    name = self.config.get("name")
+    raise ValueError(f"the encoder {name} gives {got} features of images of {size} pixels, {n} of {was}")
+
 class GalaxyNet(nn.Module):
     """An encoder and a head
 

@@ -9,6 +9,7 @@ the units of the catalogue, expected votes; and targets likewise."""
 __all__ = []
 
 # %% ../../nbs/training/10_results.ipynb #b9f87b67
+from contextlib import contextmanager
 import torch
 import zoofast.data.items                         # noqa: F401 (adds test_dl and the like to the data)
 from fastcore.basics import patch
@@ -16,6 +17,14 @@ from ..data.augment import BatchViews
 from .learner import GalaxyLearner, seeded
 
 # %% ../../nbs/training/10_results.ipynb #73daecae
+@patch
+@contextmanager
+def _full_precision(self:GalaxyLearner):
+    "As predictions of a catalogue are made, whatever the precision of training"
+    was,self.net.autocast = self.net.autocast,None
+    try: yield
+    finally: self.net.autocast = was
+
 @patch
 def _meant(self:GalaxyLearner, out):
     "Predictions in what the head gives, as fastai's float32"
@@ -36,7 +45,8 @@ def get_preds(self:GalaxyLearner,
 )->tuple:
     "fastai's `get_preds`: predictions and targets that mean what the task means"
     asked = dict(act=act or self._meant, inner=inner, reorder=reorder, cbs=cbs, **kwargs)
-    got = list(super(GalaxyLearner, self).get_preds(ds_idx, dl, with_input, False, with_loss, **asked))
+    with self._full_precision():
+        got = list(super(GalaxyLearner, self).get_preds(ds_idx, dl, with_input, False, with_loss, **asked))
     k = int(with_input)
     if act is None and isinstance(got[k+1], torch.Tensor): got[k+1] = self.task.in_units(got[k+1])
     if with_decoded: got.insert(k+2, None if got[k] is None else self.task.decodes(got[k]))

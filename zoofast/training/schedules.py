@@ -245,7 +245,8 @@ def fit_constant(self:Learner,
 # %% ../../nbs/training/05_schedules.ipynb #23fee47e
 def _without_weights(opt):
     "The same groups and rates, without weights"
-    groups = [{part: [(n, torch.zeros(0, requires_grad=True)) for n,_ in g[part][:1]] for part in ("decay", "plain")} for g in opt.groups]
+    def empty(params): return [(n, torch.zeros(0, requires_grad=True)) for n,_ in params[:1]]
+    groups = [{part: empty(g[part]) for part in ("decay", "plain")} for g in opt.groups]
     lr = opt.hypers[-1]["lr"]
     bare = LayerDecayOptimizer(groups, torch.optim.SGD, lr, opt.layer_decay, opt.weight_decay, opt.floor)
     bare.freeze_to(opt.frozen_idx)

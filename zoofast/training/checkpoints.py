@@ -9,8 +9,8 @@ and without pickled code."""
 
 # %% auto #0
 __all__ = ['best_row', 'what_is_trained', 'EpochLog', 'RateLog', 'AnswersLoss', 'SmoothLoss', 'copy_weights', 'weights_sum',
-           'EmaWeights', 'random_states', 'restore_random', 'run_identity', 'write_checkpoint', 'read_last',
-           'read_best', 'restore', 'restore_progress', 'Checkpoints']
+           'EmaWeights', 'random_states', 'restore_random', 'run_identity', 'write_checkpoint', 'check_identity',
+           'read_last', 'read_best', 'restore', 'restore_progress', 'Checkpoints']
 
 # %% ../../nbs/training/06_checkpoints.ipynb #84efe1a5
 import hashlib, json
@@ -176,7 +176,7 @@ def _numbers(ts):
 def _run_state(learn, states, done):
     "All that a run goes on from, as plain tensors, numbers and texts"
     rec = learn.recorder
-    about = dict(version=1, fits=learn.fits, epochs=learn.epoch+1, done=done, identity=learn.identity,
+    about = dict(version=1, fits=learn.fits, epochs=learn.epoch+1, done=done, identity=learn.identity, identities=learn.identities,
                  history=learn.history, rates=learn.rates)
     return dict(about=json.dumps(about, default=str),
                 model=learn.net.state_dict(),
@@ -203,6 +203,20 @@ def write_checkpoint(
     write_whole(path, lambda f: torch.save(state, f))
 
 # %% ../../nbs/training/06_checkpoints.ipynb #8c388302
+def check_identity(
+    about:dict,    # Of a checkpoint
+    now:dict,      # From `run_identity`
+    call:int,      # Which of the run's calls it is
+    folder:Path    # Of the checkpoints
+):
+    "Raise a `ValueError` where a call of a run that goes on is not with the parameters and data that it had"
+    calls = about.get("identities") or [about["identity"]]
+    then = calls[call] if call<len(calls) else now
+    for k in sorted({*now, *then}, key=lambda k: (k=="catalogue", k)):
+        if now.get(k)==then.get(k): continue
+        raise ValueError(f"resume: the run in {folder.parent} was made with {k}={then.get(k)!r}, "
+                         f"not {now.get(k)!r}; give the same, or start anew with another save_dir or without resume")
+
 def read_last(
     learn,    # A new `GalaxyLearner` with the same parameters and data
     path:Path # The file
@@ -215,11 +229,7 @@ def read_last(
     except Exception as e:                       # torch and zip raise many kinds
         why = f"{type(e).__name__}: {first_line(e, 200)}"
         raise ValueError(f"resume: {path} cannot be read as a checkpoint ({why})") from e
-    now,then = learn.identity,about["identity"]
-    for k in sorted({*now, *then}, key=lambda k: (k=="catalogue", k)):
-        if now.get(k)==then.get(k): continue
-        raise ValueError(f"resume: the run in {path.parent.parent} was made with {k}={then.get(k)!r}, "
-                         f"not {now.get(k)!r}; give the same, or start anew with another save_dir or without resume")
+    check_identity(about, learn.identity, 0, path.parent)
     return state
 
 def read_best(

@@ -11,7 +11,7 @@ fit trains on (features, while the encoder is frozen), and how fits make a run t
 __all__ = ['seeded', 'GalaxyLearner']
 
 # %% ../../nbs/training/09_learner.ipynb #bfe7f322
-import copy, os, tempfile, warnings
+import copy, warnings
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 import numpy as np, pandas as pd, torch
@@ -21,17 +21,20 @@ from ..core.checks import check_number
 from ..data.loaders import GalaxyDataLoaders
 from ..encoders.compute import memory_kept
 from ..encoders.encoder import GalaxyNet
+from ..tasks.infer import same_task
 from .optimizer import group_table as _group_table
 from .freezing import FrozenInEval, feature_loaders
 from .schedules import TimmSchedule
 from .checkpoints import AnswersLoss, Checkpoints, EmaWeights, EpochLog, RateLog, SmoothLoss
-from .checkpoints import best_row, copy_weights, run_identity, weights_sum
+from .checkpoints import best_row, check_identity, copy_weights, run_identity, weights_sum
 from .checkpoints import read_best, read_last, restore, restore_progress
 from .distributed import Distributed, n_processes, need_accelerate
 from .recorder import GalaxyRecorder
 import fastai.callback.all                      # adds fit_one_cycle, lr_find and the like to Learner
 from fastai.callback.core import CancelBackwardException, CancelEpochException, CancelFitException, CancelStepException
-from fastai.callback.fp16 import MixedPrecision
+from fastai.callback.data import CollectDataCallback
+from fastai.callback.fp16 import MixedPrecision, ModelToHalf, NonNativeMixedPrecision
+from fastai.callback.hook import HookCallback
 from fastai.callback.mixup import MixHandler
 from fastai.callback.progress import ProgressCallback
 from fastai.callback.schedule import LRFinder, ParamScheduler
@@ -85,8 +88,7 @@ class GalaxyLearner(Learner):
         self.ema_decay = ema
         folder = _run_folder(save_dir)
         self._begin(dls.task, folder)
-        path = folder or Path(tempfile.gettempdir())/f"zoofast-{os.getpid()}"
-        super().__init__(dls, model, opt_func=make_opt, path=path, **_fastai_flags, **kwargs)
+        super().__init__(dls, model, opt_func=make_opt, path=folder or Path("."), **_fastai_flags, **kwargs)
         self._equip()
 
 # %% ../../nbs/training/09_learner.ipynb #c1b86dd9
@@ -112,6 +114,30 @@ def _equip(self:GalaxyLearner):
     self.create_opt()
 
 # %% ../../nbs/training/09_learner.ipynb #2efd22a9
+@patch(as_prop=True)
+def dls(self:GalaxyLearner)->GalaxyDataLoaders:
+    "The data; others may take their place, as for progressive resizing, if task and channels are the same"
+    return self._dls
+
+@patch(set_prop=True)
+def dls(self:GalaxyLearner, dls):
+    if "_dls" in self.__dict__ and not self.fitting: self._take_data(dls)
+    self._dls = dls
+
+@patch
+def _take_data(self:GalaxyLearner, dls):
+    "Make ready for other data; raises `ValueError` where they do not fit the model"
+    if not hasattr(dls, "task"):
+        raise ValueError(f"learn.dls={dls!r}: GalaxyDataLoaders are needed; GalaxyDataLoaders.from_catalog makes them")
+    if not same_task(dls.task, self.task):
+        raise ValueError(f"learn.dls: the data are for {dls.task!r}, and the learner is for {self.task!r}; "
+                         "GalaxyDataLoaders.from_catalog(..., task=learn.task) makes data for it")
+    enc,reader = self.net.encoder,dls.reader
+    if reader.channels!=enc.channels:
+        raise ValueError(f"learn.dls: the images have {reader.channels} channels, and the encoder takes {enc.channels}")
+    enc.resize(reader.size)
+    if self.params: self.params |= dict(size=reader.size, batch_size=dls.train.bs)
+
 @patch(as_prop=True)
 def net(self:GalaxyLearner)->GalaxyNet:
     "Encoder and head; several processes wrap them"
@@ -161,7 +187,7 @@ def _new_run(self:GalaxyLearner):
     self._epoch_ended_with,self._saver = None,None   # weights after the last epoch; a `SaveModelCallback` of the fit
     self.fits,self.calls = [],[]             # each fit in words; calls that trained, with their arguments
     self.params,self.asked = {},{}           # what the learner was made with; see `galaxy_learner`
-    self.identity = {}                       # what has to be the same for a run to go on
+    self.identity,self.identities = {},[]    # what has to be the same for a run to go on: now, and in each call
     self.running,self.fitting = False,False  # within a run; within a fit
     self.checkpoint = None                   # of a killed run, as long as there is something to skip
     self._resume_state = None                # of the checkpoint, for the fit that goes on
@@ -332,7 +358,7 @@ def _saved_by_callback(self:GalaxyLearner, rows):
     "The epoch whose model a `SaveModelCallback` has put in hand at the end of the last fit; `None` without one"
     if self._saver is None or not rows: return None
     cb,rows = self._saver,[r for r in rows if r["fit"]==rows[-1]["fit"]]
-    if cb.every_epoch: return rows[-1]
+    if cb.every_epoch or cb.at_end: return rows[-1]
     name = cb.monitor if cb.monitor in rows[-1] else cb.monitor.removeprefix("valid_")
     found,best = None,-np.inf if cb.comp is np.greater else np.inf
     for r in rows:                                       # as fastai's TrackerCallback compares
@@ -346,7 +372,10 @@ def _prepare_resume(self:GalaxyLearner, resume):
     "Read the checkpoint of a run that is to go on; raises `ValueError` where there can be none, or it cannot be read"
     if resume and not self.checkpoint_dir:
         raise ValueError("resume=True needs save_dir=, the folder of the run that was killed")
-    if self.checkpoint_dir: self.identity = run_identity(self)
+    if self.checkpoint_dir:
+        self.identity = run_identity(self)
+        self.identities = [*self.identities[:self.n_calls], self.identity]
+        if self.checkpoint: check_identity(self.checkpoint["about"], self.identity, self.n_calls, self.checkpoint_dir)
     if not resume or self.n_fits: return
     self.checkpoint = read_last(self, self.checkpoint_dir/"last.pt")
     if self.checkpoint and self.keep_best and best_row(self.checkpoint["about"]["history"], self.monitor):
@@ -384,13 +413,16 @@ def _describe_fit(n_epoch, lr, wd, cbs):
     words += [f"schedule {cb.kwargs}" for cb in cbs if isinstance(cb, TimmSchedule)]
     return ", ".join(words)
 
+# fastai's callbacks -> the parameter of galaxy_learner that does their work
+_done_here = {GradientAccumulation: "accumulate",
+              (MixedPrecision, ModelToHalf, NonNativeMixedPrecision): "precision"}
+
 @patch
 def _check_callbacks(self:GalaxyLearner, cbs):
     "Raise a `ValueError` for fastai's callbacks whose work this learner does itself"
     for cb in [*self.cbs, *cbs]:
-        for twice,use in ((GradientAccumulation, "accumulate"), (MixedPrecision, "precision")):
-            if isinstance(cb, twice):
-                raise ValueError(f"{type(cb).__name__} would act twice here: use {use}= of galaxy_learner")
+        use = next((use for kinds,use in _done_here.items() if isinstance(cb, kinds)), None)
+        if use: raise ValueError(f"{type(cb).__name__} would act twice here: use {use}= of galaxy_learner")
 
 @patch
 def _raise_diverged(self:GalaxyLearner):
@@ -494,9 +526,15 @@ def _seeded(self:GalaxyLearner):
 
 @patch
 def _encoder_frozen(self:GalaxyLearner, cbs):
-    "Can features stand for images: is nothing of the encoder trained, and are no images to be mixed?"
+    "Can features stand for images: is nothing of the encoder trained, and does no callback ask for images?"
     if not self.cache_features or any(p.requires_grad for p in self.net.encoder.parameters()): return False
-    return not any(isinstance(cb, MixHandler) for cb in [*self.cbs, *cbs])
+    return not any(map(_needs_images, [*self.cbs, *cbs]))
+
+def _needs_images(cb):
+    "Does a callback mix or change images, or look into the encoder? One of ours or of fastai's schedules does not"
+    if isinstance(cb, (MixHandler, HookCallback, CollectDataCallback)): return True
+    known = type(cb).__module__.startswith(("zoofast.", "fastai."))
+    return not known and any(hasattr(cb, o) for o in ("before_batch", "after_pred"))
 
 def _tensor_states(module):
     "What differs where a tensor has been changed: torch counts changes, but for those by .data"
@@ -513,11 +551,11 @@ def _fitting(self:GalaxyLearner, cbs):
         key = images,self.views,_tensor_states(self.net.encoder)
         if self._cached[0]!=key:
             self._cached = key,feature_loaders(images, self.net, self.views, hasattr(self, "progress"))
-        self.dls = self._cached[1]
+        self._dls = self._cached[1]
     self.fitting,loss = True,self.loss_func
     try: yield
     finally:                                     # an interrupted fit leaves MixUp's loss and averaged weights behind
-        self.dls,self.loss_func = images,loss
+        self._dls,self.loss_func = images,loss
         self.fitting = False
         if hasattr(self, "ema_weights"): self.ema_weights.after_validate()
 

@@ -1,4 +1,5 @@
-"""What the benchmarks share: programs that take turns, their medians and ratios, and results with the machine and the versions they are of."""
+"""What the benchmarks share: programs that take turns, their medians and ratios, and results with the machine and the
+versions they are of."""
 import importlib.metadata, json, os, platform, resource, subprocess, sys, time
 from datetime import date
 from pathlib import Path
@@ -20,7 +21,8 @@ def timed(f, n=None, wait=None):
     return dict(n=n or got, seconds=time.perf_counter()-start[0], cpu=cpu_seconds()-start[1])
 
 def take_turns(rows, rounds, warm=1):
-    "Call each of `rows` (name -> function that gives what `timed` does) in turn, `rounds` times after `warm` that do not count"
+    """Call each of `rows` (name -> function that gives what `timed` does) in turn, `rounds` times after `warm` that do
+    not count"""
     took = {k: [] for k in rows}
     for i in range(rounds+warm):
         for k,f in rows.items():
@@ -32,7 +34,11 @@ def take_turns(rows, rounds, warm=1):
 def rates(took):
     "Name -> median images a second, and a second of CPU; medians, which one disturbed round does not move"
     from statistics import median
-    return {k: dict(per_second=median(o["n"]/o["seconds"] for o in v), per_cpu_second=median(o["n"]/o["cpu"] for o in v) if all(o["cpu"]>0 for o in v) else None) for k,v in took.items()}
+    def rate(runs, of):
+        "`None` where the clock has not moved"
+        return median(o["n"]/o[of] for o in runs) if all(o[of]>0 for o in runs) else None
+    return {k: dict(per_second=median(o["n"]/o["seconds"] for o in v), per_cpu_second=rate(v, "cpu"))
+            for k,v in took.items()}
 
 def ratios(found, base):
     "Name -> how many times the rate of `base`, by time and by CPU time"
@@ -51,17 +57,27 @@ def show(title, found, *bases):
     "Print the rates of programs, and their ratios to each of `bases`; the second of a pair is by CPU time"
     print(f"{title}\n")
     over = [ratios(found, b) for b in bases]
+    ratio = lambda k, what: [o[k][what] for o in over]
     table(["program", "a second", *(f"/ {b}" for b in bases), *(f"/ {b}, CPU time" for b in bases)],
-          [(k, v["per_second"], *(o[k]["per_second"] for o in over), *(o[k]["per_cpu_second"] for o in over)) for k,v in found.items()])
+          [(k, v["per_second"], *ratio(k, "per_second"), *ratio(k, "per_cpu_second")) for k,v in found.items()])
 
 def about(*packages, **more):
     "Date, machine, load and versions"
     import torch
     info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     name = next((l.split(":")[1].strip() for l in info.splitlines() if "model name" in l), platform.processor())
-    return dict(date=str(date.today()), cpu=name, instructions=torch.backends.cpu.get_cpu_capability(), device=torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu", cores=cores(),
-                threads=torch.get_num_threads(), load_before=round(os.getloadavg()[0], 1), system=platform.system(),
-                versions={"python": platform.python_version(), **{o: importlib.metadata.version(o) for o in ("torch", "timm", "zoofast", *packages)}}, **more)
+    versions = {o: importlib.metadata.version(o) for o in ("torch", "timm", "zoofast", *packages)}
+    return dict(
+        date=str(date.today()),
+        cpu=name,
+        instructions=torch.backends.cpu.get_cpu_capability(),
+        device=torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        cores=cores(),
+        threads=torch.get_num_threads(),
+        load_before=round(os.getloadavg()[0], 1),
+        system=platform.system(),
+        versions={"python": platform.python_version(), **versions},
+        **more)
 
 def keep(name, result):
     "Write benchmarks/results/`name`.json; what an earlier run found under other keys stays"
@@ -71,9 +87,12 @@ def keep(name, result):
     path.write_text(json.dumps({**old, **result}, indent=1, default=str)+"\n")
 
 class Peer:
-    "A script in another environment: told what its job is, it answers each line that it is sent, the name of one of its rows, with a line of json"
+    """A script in another environment: told what its job is, it answers each line that it is sent, the name of one of
+    its rows, with a line of json"""
     def __init__(self, python, script, job, **env):
-        self.p = subprocess.Popen([str(python), str(script), "--peer"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={k: v for k,v in os.environ.items() if k!="PYTHONPATH"} | {"PYTHONWARNINGS": "ignore"} | env)
+        env = {k: v for k,v in os.environ.items() if k!="PYTHONPATH"} | {"PYTHONWARNINGS": "ignore"} | env
+        self.p = subprocess.Popen([str(python), str(script), "--peer"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                  text=True, env=env)
         self.p.stdin.write(json.dumps(job)+"\n"); self.p.stdin.flush()
         said = self.p.stdout.readline()
         if not said: raise SystemExit(f"{script} does not start in {python}")
@@ -107,7 +126,8 @@ def zoobot_python():
     return zoobot_checkpoints.zoobot_python()
 
 def galaxies(name, data=DATA, n=None, tmp=None, size=256):
-    "A catalogue with a column `label`, of numbers: \"rings\" or \"gz1\" (real jpgs, where they are), \"simulated\" or \"fits\" (simulated, one band, float32)"
+    """A catalogue with a column `label`, of numbers: "rings" or "gz1" (real jpgs, where they are), "simulated" or
+    "fits" (simulated, one band, float32)"""
     import pandas as pd
     from zoofast.catalog.read import read_catalog
     if name in ("rings", "gz1") and (data/name).is_dir():
@@ -122,5 +142,6 @@ def galaxies(name, data=DATA, n=None, tmp=None, size=256):
             from astropy.io import fits
             for f in df.fits_loc: fits.writeto(f, fits.getdata(f)[1], overwrite=True)
             df["file_loc"] = df.fits_loc
-    df = df.assign(label=pd.Categorical(names).codes.astype(int))[["id_str", "file_loc", "label"]].sample(frac=1, random_state=0)
+    df = df.assign(label=pd.Categorical(names).codes.astype(int))
+    df = df[["id_str", "file_loc", "label"]].sample(frac=1, random_state=0)
     return (df if n is None else pd.concat([df]*-(-n//len(df))).head(n)).reset_index(drop=True)

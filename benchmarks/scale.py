@@ -1,10 +1,13 @@
 """What a galaxy costs as catalogues, images, batches and groups grow: seconds of CPU a galaxy, and peak memory.
 
-    python benchmarks/scale.py [--rows 10000 100000 1000000] [--sizes 64 128 224] [--batch-sizes 8 32 64] [--encoder test_vit] [--pixels 32]
+    python benchmarks/scale.py [--rows 10000 100000 1000000] [--sizes 64 128 224] [--batch-sizes 8 32 64]
+        [--encoder test_vit] [--pixels 32]
 
-Rows: `zoofast predict` of catalogues that point to 100 simulated galaxies again and again, with one of timm's smallest encoders on small images, so that rows are what there is most of; each in a process of its own, whose
-peak memory is noted. What a row costs is compared in one process: the shortest catalogue, `--rounds` times before and after each longer one. Sizes and batch sizes: a training epoch of EfficientNet-Lite0 with random weights. Groups: a step with coarse and fine
-blocks. Results also go to benchmarks/results/scale.json.
+Rows: `zoofast predict` of catalogues that point to 100 simulated galaxies again and again, with one of timm's smallest
+encoders on small images, so that rows are what there is most of; each in a process of its own, whose peak memory is
+noted. What a row costs is compared in one process: the shortest catalogue, `--rounds` times before and after each
+longer one. Sizes and batch sizes: a training epoch of EfficientNet-Lite0 with random weights. Groups: a step with
+coarse and fine blocks. Results also go to benchmarks/results/scale.json.
 """
 import argparse, os, shutil, tempfile, warnings
 from pathlib import Path
@@ -21,7 +24,8 @@ def predicting(args, tmp):
     from zoofast.encoders.encoder import GalaxyNet
     df = read_catalog(simulate_survey(tmp/"survey", n=100, size=args.pixels, fits=False, progress=False))
     task = Classification("morphology").fit(df)
-    model = GalaxyModel(GalaxyNet(create_encoder(args.encoder, args.pixels, pretrained=False), task.n_out), task, ImageReader(args.pixels))
+    net = GalaxyNet(create_encoder(args.encoder, args.pixels, pretrained=False), task.n_out)
+    model = GalaxyModel(net, task, ImageReader(args.pixels))
     write_bundle(tmp/"bundle", model)
     catalogs,found = {n: write_catalog(tmp/f"c{n}", df.file_loc.tolist(), n, "parquet") for n in sorted(args.rows)},{}
     def cost(n):
@@ -38,8 +42,11 @@ def predicting(args, tmp):
         around = [cost(few) for _ in range(args.rounds)]
         here = cost(n)
         around += [cost(few) for _ in range(args.rounds)]
-        found[n] = dict(mib=mb, seconds=seconds, cpu_ms_a_galaxy=here, cpu_ms_a_galaxy_of_the_shortest=float(np.median(around)), over_the_shortest=here/np.median(around))
-        print(f"{n} rows: {seconds:.0f} s, {mb:.0f} MiB, {here:.3g} ms of CPU a galaxy, beside {[round(float(o), 3) for o in around]}", flush=True)
+        shortest = float(np.median(around))
+        found[n] = dict(mib=mb, seconds=seconds, cpu_ms_a_galaxy=here, cpu_ms_a_galaxy_of_the_shortest=shortest,
+                        over_the_shortest=here/shortest)
+        print(f"{n} rows: {seconds:.0f} s, {mb:.0f} MiB, {here:.3g} ms of CPU a galaxy, "
+              f"beside {[round(float(o), 3) for o in around]}", flush=True)
     return found
 
 def training(args, tmp):
@@ -55,9 +62,12 @@ def training(args, tmp):
         took = [run() for _ in range(args.rounds)]
         return float(np.median([o["cpu"]/o["n"] for o in took]))
     small = min(args.sizes)
-    for size in args.sizes: found[f"{size} px"] = dict(cpu_ms_a_galaxy=1e3*(c := one(size, 32)), cpu_ms_a_megapixel=1e3*c/(size*size/1e6))
+    for size in args.sizes:
+        ms = 1e3*one(size, 32)
+        found[f"{size} px"] = dict(cpu_ms_a_galaxy=ms, cpu_ms_a_megapixel=ms/(size*size/1e6))
     for bs in args.batch_sizes: found[f"{small} px, batches of {bs}"] = dict(cpu_ms_a_galaxy=1e3*one(small, bs))
-    for blocks in ("coarse", "fine"): found[f"{small} px, {blocks} groups"] = dict(cpu_ms_a_galaxy=1e3*one(small, 32, blocks=blocks))
+    for blocks in ("coarse", "fine"):
+        found[f"{small} px, {blocks} groups"] = dict(cpu_ms_a_galaxy=1e3*one(small, 32, blocks=blocks))
     return found
 
 def main():
@@ -75,11 +85,14 @@ def main():
         os.environ["ZOOFAST_CACHE"] = str(tmp/"cache")
         if args.rows:
             found = predicting(args, tmp)
-            table(["rows", "peak MiB", "seconds", "ms of CPU a galaxy", "over the shortest"], [(f"{n:,}", o["mib"], o["seconds"], o["cpu_ms_a_galaxy"], o["over_the_shortest"]) for n,o in found.items()])
+            rows = [(f"{n:,}", o["mib"], o["seconds"], o["cpu_ms_a_galaxy"], o["over_the_shortest"])
+                    for n,o in found.items()]
+            table(["rows", "peak MiB", "seconds", "ms of CPU a galaxy", "over the shortest"], rows)
             keep("scale", dict(predicting={**info, "rows": found}))
         if args.sizes:
             found = training(args, tmp)
-            table(["training", "ms of CPU a galaxy", "a megapixel"], [(k, o["cpu_ms_a_galaxy"], o.get("cpu_ms_a_megapixel")) for k,o in found.items()])
+            rows = [(k, o["cpu_ms_a_galaxy"], o.get("cpu_ms_a_megapixel")) for k,o in found.items()]
+            table(["training", "ms of CPU a galaxy", "a megapixel"], rows)
             keep("scale", dict(training={**info, "rows": found}))
 
 if __name__=="__main__": main()

@@ -1,10 +1,13 @@
 """Wall time until zoobot's final accuracy is reached: zoofast beside zoobot 2.9.0, several seeds.
 
-    python benchmarks/time_to_accuracy.py [--data gz1 rings] [--epochs 5] [--encoder tf_efficientnet_lite0] [--size 128] [--seeds 0 1 2] [--n N]
+    python benchmarks/time_to_accuracy.py [--data gz1 rings] [--epochs 5] [--encoder tf_efficientnet_lite0]
+        [--size 128] [--seeds 0 1 2] [--n N]
 
-Both finetune the same encoder (its pretrained weights) with their defaults on the same split, from files; after each epoch the accuracy on the validation galaxies is noted with the time since the start. zoobot's final accuracy is
-that of its best epoch, the one its trainer keeps; its time is that of the whole run, since only then is it known. zoofast's time is that of the first epoch that is as good. Seeds take turns.
-Results also go to benchmarks/results/time_to_accuracy.json.
+Both finetune the same encoder (its pretrained weights) with their defaults on the same split, from files; after each
+epoch the accuracy on the validation galaxies is noted with the time since the start. zoobot's final accuracy is that of
+its best epoch, the one its trainer keeps; its time is that of the whole run, since only then is it known. zoofast's
+time is that of the first epoch that is as good. Seeds take turns. Results also go to
+benchmarks/results/time_to_accuracy.json.
 """
 import argparse, os, shutil, tempfile, time, warnings
 from pathlib import Path
@@ -21,10 +24,38 @@ def zoofast(df, seed, args, tmp):
     class Note(Callback):
         order = 61
         def after_epoch(self): seen.append([time.perf_counter()-start, self.learn.history[-1]["accuracy"]])
-    dls = GalaxyDataLoaders.from_catalog(df, "label", size=args.size, batch_size=args.batch_size, device="cpu", progress=False)
+    dls = GalaxyDataLoaders.from_catalog(df, "label", size=args.size, batch_size=args.batch_size, device="cpu",
+                                         progress=False)
     learn = galaxy_learner(dls, args.encoder, seed=seed, cbs=Note())
     with learn.no_bar(), learn.no_logging(): learn.fine_tune(args.epochs)
     return seen
+
+def zoobot(df, seed, args, weights):
+    "The same of zoobot, in its own environment"
+    job = dict(encoder=args.encoder, weights=weights, files=df.file_loc.tolist(), labels=df.label.tolist(),
+               split=df.split.tolist(), size=args.size, batch_size=args.batch_size, workers=0,
+               threads=torch.get_num_threads(), epochs=args.epochs, seeds=[seed])
+    with Peer(zoobot_python(), Path(__file__).with_name("zoobots.py"), job) as peer:
+        theirs = peer.rows[f"accuracy {seed}"]()
+    if isinstance(theirs, str): raise SystemExit(theirs)
+    return theirs["epochs"]
+
+def race(df, seed, args, weights, tmp):
+    "Both, one after the other: a row of the results"
+    ours = zoofast(df, seed, args, tmp)
+    theirs = zoobot(df, seed, args, weights)
+    goal,whole = max(a for _,a in theirs),theirs[-1][0]
+    reached = next((t for t,a in ours if a>=goal), None)
+    return dict(
+        seed=seed,
+        zoobot_accuracy=goal,
+        zoobot_seconds=whole,
+        zoofast_seconds=reached,
+        zoofast_best=max(a for _,a in ours),
+        zoofast_whole=ours[-1][0],
+        ratio=reached/whole if reached else None,
+        zoofast=ours,
+        zoobot=theirs)
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -46,17 +77,12 @@ def main():
             rows = []
             for seed in args.seeds:
                 df = split_catalog(galaxies(kind, args.data_dir, args.n, tmp), "label", valid=0.2, seed=seed)
-                job = dict(encoder=args.encoder, weights=weights, files=df.file_loc.tolist(), labels=df.label.tolist(), split=df.split.tolist(), size=args.size, batch_size=args.batch_size, workers=0, threads=torch.get_num_threads(), epochs=args.epochs, seeds=[seed])
-                ours = zoofast(df, seed, args, tmp)
-                with Peer(zoobot_python(), Path(__file__).with_name("zoobots.py"), job) as peer: theirs = peer.rows[f"accuracy {seed}"]()
-                if isinstance(theirs, str): raise SystemExit(theirs)
-                theirs = theirs["epochs"]
-                goal,whole = max(a for _,a in theirs),theirs[-1][0]
-                reached = next((t for t,a in ours if a>=goal), None)
-                rows.append(dict(seed=seed, zoobot_accuracy=goal, zoobot_seconds=whole, zoofast_seconds=reached, zoofast_best=max(a for _,a in ours), zoofast_whole=ours[-1][0], ratio=reached/whole if reached else None, zoofast=ours, zoobot=theirs))
+                rows.append(race(df, seed, args, weights, tmp))
             print(f"{kind}, {len(df)} galaxies\n")
-            table(["seed", "zoobot's accuracy", "its seconds", "zoofast reaches it after", "ratio", "zoofast's best", "its whole run"],
-                  [(str(r["seed"]), r["zoobot_accuracy"], r["zoobot_seconds"], r["zoofast_seconds"] or "not", r["ratio"], r["zoofast_best"], r["zoofast_whole"]) for r in rows])
+            columns = ("zoobot_accuracy", "zoobot_seconds", "zoofast_seconds", "ratio", "zoofast_best", "zoofast_whole")
+            shown = [{**r, "zoofast_seconds": r["zoofast_seconds"] or "not"} for r in rows]
+            table(["seed", "zoobot's accuracy", "its seconds", "zoofast reaches it after", "ratio", "zoofast's best",
+                   "its whole run"], [(str(r["seed"]), *(r[c] for c in columns)) for r in shown])
             keep("time_to_accuracy", {kind: {**info, "galaxies": len(df), "runs": rows}})
 
 if __name__=="__main__": main()

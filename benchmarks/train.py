@@ -1,11 +1,18 @@
-"""Images a second in training: zoofast, zoobot 2.9.0, fastai's vision_learner and timm's own loop, beside the bare forward, backward and step.
+"""Images a second in training: zoofast, zoobot 2.9.0, fastai's vision_learner and timm's own loop, beside the bare
+forward, backward and step.
 
-    python benchmarks/train.py [--encoders tf_efficientnet_lite0 convnext_nano] [--data rings fits] [--batches 3] [--batch-size 32] [--size 224] [--rounds 5] [--peers zoobot fastai timm] [--compile] [--overhead]
+    python benchmarks/train.py [--encoders tf_efficientnet_lite0 convnext_nano] [--data rings fits] [--batches 3]
+        [--batch-size 32] [--size 224] [--rounds 5] [--peers zoobot fastai timm] [--compile] [--overhead]
 
-All take turns in one run, zoofast, zoobot and the others in a process each: the same encoder (random weights, so that batch normalisations are trained by all), images, batch size and size, each with its own
-augmentation and optimizer and without worker processes, since the encoder keeps all cores busy. What is timed is the training part of the second epoch of `--batches` batches, files in the system's page cache and zoofast's
-images in its own. "bare" is forward, backward and a fused AdamW step on one batch in memory, in zoofast's precision and memory format, and with freed memory kept as zoofast does: nothing can be faster. "bare, memory
-given back" leaves the C library's allocator alone, as all others do, and "bare, contiguous" also has torch's usual format. `--compile` adds the bare step and zoofast with `compile=True`, their kernels made before the clock starts. `--overhead` measures what 41 groups, schedule, recorder and log cost in a step, and what the run's folder and Weights & Biases (offline) add, on an encoder that costs nothing itself; it puts
+All take turns in one run, zoofast, zoobot and the others in a process each: the same encoder (random weights, so that
+batch normalisations are trained by all), images, batch size and size, each with its own augmentation and optimizer and
+without worker processes, since the encoder keeps all cores busy. What is timed is the training part of the second epoch
+of `--batches` batches, files in the system's page cache and zoofast's images in its own. "bare" is forward, backward
+and a fused AdamW step on one batch in memory, in zoofast's precision and memory format, and with freed memory kept as
+zoofast does: nothing can be faster. "bare, memory given back" leaves the C library's allocator alone, as all others do,
+and "bare, contiguous" also has torch's usual format. `--compile` adds the bare step and zoofast with `compile=True`,
+their kernels made before the clock starts. `--overhead` measures what 41 groups, schedule, recorder and log cost in a
+step, and what the run's folder and Weights & Biases (offline) add, on an encoder that costs nothing itself; it puts
 that beside the bare steps that earlier runs have found. Results also go to benchmarks/results/train.json.
 """
 import argparse, json, os, sys, tempfile, time, warnings
@@ -18,7 +25,8 @@ from fastai.callback.core import Callback
 from zoofast.all import GalaxyDataLoaders, create_encoder, galaxy_learner
 from zoofast.encoders.compute import compile_encoder, memory_kept, set_layout
 from zoofast.encoders.encoder import GalaxyNet
-from rounds import DATA, Peer, about, answer, cpu_seconds, galaxies, keep, rates, ratios, show, take_turns, timed, zoobot_python
+from rounds import (DATA, Peer, about, answer, cpu_seconds, galaxies, keep, rates, ratios, show, take_turns, timed,
+                    zoobot_python)
 
 def clocks():
     "Seconds, and seconds of CPU; a GPU has done all it was told to"
@@ -39,7 +47,8 @@ def fit(learn):
     return one
 
 def zoofast_row(df, encoder, args, **kwargs):
-    dls = GalaxyDataLoaders.from_catalog(df, "label", size=args.size, batch_size=args.batch_size, device="cpu", progress=False)
+    dls = GalaxyDataLoaders.from_catalog(df, "label", size=args.size, batch_size=args.batch_size, device="cpu",
+                                         progress=False)
     return fit(galaxy_learner(dls, encoder, pretrained=False, keep_best=False, **kwargs))
 
 def bare(encoder, args, classes, channels_last=True, memory=memory_kept, compile=False):
@@ -61,7 +70,9 @@ def bare(encoder, args, classes, channels_last=True, memory=memory_kept, compile
 
 def fastai_row(df, encoder, args):
     from fastai.vision.all import ImageDataLoaders, Resize, aug_transforms, vision_learner, accuracy
-    dls = ImageDataLoaders.from_df(df.assign(v=df.split=="valid"), fn_col="file_loc", label_col="label", valid_col="v", path="/", item_tfms=Resize(args.size), batch_tfms=aug_transforms(), bs=args.batch_size, num_workers=0, device=torch.device("cpu"))
+    dls = ImageDataLoaders.from_df(df.assign(v=df.split=="valid"), fn_col="file_loc", label_col="label", valid_col="v",
+                                   path="/", item_tfms=Resize(args.size), batch_tfms=aug_transforms(),
+                                   bs=args.batch_size, num_workers=0, device=torch.device("cpu"))
     learn = vision_learner(dls, encoder, pretrained=False, metrics=accuracy)
     learn.unfreeze()
     return fit(learn)
@@ -76,9 +87,11 @@ def timm_row(df, encoder, args, classes):
         def __init__(self, df): self.files,self.y = df.file_loc.tolist(),df.label.tolist()
         def __len__(self): return len(self.files)
         def __getitem__(self, i): return self.transform(Image.open(self.files[i]).convert("RGB")),self.y[i]
-    loader = create_loader(Images(df[df.split=="train"]), (3, args.size, args.size), args.batch_size, is_training=True, use_prefetcher=False, num_workers=0, persistent_workers=False, device=torch.device("cpu"))
+    loader = create_loader(Images(df[df.split=="train"]), (3, args.size, args.size), args.batch_size, is_training=True,
+                           use_prefetcher=False, num_workers=0, persistent_workers=False, device=torch.device("cpu"))
     net = timm.create_model(encoder, pretrained=False, num_classes=classes).train()
-    opt,loss = timm.optim.create_optimizer_v2(net, opt="adamw", lr=1e-4, weight_decay=0.05),nn.CrossEntropyLoss()
+    opt = timm.optim.create_optimizer_v2(net, opt="adamw", lr=1e-4, weight_decay=0.05)
+    loss = nn.CrossEntropyLoss()
     seen = timm.utils.AverageMeter()
     def epoch():
         for x,y in loader:
@@ -96,9 +109,13 @@ def others(job):
     "What runs in a process whose memory zoofast has not touched"
     args,df = argparse.Namespace(**job["args"]),pd.DataFrame(job["df"])
     torch.set_num_threads(job["threads"])
-    rows = {"bare, memory given back": bare(job["encoder"], args, job["classes"], memory=nullcontext), "bare, contiguous": bare(job["encoder"], args, job["classes"], False, nullcontext)}
-    if "fastai" in args.peers and job["kind"]!="fits": rows["fastai"] = fastai_row(df, job["encoder"], args)           # Pillow, which both use, does not read FITS
-    if "timm" in args.peers and job["kind"]!="fits": rows["timm"] = timm_row(df, job["encoder"], args, job["classes"])
+    encoder,classes = job["encoder"],job["classes"]
+    rows = {
+        "bare, memory given back": bare(encoder, args, classes, memory=nullcontext),
+        "bare, contiguous": bare(encoder, args, classes, False, nullcontext)}
+    if job["kind"]=="fits": return rows,{}                  # Pillow, which both others use, does not read FITS
+    if "fastai" in args.peers: rows["fastai"] = fastai_row(df, encoder, args)
+    if "timm" in args.peers: rows["timm"] = timm_row(df, encoder, args, classes)
     return rows,{}
 
 def compare(encoder, kind, args, tmp):
@@ -107,13 +124,19 @@ def compare(encoder, kind, args, tmp):
     df = galaxies(kind, args.data_dir, n+8, tmp).assign(split=["train"]*n+["valid"]*8)
     df["id_str"],classes = [str(i) for i in range(len(df))],int(df.label.max())+1
     rows = {"bare": bare(encoder, args, classes), "zoofast": zoofast_row(df, encoder, args)}
-    if args.compile: rows |= {"bare, compiled": bare(encoder, args, classes, compile=True), "zoofast, compiled": zoofast_row(df, encoder, args, compile=True)}
+    if args.compile:
+        rows["bare, compiled"] = bare(encoder, args, classes, compile=True)
+        rows["zoofast, compiled"] = zoofast_row(df, encoder, args, compile=True)
     shared = dict(encoder=encoder, threads=torch.get_num_threads())
+    asked = {k: getattr(args, k) for k in ("batches", "batch_size", "size", "peers")}
     with ExitStack() as peers:
-        rows |= peers.enter_context(Peer(sys.executable, Path(__file__), dict(shared, kind=kind, classes=classes, args={k: getattr(args, k) for k in ("batches", "batch_size", "size", "peers")}, df=df.to_dict("list")))).rows
+        job = dict(shared, kind=kind, classes=classes, args=asked, df=df.to_dict("list"))
+        rows |= peers.enter_context(Peer(sys.executable, Path(__file__), job)).rows
         if "zoobot" in args.peers:
-            job = dict(shared, files=df.file_loc.tolist(), labels=df.label.tolist(), split=df.split.tolist(), size=args.size, batch_size=args.batch_size, workers=0)
-            rows["zoobot"] = peers.enter_context(Peer(zoobot_python(), Path(__file__).with_name("zoobots.py"), job)).rows["train"]
+            job = dict(shared, files=df.file_loc.tolist(), labels=df.label.tolist(), split=df.split.tolist(),
+                       size=args.size, batch_size=args.batch_size, workers=0)
+            zoobots = Peer(zoobot_python(), Path(__file__).with_name("zoobots.py"), job)
+            rows["zoobot"] = peers.enter_context(zoobots).rows["train"]
         took = take_turns(rows, args.rounds)
     for k in [k for k,v in took.items() if isinstance(v[-1], str)]: print(f"{k}: {took.pop(k)[-1]}")
     return rates(took)
@@ -129,11 +152,14 @@ class Forty(nn.Module):
 def overhead(args, tmp, steps=100):
     "Seconds of CPU that a step costs beside its arithmetic with 41 groups, and with these tracked"
     df = galaxies("simulated", n=60, tmp=tmp, size=32)
-    df = pd.concat([df.head(50).assign(split="train")]*(steps*4//50) + [df.tail(10).assign(split="valid")]).reset_index(drop=True)
+    train = pd.concat([df.head(50).assign(split="train")]*(steps*4//50))
+    df = pd.concat([train, df.tail(10).assign(split="valid")]).reset_index(drop=True)
     df["id_str"] = df.index.astype(str)
     dls = GalaxyDataLoaders.from_catalog(df, "label", size=32, batch_size=4, augment=None, device="cpu", progress=False)
-    os.environ |= {"WANDB_SILENT": "true", **{f"WANDB_{k}_DIR": f"{tmp}/wandb" for k in ("CACHE", "DATA", "CONFIG", "ARTIFACT")}}
-    learn,tracked = galaxy_learner(dls, Forty(), keep_best=False),galaxy_learner(dls, Forty(), keep_best=False, save_dir=f"{tmp}/run", wandb="offline")
+    folders = {f"WANDB_{k}_DIR": f"{tmp}/wandb" for k in ("CACHE", "DATA", "CONFIG", "ARTIFACT")}
+    os.environ |= {"WANDB_SILENT": "true", **folders}
+    learn = galaxy_learner(dls, Forty(), keep_best=False)
+    tracked = galaxy_learner(dls, Forty(), keep_best=False, save_dir=f"{tmp}/run", wandb="offline")
     batches,net = list(dls.train),GalaxyNet(create_encoder(Forty(), 32), 5)
     opt = torch.optim.AdamW(net.parameters(), 1e-4, fused=True)
     def plain():
@@ -141,16 +167,28 @@ def overhead(args, tmp, steps=100):
             F.cross_entropy(net(x), y).backward()
             opt.step()
             opt.zero_grad()
-    took = take_turns({"plain": lambda: timed(plain, len(batches)), "learner": fit(learn), "tracked": fit(tracked)}, args.rounds)
+    rows = {"plain": lambda: timed(plain, len(batches)), "learner": fit(learn), "tracked": fit(tracked)}
+    took = take_turns(rows, args.rounds)
     tracked.wandb_log.finish()
     per = {k: float(np.median([o["cpu"] for o in v]))/len(batches) for k,v in took.items()}
-    return dict(groups=len(learn.opt.hypers), steps=len(batches), plain_step=per["plain"], learner_adds=per["learner"]-per["plain"], tracked_adds=per["tracked"]-per["plain"])
+    return dict(groups=len(learn.opt.hypers), steps=len(batches), plain_step=per["plain"],
+                learner_adds=per["learner"]-per["plain"], tracked_adds=per["tracked"]-per["plain"])
 
 def of_a_step(adds):
     "Encoder and data -> part of the CPU time of its bare step, where benchmarks/results has it"
     path = Path(__file__).parent/"results"/"train.json"
     found = json.loads(path.read_text()) if path.is_file() else {}
     return {k: adds*v["rates"]["bare"]["per_cpu_second"]/v["batch_size"] for k,v in found.items() if "rates" in v}
+
+def show_overhead(got):
+    "Print what a step costs beside its arithmetic, also as a part of the bare steps; adds these parts to `got`"
+    print(f"{got['groups']} groups, {got['steps']} steps an epoch; the encoder's own step: "
+          f"{1e3*got['plain_step']:.2f} ms of CPU")
+    whats = {"learner_adds": "layer decay, schedule, recorder and log", "tracked_adds": "the same, run folder and W&B"}
+    for k,what in whats.items():
+        parts = got[f"{k}_of_a_step"] = of_a_step(got[k])
+        said = "".join(f"; {v:.2%} of the bare step of {n}" for n,v in parts.items())
+        print(f"{what}: {1e3*got[k]:.2f} ms of CPU a step{said}")
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -171,16 +209,14 @@ def main():
         os.environ["ZOOFAST_CACHE"] = f"{tmp}/cache"
         if args.overhead:
             got = overhead(args, tmp)
-            print(f"{got['groups']} groups, {got['steps']} steps an epoch; the encoder's own step: {1e3*got['plain_step']:.2f} ms of CPU")
-            for k,what in (("learner_adds", "layer decay, schedule, recorder and log"), ("tracked_adds", "the same, run folder and W&B")):
-                got[f"{k}_of_a_step"] = of_a_step(got[k])
-                print(f"{what}: {1e3*got[k]:.2f} ms of CPU a step" + "".join(f"; {v:.2%} of the bare step of {n}" for n,v in got[f"{k}_of_a_step"].items()))
+            show_overhead(got)
             return keep("train", dict(overhead={**info, **got}))
         for encoder in args.encoders:
             for kind in args.data:
                 got = compare(encoder, kind, args, tmp)
                 show(f"{encoder}, {kind}", got, "bare", *(o for o in ("zoobot", "fastai") if o in got))
-                keep("train", {f"{encoder} {kind}": {**info, "load_after": os.getloadavg()[0], "rates": got, "over_bare": ratios(got, "bare")}})
+                result = {**info, "load_after": os.getloadavg()[0], "rates": got, "over_bare": ratios(got, "bare")}
+                keep("train", {f"{encoder} {kind}": result})
 
 if __name__=="__main__":
     if not answer(others): main()

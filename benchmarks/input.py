@@ -269,6 +269,25 @@ def show(med, failed):
     for k,v in med.items(): print(f"{k:36}{v:10.0f}  {v/base:15.2f}  {v/training:18.1f}  {v/forward:17.1f}")
     for k,v in failed.items(): print(f"{k:36} {v}")
 
+def report(args, n_jpgs, fits, versions, took):
+    "Print the medians, and write them with the machine and the versions that they are of"
+    import numpy as np, torch
+    cpu,cores = machine()
+    failed = {k: v[0] for k,v in took.items() if isinstance(v[0], str)}
+    med = {k: float(np.median(v)) for k,v in took.items() if k not in failed}
+    print(f"{cpu}, {cores} cores, {torch.get_num_threads()} torch threads, torch {versions['torch']}; "
+          f"{n_jpgs} jpgs and {sum(map(len, fits.values()))} FITS, {args.size} px, batches of {args.batch_size}, "
+          f"medians of {args.rounds} rounds")
+    show(med, failed)
+    result = dict(
+        date=str(date.today()), cpu=cpu, cores=cores, torch_threads=torch.get_num_threads(), system=platform.system(),
+        versions=versions, jpgs=n_jpgs, fits={k: len(v) for k,v in fits.items()},
+        data="real" if args.catalog else "simulated",
+        size=args.size, batch_size=args.batch_size, rounds=args.rounds,
+        images_per_second=med, all_rounds={k: took[k] for k in med}, failed=failed)
+    args.out.parent.mkdir(exist_ok=True)
+    args.out.write_text(json.dumps(result, indent=1)+"\n")
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--peers", action="store_true", help="also galaxy-datasets and fitsbolt")
@@ -284,7 +303,6 @@ def main():
     if args.job: return peers(json.loads(args.job.read_text()))
     if args.catalog and not args.label: p.error("--catalog needs --label")
     python = peers_python() if args.peers else None
-    import numpy as np, torch
     with tempfile.TemporaryDirectory() as tmp:
         tmp = Path(tmp)
         os.environ["ZOOFAST_CACHE"] = str(tmp/"cache")
@@ -299,20 +317,6 @@ def main():
             rows.update(child.rows)
         took = take_turns(rows, args.rounds)
         if child: child.close()
-    cpu,cores = machine()
-    failed = {k: v[0] for k,v in took.items() if isinstance(v[0], str)}
-    med = {k: float(np.median(v)) for k,v in took.items() if k not in failed}
-    print(f"{cpu}, {cores} cores, {torch.get_num_threads()} torch threads, torch {versions['torch']}; "
-          f"{len(df)} jpgs and {sum(map(len, fits.values()))} FITS, {args.size} px, batches of {args.batch_size}, "
-          f"medians of {args.rounds} rounds")
-    show(med, failed)
-    result = dict(
-        date=str(date.today()), cpu=cpu, cores=cores, torch_threads=torch.get_num_threads(), system=platform.system(),
-        versions=versions, jpgs=len(df), fits={k: len(v) for k,v in fits.items()},
-        data="real" if args.catalog else "simulated",
-        size=args.size, batch_size=args.batch_size, rounds=args.rounds,
-        images_per_second=med, all_rounds={k: took[k] for k in med}, failed=failed)
-    args.out.parent.mkdir(exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=1)+"\n")
+    report(args, len(df), fits, versions, took)
 
 if __name__=="__main__": main()

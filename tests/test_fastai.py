@@ -1,27 +1,29 @@
-"""Every name of fastai's Learner, DataLoaders, Recorder and callbacks, on every task: it works, works in another way, or says why not
+"""Every name of fastai's Learner, DataLoaders, Recorder and callbacks, on every task
+
+Each works, works in another way, or says why not.
 
 `python tests/test_fastai.py` writes the table of them, docs/fastai.md."""
 import contextlib, inspect, io, os, warnings
 from pathlib import Path
 import matplotlib
 matplotlib.use('Agg')
-import matplotlib.pyplot as plt, numpy as np, pandas as pd, pytest, torch
+import matplotlib.pyplot as plt, numpy as np, pytest, torch
 from PIL import Image
-from fastai.basics import Learner
 import fastai.callback.all as callbacks
 from fastai.callback.core import Callback
 from fastai.interpret import ClassificationInterpretation, Interpretation
-from fastai.metrics import F1Score, RocAuc, accuracy, accuracy_multi, mae, rmse, skm_to_fastai
 from test_report import tasks
-from zoofast.all import GalaxyDataLoaders, galaxy_learner, load_bundle, predict_catalog
+from zoofast.all import GalaxyDataLoaders, galaxy_learner, predict_catalog
 
 DOC = Path(__file__).parent.parent/'docs'/'fastai.md'
 KINDS = ['classification', 'multilabel', 'regression', 'votes']
 WORKS,OTHER,REFUSED = 'works','works differently','refused'
 
 def data(df, kind, size=32, batch_size=16, **kw):
-    df,kinds = tasks(df)
-    return GalaxyDataLoaders.from_catalog(df, None if kinds[kind] else 'kind', kinds[kind], size=size, batch_size=batch_size, progress=False, **kw)
+    df,schemas = tasks(df)
+    label = None if schemas[kind] else 'kind'
+    return GalaxyDataLoaders.from_catalog(df, label, schemas[kind], size=size, batch_size=batch_size, progress=False,
+                                          **kw)
 
 def learner(dls, **kw):
     "A tiny network of random weights"
@@ -90,8 +92,10 @@ def new(learn, folder):
 # ---- Learner
 
 def fits(learn, folder):
-    for name,kw in (('fit', {}), ('fit_one_cycle', {}), ('fit_flat_cos', {}), ('fit_sgdr', dict(n_cycles=1, cycle_len=1))):
-        getattr(learn, name)(*(() if kw else (1,)), **kw)
+    learn.fit(1)
+    learn.fit_one_cycle(1)
+    learn.fit_flat_cos(1)
+    learn.fit_sgdr(n_cycles=1, cycle_len=1)
     learn.fine_tune(1)
     assert len(learn.history)==6 and learn.in_hand
 
@@ -119,15 +123,21 @@ def get_preds(learn, folder):
     p3,_ = learn.get_preds(ds_idx=0)
     assert len(p3)==len(learn.dls.train_ds) and torch.allclose(p3, learn.get_preds(ds_idx=0)[0])
 
+def in_words(learn, number, p):
+    "What `predict` says of one galaxy whose number is `number`, and whose probabilities are `p`"
+    kind = learn.task.kind
+    if kind=='classification': return learn.dls.vocab[int(number)]
+    if kind=='multilabel': return [c for c,v in zip(learn.dls.vocab, number) if v]
+    if kind=='votes': return dict(zip(learn.dls.vocab, number.tolist()))
+    return float(p) if len(p)==1 else dict(zip(learn.task.label_cols, p.tolist()))
+
 def predict(learn, folder):
     path = first_path(learn)
     said,number,p = learn.predict(path)
     pixels = np.asarray(Image.open(path))
-    for image in (Image.open(path), pixels, torch.from_numpy(pixels.copy()), str(path)): assert torch.equal(learn.predict(image)[2], p)
-    expected = {'classification': lambda: learn.dls.vocab[int(number)], 'multilabel': lambda: [c for c,v in zip(learn.dls.vocab, number) if v],
-                'regression': lambda: float(p) if len(p)==1 else dict(zip(learn.task.label_cols, p.tolist())),
-                'votes': lambda: dict(zip(learn.dls.vocab, number.tolist()))}[learn.task.kind]()
-    assert said==expected
+    for image in (Image.open(path), pixels, torch.from_numpy(pixels.copy()), str(path)):
+        assert torch.equal(learn.predict(image)[2], p)
+    assert said==in_words(learn, number, p)
     assert torch.allclose(learn.get_preds(dl=learn.dls.test_dl([path]))[0][0], p)
 
 def tta(learn, folder):
@@ -213,30 +223,37 @@ def no_bar(learn, folder):
 
 NAMES = [
     ('DataLoaders', 'one_batch', WORKS, 'images from 0 to 1 (the encoder scales them), and targets', one_batch),
-    ('DataLoaders', 'test_dl', WORKS, 'paths, PIL images, arrays, tensors, or a table; `with_labels=True` for a table', other_images),
+    ('DataLoaders', 'test_dl', WORKS,
+     'paths, PIL images, arrays, tensors, or a table; `with_labels=True` for a table', other_images),
     ('DataLoaders', 'vocab', OTHER, 'classes, labels, or answers of a tree; numbers have none', vocab),
     ('DataLoaders', 'c', WORKS, 'outputs of the head', c),
     ('DataLoaders', 'decode, decode_batch', WORKS, "targets in the catalogue's units, or in words", decode),
-    ('DataLoaders', 'show_batch', WORKS, '`nrows`, `ncols`, `max_n`, `figsize`, `unique`; also of `dls.valid`', show_batch),
+    ('DataLoaders', 'show_batch', WORKS,
+     '`nrows`, `ncols`, `max_n`, `figsize`, `unique`; also of `dls.valid`', show_batch),
     ('DataLoaders', 'new', OTHER, 'what is not shuffled any more is not augmented any more', new),
     ('Learner', 'fit, fit_one_cycle, fit_flat_cos, fit_sgdr, fine_tune', OTHER,
      'a rate falls from block to block; the best model of the call is in hand at the end', fits),
     ('Learner', 'validate', WORKS, 'what is in hand (`learn.in_hand`)', validate),
-    ('Learner', 'get_preds', OTHER, 'probabilities, numbers in their units, concentrations of votes; targets likewise', get_preds),
+    ('Learner', 'get_preds', OTHER,
+     'probabilities, numbers in their units, concentrations of votes; targets likewise', get_preds),
     ('Learner', 'predict', WORKS, 'a path, a PIL image, an array or a tensor: answer, number, probabilities', predict),
     ('Learner', 'tta', OTHER, 'random views of whole batches, seeded; `batch_tfms` is a function of bytes', tta),
     ('Learner', 'show_results', WORKS, '`ds_idx`, `shuffle`, `max_n`, `figsize`', show_results),
     ('Learner', 'Interpretation', WORKS, '`top_losses(items=True)` gives rows of the catalogue', interpretation),
-    ('Learner', 'ClassificationInterpretation', WORKS, 'for one label of several classes; other tasks say which plot will do', class_interpretation),
+    ('Learner', 'ClassificationInterpretation', WORKS,
+     'for one label of several classes; other tasks say which plot will do', class_interpretation),
     ('Learner', 'save, load', WORKS, 'in `models` of the working folder, or of `save_dir`', save_load),
-    ('Learner', 'export, load_learner', REFUSED, 'a pickle runs code where it is read: `save_bundle`, `load_bundle`', export),
+    ('Learner', 'export, load_learner', REFUSED,
+     'a pickle runs code where it is read: `save_bundle`, `load_bundle`', export),
     ('Learner', 'lr_find', WORKS, 'changes nothing that follows', lr_find),
-    ('Learner', 'freeze, freeze_to, unfreeze', OTHER, 'groups are blocks; what is frozen is in evaluation mode, its means untouched', freezing),
+    ('Learner', 'freeze, freeze_to, unfreeze', OTHER,
+     'groups are blocks; what is frozen is in evaluation mode, its means untouched', freezing),
     ('Learner', 'summary', WORKS, '', summary),
     ('Learner', 'no_bar, no_logging', WORKS, '', no_bar),
     ('Recorder', 'plot_loss', WORKS, '', plot_loss),
     ('Recorder', 'plot_sched', WORKS, "the head's rate", plot_sched),
-    ('Recorder', 'train_metrics', OTHER, 'adds `train_accuracy`; in the history `accuracy` keeps its name', train_metrics),
+    ('Recorder', 'train_metrics', OTHER,
+     'adds `train_accuracy`; in the history `accuracy` keeps its name', train_metrics),
 ]
 
 @pytest.fixture(scope='module')
@@ -254,8 +271,6 @@ def test_name(check, kind, loaders, tmp_path):
 
 # ---- callbacks: all that fastai exports
 
-def _seeing(batches): return lambda learn: None
-
 HOW = {
     'GradientAccumulation': (REFUSED, '`accumulate=` of galaxy_learner'),
     'MixedPrecision': (REFUSED, '`precision=` of galaxy_learner'),
@@ -269,42 +284,63 @@ HOW = {
     'ActivationStats': (WORKS, 'sees the encoder, also while it is frozen'),
     'Recorder': (OTHER, "metrics in the catalogue's units; those of several values by class"),
 }
-ARGS = {'ParamScheduler': lambda c: c({'lr': callbacks.SchedCos(1e-3, 1e-4)}), 'MixUp': lambda c: c(.4), 'CutMix': lambda c: c(1.),
-        'ShortEpochCallback': lambda c: c(pct=.5, short_valid=True), 'SaveModelCallback': lambda c: c(monitor='valid_loss'),
-        'GradientAccumulation': lambda c: c(32), 'EarlyStoppingCallback': lambda c: c(patience=1), 'TrackerCallback': lambda c: c(),
-        'ReduceLROnPlateau': lambda c: c(patience=1), 'ActivationStats': lambda c: c(with_hist=True), 'HookCallback': None, 'RNNRegularizer': None,
-        'RNNCallback': None, 'ModelResetter': None, 'MixHandler': None, 'LRFinder': None, 'FetchPredsCallback': lambda c: c(),
-        'GatherPredsCallback': None, 'SkipToEpoch': lambda c: c(1), 'Callback': None, 'TrainEvalCallback': None, 'CSVLogger': None,
-        'CancelFitException': None}
-EVERY = sorted({k for k,v in vars(callbacks).items() if inspect.isclass(v) and issubclass(v, Callback) and ARGS.get(k, True) is not None})
+ARGS = {
+    'ActivationStats': dict(with_hist=True),
+    'CutMix': dict(alpha=1.),
+    'EarlyStoppingCallback': dict(patience=1),
+    'GradientAccumulation': dict(n_acc=32),
+    'MixUp': dict(alpha=.4),
+    'ParamScheduler': dict(scheds={'lr': callbacks.SchedCos(1e-3, 1e-4)}),
+    'ReduceLROnPlateau': dict(patience=1),
+    'SaveModelCallback': dict(monitor='valid_loss'),
+    'ShortEpochCallback': dict(pct=.5, short_valid=True),
+    'SkipToEpoch': dict(epoch=1),
+}
+# of text, of other callbacks, of the learner itself, or without a fit of their own
+NOT_ALONE = {'Callback', 'TrainEvalCallback', 'CancelFitException', 'HookCallback', 'MixHandler', 'RNNRegularizer',
+             'RNNCallback', 'ModelResetter', 'LRFinder', 'GatherPredsCallback', 'CSVLogger'}
+
+def is_callback(o): return inspect.isclass(o) and issubclass(o, Callback)
+
+EVERY = sorted(k for k,v in vars(callbacks).items() if is_callback(v) and k not in NOT_ALONE)
+
+def weights(learn): return torch.cat([p.detach().flatten().clone() for p in learn.model.parameters()])
 
 @pytest.mark.parametrize('frozen', [False, True], ids=['all', 'head alone'])
 @pytest.mark.parametrize('name', EVERY)
 def test_callback(name, frozen, loaders, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    cls = getattr(callbacks, name)
     learn = learner(loaders['classification'])
-    cb = ARGS.get(name, lambda c: c())(cls)
+    cb = getattr(callbacks, name)(**ARGS.get(name, {}))
     if frozen: learn.freeze()
     def fit():
-        with contextlib.nullcontext() if name=='ShowGraphCallback' else learn.no_bar(), learn.no_logging(): learn.fit(2, cbs=cb)
+        bar = contextlib.nullcontext() if name=='ShowGraphCallback' else learn.no_bar()     # it draws in the bar
+        with bar, learn.no_logging(): learn.fit(2, cbs=cb)
     if HOW.get(name, (WORKS,))[0]==REFUSED:
         with pytest.raises(ValueError, match=HOW[name][1].strip('`').split('=')[0]): fit()
         return
-    before = torch.cat([p.detach().flatten().clone() for p in learn.model.parameters()])
+    before = weights(learn)
     fit()
-    assert learn.history and (name=='LRFinder' or not torch.equal(before, torch.cat([p.detach().flatten() for p in learn.model.parameters()])))
+    assert learn.history and not torch.equal(before, weights(learn))
     assert learn.in_hand or name=='SkipToEpoch'
+
+RUN_ON = 'the names of learner, loaders and recorder on classes, labels, numbers and votes, the callbacks'
+ABOUT = f"""# What of fastai works, and how
+
+Each row is run by `tests/test_fastai.py`: {RUN_ON}
+on classes with everything trained and with the head alone. `python tests/test_fastai.py` writes this page.
+
+| | name | outcome | how |
+|---|---|---|---|
+"""
+
+def quoted(names): return ', '.join(f'`{o}`' for o in names.split(', '))
 
 def table():
     "The page docs/fastai.md"
-    rows = [(where, f'`{n}`' if ',' not in n else ', '.join(f'`{o.strip()}`' for o in n.split(',')), outcome, how) for where,n,outcome,how,_ in NAMES]
-    rows += [('Callbacks', f'`{n}`', *HOW.get(n, (WORKS, ''))) for n in EVERY]
-    lines = ['# What of fastai works, and how', '',
-             'Each row is run by `tests/test_fastai.py`: the names of learner, loaders and recorder on classes, labels, numbers and votes, the callbacks',
-             'on classes with everything trained and with the head alone. `python tests/test_fastai.py` writes this page.', '',
-             '| | name | outcome | how |', '|---|---|---|---|']
-    return '\n'.join([*lines, *('| '+' | '.join(r)+' |' for r in rows)])+'\n'
+    rows = [(where, quoted(names), outcome, how) for where,names,outcome,how,_ in NAMES]
+    rows += [('Callbacks', quoted(n), *HOW.get(n, (WORKS, ''))) for n in EVERY]
+    return ABOUT+''.join('| '+' | '.join(r)+' |\n' for r in rows)
 
 def test_the_page_says_what_was_run(): assert DOC.read_text(encoding='utf-8')==table()
 

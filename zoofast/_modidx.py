@@ -868,6 +868,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                'zoofast/images/arrays.py'),
                                        'zoofast.images.arrays.read_array': ('images/arrays.html#read_array', 'zoofast/images/arrays.py')},
             'zoofast.images.fits': { 'zoofast.images.fits._band_names': ('images/fits.html#_band_names', 'zoofast/images/fits.py'),
+                                     'zoofast.images.fits._blank': ('images/fits.html#_blank', 'zoofast/images/fits.py'),
                                      'zoofast.images.fits._describe_hdu': ('images/fits.html#_describe_hdu', 'zoofast/images/fits.py'),
                                      'zoofast.images.fits._find_hdu': ('images/fits.html#_find_hdu', 'zoofast/images/fits.py'),
                                      'zoofast.images.fits._first_image': ('images/fits.html#_first_image', 'zoofast/images/fits.py'),

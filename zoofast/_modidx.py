@@ -960,6 +960,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'zoofast/images/stretch.py'),
                                         'zoofast.images.stretch._check_params': ( 'images/stretch.html#_check_params',
                                                                                   'zoofast/images/stretch.py'),
+                                        'zoofast.images.stretch._common_limits': ( 'images/stretch.html#_common_limits',
+                                                                                   'zoofast/images/stretch.py'),
                                         'zoofast.images.stretch._curve': ('images/stretch.html#_curve', 'zoofast/images/stretch.py'),
                                         'zoofast.images.stretch._each_limits': ( 'images/stretch.html#_each_limits',
                                                                                  'zoofast/images/stretch.py'),

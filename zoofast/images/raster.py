@@ -22,6 +22,7 @@ def _sixteen_bits(px, top, white):
     px = (px*(255/top)).round().astype(np.uint8)
     return 255-px if white else px
 
+# %% ../../nbs/images/03_raster.ipynb #3a2b9eec
 def _raster_array(im):
     "Pixels of a Pillow image: bytes `(y, x)` or `(y, x, 3)`, or floating-point numbers `(y, x)` for a float tiff"
     tags = getattr(im, "tag_v2", {})
@@ -36,8 +37,10 @@ def _raster_array(im):
     return np.asarray(im if im.mode in ("L", "RGB") else im.convert("L" if im.mode=="1" else "RGB"))
 
 # %% ../../nbs/images/03_raster.ipynb #973a96a0
-RASTER_STARTS = (b"\xff\xd8", b"\x89PNG", b"II*\0", b"MM\0*", b"GIF8", b"RIFF", b"BM")     # of most: Pillow knows the others
-RASTER_FORMATS = ("JPEG", "MPO", "PNG", "TIFF", "GIF", "BMP", "WEBP", "PPM", "JPEG2000", "AVIF")      # of Pillow's many
+# first bytes of most: Pillow knows the others
+RASTER_STARTS = (b"\xff\xd8", b"\x89PNG", b"II*\0", b"MM\0*", b"GIF8", b"RIFF", b"BM")
+# of Pillow's many
+RASTER_FORMATS = ("JPEG", "MPO", "PNG", "TIFF", "GIF", "BMP", "WEBP", "PPM", "JPEG2000", "AVIF")
 
 @functools.cache
 def _pillow_formats():
@@ -45,6 +48,7 @@ def _pillow_formats():
     Image.init()
     return [f for f in RASTER_FORMATS if f in Image.OPEN]
 
+# %% ../../nbs/images/03_raster.ipynb #eeb51252
 def _check_raster(im):
     "Raise a `ValueError` for an image that is too large, or of which Pillow reads a part"
     most = Image.MAX_IMAGE_PIXELS or 2**28
@@ -67,6 +71,7 @@ def picture_pixels(
     a = _raster_array(im)
     return a[None] if a.ndim==2 else a.transpose(2,0,1)
 
+# %% ../../nbs/images/03_raster.ipynb #728f0aac
 def read_raster(
     path # jpg, png, tiff or another of `RASTER_FORMATS`
 )->np.ndarray: # Bytes `(bands, y, x)`, top row first; floating-point numbers for a float tiff

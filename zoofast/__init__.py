@@ -4,6 +4,7 @@ Modules:
 
 - `zoofast.bundles.bundle`: Save and load a finetuned model as a folder without pickle
 - `zoofast.bundles.card`: What a model is, for people: its model card
+- `zoofast.bundles.from_run`: A bundle of the best epoch of a run that was broken off
 - `zoofast.bundles.model`: A finetuned model, to predict with
 - `zoofast.bundles.onnx`: A finetuned model as one ONNX file, for those who have no torch
 - `zoofast.bundles.save`: A learner writes its bundle, its model card and its encoder

@@ -10,7 +10,7 @@ processes, of which the first alone speaks."""
 __all__ = ['SettingsFile', 'SaveDir', 'run_settings', 'train', 'score_line', 'finish', 'launch', 'finetune', 'demo']
 
 # %% ../../nbs/cli/04_finetune.ipynb #7c140004
-import copy, json, os, sys
+import copy, json, os, shlex, sys
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
@@ -30,7 +30,7 @@ def run_settings(
     from zoofast.sweep.settings import run_parameters
     out = {k: json.dumps(v) if isinstance(v, (dict, list)) else v for k,v in run_parameters(settings, seed).items()}
     sweep,run = os.environ.get("WANDB_SWEEP_ID"),os.environ.get("WANDB_RUN_ID")
-    return out | ({"save_dir": Path(save_dir)/sweep/run} if sweep and run else {})
+    return out | ({"save_dir": Path(save_dir)/sweep/run, "overwrite": True} if sweep and run else {})
 
 # %% ../../nbs/cli/04_finetune.ipynb #d50cf037
 def _with_settings(given):
@@ -98,6 +98,20 @@ def _say_what_was_kept(learn):
     if not best or best is learn.history[-1]: return
     say(f"  kept: epoch {best['epoch']+1} of {len(learn.history)}, the best by {learn.monitor.replace('_', ' ')}")
 
+def _say_how_to_go_on(learn, save_dir):
+    "What is kept of a run that is broken off, and the commands that go on with it"
+    from zoofast.training.run_folder import command_line
+    if not learn.history: return say("  no epoch was at its end, so nothing is kept")
+    best = learn.best_epoch
+    kept = ""
+    if best:
+        score = f"{learn.monitor.replace('_', ' ')} {best[learn.monitor]:.4g}"
+        kept = f"; epoch {best['epoch']+1} is the best so far, {score}"
+    words = [o for o in shlex.split(command_line() or "") if o not in ("--resume", "--overwrite")]
+    again = shlex.join([*words, "--resume"])
+    say(f"  {len(learn.history)} epochs are kept in {save_dir}{kept}\n  to go on:           {again}\n"
+        f"  to use it as it is: {shlex.join(['zoofast', 'bundle', str(save_dir)])}")
+
 def _end_on_wandb(learn):
     "End the W&B run, and say where it is"
     log = getattr(learn, "wandb_log", None)
@@ -141,6 +155,9 @@ def train(
     if is_first(): learn.add_cb(bar := _terminal_progress())
     try:
         with learn.no_bar(), learn.no_logging(), learn.distrib_ctx(): learn.fine_tune(**arguments(params, "fine_tune"))
+    except KeyboardInterrupt:
+        if is_first(): _say_how_to_go_on(learn, params["save_dir"])
+        raise
     finally:
         if is_first(): bar.close()
     _say_what_was_kept(learn)
@@ -227,6 +244,11 @@ def _check_given(given):
         raise ValueError("--profile looks at one process; leave out --processes")
 
 # %% ../../nbs/cli/04_finetune.ipynb #970e1762
+def _check_free(save_dir):
+    "Raise a `ValueError` where the folder holds a run that the command would replace"
+    from zoofast.training.runs import check_free
+    check_free(save_dir, "--overwrite", "--resume", "give another --save-dir")
+
 def _read(given):
     "The catalogue and its task; raises `ValueError`"
     from zoofast.catalog.read import read_catalog
@@ -291,6 +313,7 @@ def finetune(**given):
     given = as_arguments(_with_settings(given))
     _check_given(given)
     save_dir = given["save_dir"] = folder(given["save_dir"])
+    if not given["resume"] and not given["overwrite"]: _check_free(save_dir)
     df,task = _read(given)                                       # a wrong column is said before fastai is loaded
     if given["processes"]>1: return launch(given["processes"])
     learn = train(_load(df, task, given), given, given["calibrate"], given["profile"])
@@ -309,6 +332,13 @@ next, try
   zoofast represent {out} {out}/catalog.csv --out features.parquet
   zoofast encoders convnext
   zoofast finetune YOUR_CATALOGUE.csv --label YOUR_COLUMN --encoder {encoder} --save-dir runs/first"""
+
+def _holds_a_demo(out):
+    "Is the run in the folder one of this command's? Another is not touched; raises `ValueError` for it"
+    from zoofast.training.runs import check_free, read_run_config
+    if str((read_run_config(out) or {}).get("command") or "").startswith("zoofast demo"): return True
+    check_free(out, "zoofast finetune --overwrite", "zoofast finetune --resume", "give another --out")
+    return False
 
 def _simulate(out, n, size, seed):
     "A simulated survey, split"
@@ -345,7 +375,7 @@ def demo(
     if n<40: raise ValueError(f"--n {n}: at least 40 galaxies are needed for five classes and three splits")
     out = folder(out)
     which = dict(encoder=encoder, weights=weights, random_weights=random_weights)
-    params = dict(epochs=epochs, seed=seed, save_dir=out, **which)
+    params = dict(epochs=epochs, seed=seed, save_dir=out, overwrite=_holds_a_demo(out), **which)
     say("loading fastai and timm ...")
     import zoofast.data.loaders      # noqa: F401 - takes a while
     df = _simulate(out, n, size, seed)

@@ -15,7 +15,7 @@ from .check import cache, check, encoders
 from .predict import predict, represent, similar
 from .sweep import sweep
 from .runs import report, runs
-from .share import export, from_zoobot, push
+from .share import bundle, export, from_zoobot, push
 
 # %% ../../nbs/cli/09_main.ipynb #7c190001
 # as `zoofast --help` lists them: from the first look to what others get
@@ -24,7 +24,7 @@ COMMANDS = (
     predict, represent, similar,
     sweep, runs, report,
     encoders, cache,
-    export, push, from_zoobot)
+    bundle, export, push, from_zoobot)
 
 # %% ../../nbs/cli/09_main.ipynb #03f4246d
 def main():

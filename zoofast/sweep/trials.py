@@ -142,7 +142,8 @@ def train_trial(
 ):                    # The learner
     "Finetune with these parameters"
     p = {"epochs": PARAMETERS["epochs"].default, "monitor": monitor, **params}
-    learn = galaxy_learner(data.loaders(p), save_dir=save_dir, resume=resume, cbs=cbs, **arguments(p, "galaxy_learner"))
+    learn = galaxy_learner(data.loaders(p), save_dir=save_dir, resume=resume, overwrite=not resume, cbs=cbs,
+                           **arguments(p, "galaxy_learner"))
     with learn.no_bar(), learn.no_logging(): learn.fine_tune(**arguments(p, "fine_tune"))
     return learn
 

@@ -156,7 +156,7 @@ def _learner(dls, net, loss, metrics, p):
                          lr=float(p["learning_rate"]), loss_func=loss, metrics=metrics, cbs=cbs, **same)
 
 _OF_THE_LEARNER = ("seed", "views", "clip_grad", "accumulate", "ema", "scheduler_kwargs", "monitor", "patience",
-                   "keep_best", "save_dir", "resume", "cache_features")
+                   "keep_best", "save_dir", "resume", "overwrite", "cache_features")
 
 # %% ../../nbs/training/13_finetune.ipynb #611ff5c4
 def _make_learner(dls, encoder, p, timm_kwargs):
@@ -213,6 +213,7 @@ def galaxy_learner(
     wandb=None,                   # Weights & Biases: "online", "offline" (for `wandb sync`), or a run of wandb's
     wandb_kwargs:"dict|None"=None,# For `wandb.init`, as `{"project": "rings", "tags": ["night 1"]}`
     resume:bool=False,            # Go on with the run in `save_dir` that was killed
+    overwrite:bool=False,         # Replace the run that `save_dir` holds? Otherwise it is not touched
     cbs=None,                     # fastai callbacks
     **timm_kwargs                 # Passed to `timm.create_model`
 )->GalaxyLearner:

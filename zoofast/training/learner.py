@@ -80,11 +80,12 @@ class GalaxyLearner(Learner):
         keep_best:bool=True,   # Have the best model in hand at the end, rather than the last
         save_dir=None,         # Folder of the run, for checkpoints
         resume:bool=False,     # Go on where a killed run was
+        overwrite:bool=False,  # Replace the run that `save_dir` holds?
         cache_features:bool=True, # Compute features once while the whole encoder is frozen?
         **kwargs               # Passed to `Learner`
     ):
         store_attr("seed,keep_stats,views,l1,clip_grad,accumulate,scheduler_kwargs,monitor,patience")
-        store_attr("keep_best,resume,cache_features")
+        store_attr("keep_best,resume,overwrite,cache_features")
         self.ema_decay = ema
         folder = _run_folder(save_dir)
         self._begin(dls.task, folder)

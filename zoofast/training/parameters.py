@@ -111,6 +111,7 @@ _table("The run",
        help="Folder of the run: bundle/ (the model), config.yaml, history.csv, log.txt, pictures and "
             "checkpoints/; zoofast runs lists such folders."),
     _P("resume", False, "flag", varies=False, help="Go on with the run in --save-dir that was killed."),
+    _P("overwrite", False, "flag", varies=False, help="Replace the run that --save-dir holds."),
     _P("seed", 42, "whole", low=0, none=True, help="Seed of all random numbers."))
 
 # %% ../../nbs/training/01_parameters.ipynb #9a012002

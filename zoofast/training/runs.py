@@ -9,7 +9,8 @@ the same on a terminal."""
 
 # %% auto #0
 __all__ = ['NOT_MEASURED', 'as_plain', 'package_versions', 'to_yaml', 'read_run_config', 'run_lock', 'read_state', 'is_low_best',
-           'read_history', 'kept_epoch', 'find_runs', 'columns_of', 'kept_row', 'list_runs', 'read_run', 'compare_runs']
+           'read_history', 'kept_epoch', 'find_runs', 'columns_of', 'kept_row', 'held_run', 'check_free', 'list_runs',
+           'read_run', 'compare_runs']
 
 # %% ../../nbs/training/04_runs.ipynb #530a7eda
 import json, os, sys
@@ -161,6 +162,35 @@ def kept_row(
     kept = read_state(folder).get("kept")
     if kept and len(history) and (rows := history[history.epoch==kept-1]).shape[0]: return rows.iloc[0]
     return kept_epoch(history, parameters.get("monitor", "valid_loss"), parameters.get("keep_best", True))
+
+# %% ../../nbs/training/04_runs.ipynb #3ddeb4e2
+def held_run(
+    folder # A run's folder
+)->str:    # Such as "a run that finished on 2026-11-28 at 23:10 (3 epochs, kept: epoch 2, valid loss 0.412)", or nothing
+    "The run that a folder holds, in words; nothing where no epoch of one is kept there"
+    try: config = read_run_config(folder)
+    except ValueError: return "a run whose config.yaml cannot be read"
+    h = read_history(folder)
+    if config is None or not len(h): return ""
+    state,p = read_state(folder),config.get("parameters") or {}
+    when = str(state.get("since") or config.get("started") or "")[:16].replace("T", " at ")
+    kept,monitor = kept_row(folder, h, p),p.get("monitor", "valid_loss")
+    score = f", {monitor.replace('_', ' ')} {kept[monitor]:.4g}" if kept is not None and monitor in kept else ""
+    kept = "" if kept is None else f", kept: epoch {int(kept.epoch)+1}{score}"
+    return f"a run that {_ended.get(state['state'], 'ended')} on {when} ({len(h)} epoch{'s'*(len(h)>1)}{kept})"
+
+_ended = {"finished": "finished", "running": "began", "killed": "was killed, begun", "interrupted": "was interrupted",
+          "stopped": "was stopped", "diverged": "diverged", "failed": "failed"}
+
+def check_free(
+    folder,            # A run's folder
+    overwrite="overwrite=True", # What one has to say to replace it
+    resume="resume=True",       # What one has to say to go on
+    another="give another save_dir" # What else would do
+):
+    "Raise a `ValueError` that says which run a folder holds and what would do; nothing is changed"
+    if not (held := held_run(folder)): return
+    raise ValueError(f"{folder} holds {held}: {overwrite} replaces it, {resume} goes on with it, or {another}")
 
 # %% ../../nbs/training/04_runs.ipynb #1220d9b2
 def _row(path, name):

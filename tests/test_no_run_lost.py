@@ -1,0 +1,78 @@
+"A folder that holds a run is left alone, and a run that is broken off says what is kept and how to go on"
+import hashlib, os, shlex, signal, subprocess, sys, time
+import pytest, torch
+from test_fastai import data, learner, silent
+from zoofast.all import load_bundle, predict_catalog
+
+def digests(folder):
+    return {str(p.relative_to(folder)): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.rglob('*'))
+            if p.is_file() and p.name!='.running'}
+
+COMMAND = ['--label', 'morphology', '--encoder', 'test_convnext', '--random-weights', '--size', 32, '--batch-size', 16]
+
+@pytest.fixture(scope='module')
+def finished(survey, run_zoofast, tmp_path_factory):
+    "A finished run, its folder, and the words of its command"
+    run = tmp_path_factory.mktemp('runs')/'my run'
+    words = ['finetune', survey[0]/'catalog.csv', *COMMAND, '--epochs', 1, '--save-dir', run]
+    res = run_zoofast(*words)
+    assert res.returncode==0, res.stderr
+    return run,words
+
+def test_the_same_command_given_twice_changes_nothing(finished, run_zoofast):
+    run,words = finished
+    before = digests(run)
+    res = run_zoofast(*words)
+    assert res.returncode==2 and digests(run)==before and 'Traceback' not in res.stderr
+    said = res.stderr.strip().splitlines()[-1]
+    assert all(o in said for o in ('finished on', 'valid loss', '--overwrite', '--resume', '--save-dir')) and 'loading' not in res.stderr
+
+def test_resume_of_a_finished_run_keeps_it(finished, run_zoofast):
+    run,words = finished
+    before = (run/'bundle'/'model.safetensors').read_bytes()
+    assert run_zoofast(*words, '--resume').returncode==0
+    assert (run/'bundle'/'model.safetensors').read_bytes()==before
+
+def test_overwrite_leaves_nothing_of_the_other_run(survey, run_zoofast, tmp_path):
+    words = ['finetune', survey[0]/'catalog.csv', *COMMAND, '--epochs', 1, '--save-dir', tmp_path/'run']
+    assert run_zoofast(*words).returncode==0
+    (tmp_path/'run'/'my notes.txt').write_text('mine')
+    old = (tmp_path/'run'/'report.html').read_bytes()
+    res = run_zoofast(*words, '--no-report', '--seed', 7, '--overwrite')
+    assert res.returncode==0, res.stderr
+    report = tmp_path/'run'/'report.html'
+    assert not report.exists() or report.read_bytes()!=old
+    assert (tmp_path/'run'/'my notes.txt').read_text()=='mine' and (tmp_path/'run'/'log.txt').read_text().count('finished: ')==1
+
+def test_in_python(survey, tmp_path):
+    dls = data(survey[1], 'classification')
+    first = learner(dls, save_dir=tmp_path/'run')
+    with silent(first): first.fit(1)
+    with silent(first): first.fit(1)                       # the learner's own run goes on
+    before = digests(tmp_path/'run')
+    second = learner(dls, save_dir=tmp_path/'run')
+    with silent(second), pytest.raises(ValueError, match='overwrite=True.*resume=True.*another save_dir'): second.fit(1)
+    assert digests(tmp_path/'run')==before
+    third = learner(dls, save_dir=tmp_path/'run', overwrite=True)
+    with silent(third): third.fit(1)
+    assert len((tmp_path/'run'/'history.csv').read_text().splitlines())==2
+
+@pytest.mark.parametrize('by', ['SIGINT', 'SIGTERM', 'SIGHUP'])
+def test_a_signal_ends_with_what_is_kept_and_the_command_that_goes_on(by, survey, tmp_path, root, run_zoofast):
+    run = tmp_path/'my run'
+    words = ['finetune', survey[0]/'catalog.csv', *COMMAND, '--epochs', 400, '--save-dir', run]
+    env = {**os.environ, 'PYTHONPATH': str(root)}
+    p = subprocess.Popen([sys.executable, '-m', 'zoofast.cli', *map(str, words)], env=env, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    end = time.time()+240
+    while time.time()<end and p.poll() is None and not (run/'history.csv').is_file(): time.sleep(.2)
+    time.sleep(1)
+    p.send_signal(getattr(signal, by))
+    _,said = p.communicate(timeout=120)
+    assert p.returncode==128+getattr(signal, by) and 'Traceback' not in said, said
+    assert 'are kept in' in said and '--resume' in said
+    bundle = next(l for l in said.splitlines() if 'zoofast bundle' in l).partition(':')[2].strip()
+    if by!='SIGTERM': return
+    res = run_zoofast(*shlex.split(bundle)[1:])               # as it is printed
+    assert res.returncode==0, res.stderr
+    assert len(predict_catalog(run, survey[1], progress=False))==len(survey[1])
+    assert load_bundle(run).config['metrics']['valid_loss']>0

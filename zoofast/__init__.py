@@ -28,6 +28,8 @@ Modules:
 - `zoofast.core.errors`: What goes wrong is said in one sentence
 - `zoofast.core.files`: Files written whole or not at all, known again, and where they are kept
 - `zoofast.data.augment`: Random views of galaxies, a whole batch at a time
+- `zoofast.data.cache`: Where decoded images are kept, and how much room they take
+- `zoofast.data.check`: Which rows of a catalogue can be used, and why the others cannot
 - `zoofast.data.items`: New images, batches in words and pictures of them: what fastai asks of its `DataLoaders`
 - `zoofast.data.loaders`: Catalogue and task to fastai `DataLoaders`, with augmentation
 - `zoofast.data.store`: Images decoded once, kept as bytes

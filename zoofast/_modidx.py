@@ -545,6 +545,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'zoofast/data/check.py'),
                                     'zoofast.data.check._check_files': ('data/check.html#_check_files', 'zoofast/data/check.py'),
                                     'zoofast.data.check._check_ids': ('data/check.html#_check_ids', 'zoofast/data/check.py'),
+                                    'zoofast.data.check._check_images': ('data/check.html#_check_images', 'zoofast/data/check.py'),
                                     'zoofast.data.check._check_labels': ('data/check.html#_check_labels', 'zoofast/data/check.py'),
                                     'zoofast.data.check._check_pictures': ('data/check.html#_check_pictures', 'zoofast/data/check.py'),
                                     'zoofast.data.check._codes': ('data/check.html#_codes', 'zoofast/data/check.py'),

@@ -960,6 +960,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'zoofast.images.reader._explain': ('images/reader.html#_explain', 'zoofast/images/reader.py'),
                                        'zoofast.images.reader._first_bytes': ( 'images/reader.html#_first_bytes',
                                                                                'zoofast/images/reader.py'),
+                                       'zoofast.images.reader._fits_crop': ('images/reader.html#_fits_crop', 'zoofast/images/reader.py'),
                                        'zoofast.images.reader._format_by_start': ( 'images/reader.html#_format_by_start',
                                                                                    'zoofast/images/reader.py'),
                                        'zoofast.images.reader._given_pixels': ( 'images/reader.html#_given_pixels',

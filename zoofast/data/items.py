@@ -139,10 +139,19 @@ def decode_batch(self:GalaxyDL,
 
 # %% ../../nbs/data/06_items.ipynb #b69bd838
 @patch
-def decode(self:GalaxyDataLoaders, b): return self.valid.decode(b)
+def decode(self:GalaxyDataLoaders,
+    b:tuple # Images and targets: a batch, or one galaxy
+)->tuple:   # The same, as `decode` of a loader gives it
+    "A batch as the catalogue has it"
+    return self.valid.decode(b)
 
 @patch
-def decode_batch(self:GalaxyDataLoaders, b, max_n=9): return self.valid.decode_batch(b, max_n)
+def decode_batch(self:GalaxyDataLoaders,
+    b:tuple,     # Images and targets
+    max_n:int=9  # Galaxies, at most
+)->L:            # A tuple of image and label for each
+    "The galaxies of a batch, labels in words"
+    return self.valid.decode_batch(b, max_n)
 
 # %% ../../nbs/data/06_items.ipynb #45c0becc
 @patch
@@ -199,6 +208,7 @@ def _again(self:GalaxyDL, n):
     b = self.dataset.batch([k]*n)
     return self.after_batch(tuple(o.to(self.device) for o in b))
 
+# %% ../../nbs/data/06_items.ipynb #a451b763
 @patch
 def show_batch(self:GalaxyDataLoaders,
     max_n:int=12,    # Galaxies, at most

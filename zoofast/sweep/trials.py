@@ -41,8 +41,7 @@ class SweepData:
         label_cols=None,       # Column with the labels, or several
         task=None,             # A task; default: found from the labels
         reader=None,           # How images are read, where the trials do not say
-        # Passed to `GalaxyDataLoaders.from_catalog`: valid, test, seed, group_col, cache, on_bad, device, ...
-        **kwargs
+        **kwargs # Passed to `GalaxyDataLoaders.from_catalog`: valid, test, seed, group_col, cache, on_bad, device, ...
     ):
         self.reader,self.kwargs,self.made = reader or ImageReader(),kwargs,{}
         self.label_cols,self.task,self.df = label_cols,task,catalog

@@ -458,7 +458,9 @@ def data_tables(self:MultiLabel, data):
 
 # %% ../../nbs/tasks/04_classes.ipynb #732b65c1
 @patch(as_prop=True)
-def vocab(self:MultiLabel): return list(self.labels)
+def vocab(self:MultiLabel)->list:
+    "The labels"
+    return list(self.labels)
 
 @patch
 def decodes(self:MultiLabel, p):
@@ -471,7 +473,9 @@ def answer_of(self:MultiLabel, t):
     return [c for c,v in zip(self.labels, t.tolist()) if v==v and v>=.5]
 
 @patch
-def answer_text(self:MultiLabel, t): return "\n".join(self.answer_of(t)) or "none"
+def answer_text(self:MultiLabel, t):
+    "The labels that a galaxy has, one below the other"
+    return "\n".join(self.answer_of(t)) or "none"
 
 # %% ../../nbs/tasks/04_classes.ipynb #76e7856b
 @patch

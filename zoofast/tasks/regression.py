@@ -295,7 +295,9 @@ def data_tables(self:Regression, data): return [several(data.get("numbers") or {
 
 # %% ../../nbs/tasks/05_regression.ipynb #a80884ec
 @patch
-def in_units(self:Regression, y): return self.units(y.cpu()).to(y.dtype).to(y.device)
+def in_units(self:Regression, y):
+    "Numbers as the catalogue has them"
+    return self.units(y.cpu()).to(y.dtype).to(y.device)
 
 # %% ../../nbs/tasks/05_regression.ipynb #a4dd8f09
 @patch

@@ -504,15 +504,6 @@ def decodes(self:Task,
     "The answer in what is predicted: the number of the class, or the numbers themselves"
     return p.argmax(-1) if self.answers_one_class else p
 
-# %% ../../nbs/tasks/03_task.ipynb #8bd9dbb1
-@patch
-def for_metrics(self:Task,
-    out:torch.Tensor, # Outputs of the head
-    y:torch.Tensor    # Targets
-)->tuple:             # Both, as a metric of fastai's, sklearn's or a user's own compares them
-    "Outputs and targets for a metric that knows nothing of the task: of classes, the outputs as they are"
-    return out,y
-
 # %% ../../nbs/tasks/03_task.ipynb #fabd16b6
 @patch
 def answer_of(self:Task,
@@ -532,3 +523,12 @@ def answer_text(self:Task,
     said = self.answer_of(t)
     if isinstance(said, dict): return "\n".join(f"{k} {number_text(v)}" for k,v in said.items() if v==v)
     return number_text(said) if isinstance(said, float) else str(said)
+
+# %% ../../nbs/tasks/03_task.ipynb #8bd9dbb1
+@patch
+def for_metrics(self:Task,
+    out:torch.Tensor, # Outputs of the head
+    y:torch.Tensor    # Targets
+)->tuple:             # Both, as a metric of fastai's, sklearn's or a user's own compares them
+    "Outputs and targets for a metric that knows nothing of the task: of classes, the outputs as they are"
+    return out,y

@@ -453,7 +453,9 @@ def data_tables(self:VoteCounts, data):
 
 # %% ../../nbs/tasks/06_votes.ipynb #432a328f
 @patch(as_prop=True)
-def vocab(self:VoteCounts): return list(self.schema.columns)
+def vocab(self:VoteCounts)->list:
+    "The answers of all questions"
+    return list(self.schema.columns)
 
 @patch
 def decodes(self:VoteCounts, p):

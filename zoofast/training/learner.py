@@ -30,6 +30,8 @@ from .checkpoints import best_row, check_identity, copy_weights, run_identity, w
 from .checkpoints import read_best, read_last, restore, restore_progress
 from .distributed import Distributed, n_processes, need_accelerate
 from .recorder import GalaxyRecorder
+
+# %% ../../nbs/training/09_learner.ipynb #d15e4dcf
 import fastai.callback.all                      # adds fit_one_cycle, lr_find and the like to Learner
 from fastai.callback.core import CancelBackwardException, CancelEpochException, CancelFitException, CancelStepException
 from fastai.callback.data import CollectDataCallback
@@ -125,20 +127,7 @@ def dls(self:GalaxyLearner, dls):
     if "_dls" in self.__dict__ and not self.fitting: self._take_data(dls)
     self._dls = dls
 
-@patch
-def _take_data(self:GalaxyLearner, dls):
-    "Make ready for other data; raises `ValueError` where they do not fit the model"
-    if not hasattr(dls, "task"):
-        raise ValueError(f"learn.dls={dls!r}: GalaxyDataLoaders are needed; GalaxyDataLoaders.from_catalog makes them")
-    if not same_task(dls.task, self.task):
-        raise ValueError(f"learn.dls: the data are for {dls.task!r}, and the learner is for {self.task!r}; "
-                         "GalaxyDataLoaders.from_catalog(..., task=learn.task) makes data for it")
-    enc,reader = self.net.encoder,dls.reader
-    if reader.channels!=enc.channels:
-        raise ValueError(f"learn.dls: the images have {reader.channels} channels, and the encoder takes {enc.channels}")
-    enc.resize(reader.size)
-    if self.params: self.params |= dict(size=reader.size, batch_size=dls.train.bs)
-
+# %% ../../nbs/training/09_learner.ipynb #d4862455
 @patch(as_prop=True)
 def net(self:GalaxyLearner)->GalaxyNet:
     "Encoder and head; several processes wrap them"
@@ -148,23 +137,6 @@ def net(self:GalaxyLearner)->GalaxyNet:
 def best_epoch(self:GalaxyLearner)->"dict|None":
     "The row of `history` of the best epoch of the last call that trained"
     return best_row(self.history, self.monitor)
-
-@patch(as_prop=True)
-def in_hand(self:GalaxyLearner)->"dict|None":
-    "The row of `history` of the model in hand; `None` where weights, data or loss have been changed since"
-    if self._held is None: return None
-    row,*scored = self._held
-    return row if all(a is b or a==b for a,b in zip(scored, self._scored_with())) else None
-
-@patch
-def _scored_with(self:GalaxyLearner):
-    "What an epoch's scores depend on"
-    return self.dls,self.loss_func,weights_sum(self.net)
-
-@patch
-def _hold(self:GalaxyLearner, row):
-    "Note which epoch's model is in hand"
-    self._held = None if row is None else (row, *self._scored_with())
 
 # %% ../../nbs/training/09_learner.ipynb #916ed9fd
 @patch(as_prop=True)
@@ -212,6 +184,39 @@ def create_opt(self:GalaxyLearner):
     super(GalaxyLearner, self).create_opt()
     if was: self.opt.held,self.opt.trains = was.held,was.trains
     self.opt.freeze_to(was.frozen_idx if was else 0)
+
+# %% ../../nbs/training/09_learner.ipynb #c877a892
+@patch
+def _take_data(self:GalaxyLearner, dls):
+    "Make ready for other data; raises `ValueError` where they do not fit the model"
+    if not hasattr(dls, "task"):
+        raise ValueError(f"learn.dls={dls!r}: GalaxyDataLoaders are needed; GalaxyDataLoaders.from_catalog makes them")
+    if not same_task(dls.task, self.task):
+        raise ValueError(f"learn.dls: the data are for {dls.task!r}, and the learner is for {self.task!r}; "
+                         "GalaxyDataLoaders.from_catalog(..., task=learn.task) makes data for it")
+    enc,reader = self.net.encoder,dls.reader
+    if reader.channels!=enc.channels:
+        raise ValueError(f"learn.dls: the images have {reader.channels} channels, and the encoder takes {enc.channels}")
+    enc.resize(reader.size)
+    if self.params: self.params |= dict(size=reader.size, batch_size=dls.train.bs)
+
+# %% ../../nbs/training/09_learner.ipynb #46b01728
+@patch(as_prop=True)
+def in_hand(self:GalaxyLearner)->"dict|None":
+    "The row of `history` of the model in hand; `None` where weights, data or loss have been changed since"
+    if self._held is None: return None
+    row,*scored = self._held
+    return row if all(a is b or a==b for a,b in zip(scored, self._scored_with())) else None
+
+@patch
+def _scored_with(self:GalaxyLearner):
+    "What an epoch's scores depend on"
+    return self.dls,self.loss_func,weights_sum(self.net)
+
+@patch
+def _hold(self:GalaxyLearner, row):
+    "Note which epoch's model is in hand"
+    self._held = None if row is None else (row, *self._scored_with())
 
 # %% ../../nbs/training/09_learner.ipynb #0137b902
 @patch
@@ -382,6 +387,7 @@ def _prepare_resume(self:GalaxyLearner, resume):
     if self.checkpoint and self.keep_best and best_row(self.checkpoint["about"]["history"], self.monitor):
         self.best_weights = read_best(self.checkpoint_dir/"best.safetensors")
 
+# %% ../../nbs/training/09_learner.ipynb #bec060d2
 @patch
 def _resume_fit(self:GalaxyLearner):
     "Compare this fit with the checkpoint's; returns whether it is over, and the state to go on from, if there is one"
@@ -414,6 +420,7 @@ def _describe_fit(n_epoch, lr, wd, cbs):
     words += [f"schedule {cb.kwargs}" for cb in cbs if isinstance(cb, TimmSchedule)]
     return ", ".join(words)
 
+# %% ../../nbs/training/09_learner.ipynb #ec5dcf59
 # fastai's callbacks -> the parameter of galaxy_learner that does their work
 _done_here = {GradientAccumulation: "accumulate",
               (MixedPrecision, ModelToHalf, NonNativeMixedPrecision): "precision"}
@@ -425,6 +432,7 @@ def _check_callbacks(self:GalaxyLearner, cbs):
         use = next((use for kinds,use in _done_here.items() if isinstance(cb, kinds)), None)
         if use: raise ValueError(f"{type(cb).__name__} would act twice here: use {use}= of galaxy_learner")
 
+# %% ../../nbs/training/09_learner.ipynb #8a94b907
 @patch
 def _raise_diverged(self:GalaxyLearner):
     self._take_best()

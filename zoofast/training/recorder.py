@@ -18,7 +18,9 @@ with quiet(): from fastai.learner import Recorder
 class InUnits(GetAttr):
     "A learner as a metric of the user's sees it: outputs and targets in the units of the catalogue"
     _default = "learn"
-    def __init__(self, learn):
+    def __init__(self,
+        learn # Within a batch: it has `pred`, `yb` and a task
+    ):
         self.learn = learn
         self.pred,y = learn.task.for_metrics(learn.pred, learn.yb[0])
         self.yb = (y, *learn.yb[1:])

@@ -30,6 +30,7 @@ def _meant(self:GalaxyLearner, out):
     "Predictions in what the head gives, as fastai's float32"
     return self.task.activation(out).float()
 
+# %% ../../nbs/training/10_results.ipynb #37e7dc9e
 @patch
 def get_preds(self:GalaxyLearner,
     ds_idx:int=1,           # 0: training galaxies, as prediction sees them; 1: validation

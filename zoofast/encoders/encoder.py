@@ -79,6 +79,7 @@ def resize(self:Encoder,
     name = self.config.get("name")
     raise ValueError(f"the encoder {name} gives {got} features of images of {size} pixels, {n} of {was}")
 
+# %% ../../nbs/encoders/03_encoder.ipynb #730c8271
 class GalaxyNet(nn.Module):
     """An encoder and a head
 

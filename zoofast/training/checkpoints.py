@@ -176,8 +176,8 @@ def _numbers(ts):
 def _run_state(learn, states, done):
     "All that a run goes on from, as plain tensors, numbers and texts"
     rec = learn.recorder
-    about = dict(version=1, fits=learn.fits, epochs=learn.epoch+1, done=done, identity=learn.identity, identities=learn.identities,
-                 history=learn.history, rates=learn.rates)
+    about = dict(version=1, fits=learn.fits, epochs=learn.epoch+1, done=done, history=learn.history, rates=learn.rates,
+                 identity=learn.identity, identities=learn.identities)
     return dict(about=json.dumps(about, default=str),
                 model=learn.net.state_dict(),
                 opt=learn.opt.opt.state_dict(),
@@ -217,6 +217,7 @@ def check_identity(
         raise ValueError(f"resume: the run in {folder.parent} was made with {k}={then.get(k)!r}, "
                          f"not {now.get(k)!r}; give the same, or start anew with another save_dir or without resume")
 
+# %% ../../nbs/training/06_checkpoints.ipynb #d2e858da
 def read_last(
     learn,    # A new `GalaxyLearner` with the same parameters and data
     path:Path # The file
@@ -232,6 +233,7 @@ def read_last(
     check_identity(about, learn.identity, 0, path.parent)
     return state
 
+# %% ../../nbs/training/06_checkpoints.ipynb #99c633a6
 def read_best(
     path:Path # best.safetensors
 )->dict:      # Weights by name

@@ -70,7 +70,8 @@ def test_a_killed_run_goes_on(old):
                            **small)
     with learn.no_bar(), learn.no_logging(): learn.fine_tune(3, freeze_epochs=1, resume=True)
     want = json.loads((FIXTURES/'expected'/'run.json').read_text())
-    pd.testing.assert_frame_equal(pd.DataFrame(learn.history), pd.DataFrame(want['history']), rtol=1e-4)
+    now = pd.DataFrame(learn.history).drop(columns='call')           # which that release did not know
+    pd.testing.assert_frame_equal(now, pd.DataFrame(want['history']), rtol=1e-4)
     assert learn.best_epoch['epoch']==want['best_epoch']['epoch']
     same(predict_catalog(learn, 'survey/catalog.csv', engine='torch', progress=False), 'run')
 

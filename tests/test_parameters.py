@@ -87,7 +87,8 @@ def test_names_do_not_change():
     --batch-size --learning-rate --head-lr --layer-decay --weight-decay --head-dropout-prob --training-mode --n-blocks
     --weights --random-weights --fit --scheduler-kwargs --opt --opt-kwargs --loss-func --class-weights --label-smoothing
     --l1 --clip-grad --accumulate --ema --mixup --cutmix --precision --channels-last --no-channels-last --compile
-    --cache-features --no-cache-features --views --monitor --patience --keep-best --no-keep-best --resume --profile
+    --cache-features --no-cache-features --views --monitor --patience --keep-best --no-keep-best --resume --overwrite
+    --sampling --profile
     --wandb --wandb-kwargs --calibrate --processes --bn-stats --blocks --augment --flip --no-flip --valid --test
     --split-seed --channels --stretch --bands --hdu --fit-stretch --crop --group-col --cache --on-bad --image-dir
     --id-col --file-col --seed --no-report""".split()

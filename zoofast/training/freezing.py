@@ -126,6 +126,7 @@ def feature_loaders(
         passes = _passes(dl, k, dls.valid.after_batch, dls.device)
         x,y = (torch.cat(o) for o in zip(*(_features(net, encoder, one, progress, desc) for one,desc in passes)))
         ds = GalaxyDataset(x, range(len(x)), y, dl.dataset.loss_func, views=k or 1)
+        ds.weights = dl.dataset.weights
         loaders.append(GalaxyDL(ds, bs=dl.bs, shuffle=dl.shuffle, device=dls.device))
     out = GalaxyDataLoaders(*loaders, device=dls.device)
     out.task,out.reader,out.catalog = dls.task,dls.reader,dls.catalog

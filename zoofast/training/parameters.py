@@ -192,6 +192,8 @@ _table("Batches and random views",
     _P("augment", "galaxy", "name or dict", taken_by="from_catalog", none=True,
        example="{'preset': 'galaxy', 'noise': 0}",
        help='Random views: galaxy, zoobot, light, none, or parameters such as \'{"preset": "galaxy", "noise": 0}\'.'),
+    _P("sampling", None, "name", taken_by="from_catalog", none=True,
+       help="Galaxies of an epoch: drawn with balanced classes, or by a column of weights; default: each once."),
     _P("flip", True, "flag", taken_by="from_catalog",
        help="May views be mirrored? Not where handedness matters."),
     _P("views", 0, "whole", low=0, help="Random views of each galaxy while the head alone is trained."))

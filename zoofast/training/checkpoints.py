@@ -161,7 +161,7 @@ def run_identity(
     rows = dls.catalog[["id_str", "split", *dls.task.label_cols]].astype(str)
     hashes = pd.util.hash_pandas_object(rows, index=False).to_numpy()
     augment = getattr(dls.train.after_batch, "augment", None)
-    data = dict(galaxies=len(rows), reader=reader_config(dls.reader),
+    data = dict(galaxies=len(rows), reader=reader_config(dls.reader), sampling=dls.sampling,
                 augment=augment and [_name(augment), getattr(augment, "__dict__", {})],
                 weights=config.get("weights"), encoder_kwargs=config.get("kwargs"), keep_stats=learn.keep_stats,
                 catalogue=hashlib.sha256(hashes.tobytes()).hexdigest()[:16])

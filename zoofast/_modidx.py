@@ -615,6 +615,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                     'zoofast.data.items._draw': ('data/items.html#_draw', 'zoofast/data/items.py'),
                                     'zoofast.data.items._given': ('data/items.html#_given', 'zoofast/data/items.py'),
                                     'zoofast.data.items._grid': ('data/items.html#_grid', 'zoofast/data/items.py'),
+                                    'zoofast.data.items._in_lines': ('data/items.html#_in_lines', 'zoofast/data/items.py'),
                                     'zoofast.data.items._is_one': ('data/items.html#_is_one', 'zoofast/data/items.py'),
                                     'zoofast.data.items._plot_top_losses': ('data/items.html#_plot_top_losses', 'zoofast/data/items.py'),
                                     'zoofast.data.items._targets': ('data/items.html#_targets', 'zoofast/data/items.py')},

@@ -9,7 +9,7 @@ A fastai `Learner` predicts new images through `dls.test_dl`, names classes by `
 __all__ = ['GivenImages', 'GivenGalaxies']
 
 # %% ../../nbs/data/06_items.ipynb #75281339
-import os
+import os, textwrap
 from concurrent.futures import ThreadPoolExecutor
 import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
@@ -168,21 +168,33 @@ def _as_shown(im):
     im = im.float().cpu().clamp(0, 1)
     return (im if len(im)==3 else im.mean(0, keepdim=True)).permute(1,2,0).numpy()
 
-def _grid(n, nrows=None, ncols=None, figsize=None):
-    "Axes for `n` pictures, those that are left over empty"
-    import matplotlib.pyplot as plt
-    ncols = ncols or (-(-n//nrows) if nrows else min(n, 6))
-    nrows = nrows or -(-n//ncols)
-    _,axs = plt.subplots(nrows, ncols, figsize=figsize or (1.7*ncols, 2.1*nrows), squeeze=False, layout="constrained")
-    for ax in axs.flat: ax.axis("off")
-    return axs.flat
+def _in_lines(title, width):
+    "A title in lines that are no wider than `width` inches"
+    most = max(int(width/.08), 8)                # letters of 9 points
+    return "\n".join(o for line in title.split("\n") for o in textwrap.wrap(line, most) or [""])
 
-def _draw(images, titles, colours=(), **grid):
-    "Pictures with their titles"
+# %% ../../nbs/data/06_items.ipynb #a98a738a
+def _grid(n, nrows=None, ncols=None):
+    "Rows and columns for `n` pictures"
+    ncols = ncols or (-(-n//nrows) if nrows else min(n, 6))
+    return nrows or -(-n//ncols),ncols
+
+def _draw(images, titles, colours=(), nrows=None, ncols=None, figsize=None):
+    "Pictures with their titles, for which there is room however many lines they have"
+    import matplotlib.pyplot as plt
+    nrows,ncols = _grid(len(images), nrows, ncols)
+    width = figsize[0]/ncols if figsize else 1.7
+    titles = [_in_lines(t, width) for t in titles]
+    above = .12+.15*max(t.count("\n")+1 for t in titles)         # inches
+    figsize = figsize or (width*ncols, (width+above)*nrows)
+    side = max(figsize[1]/nrows-above, .1)
+    room = dict(left=.01, right=.99, bottom=0, top=max(1-above/figsize[1], .1), wspace=.05, hspace=above/side)
+    _,axs = plt.subplots(nrows, ncols, figsize=figsize, squeeze=False, layout="none", gridspec_kw=room)
+    for ax in axs.flat: ax.axis("off")
     colours = list(colours) or ["black"]*len(images)
-    for ax,im,t,c in zip(_grid(len(images), **grid), images, titles, colours):
+    for ax,im,t,c in zip(axs.flat, images, titles, colours):
         ax.imshow(_as_shown(im), cmap="gray", vmin=0, vmax=1)
-        ax.set_title(t, fontsize=9, color=c)
+        ax.set_title(t, fontsize=9, color=c, parse_math=False)
 
 # %% ../../nbs/data/06_items.ipynb #c32caa9b
 @patch
@@ -265,8 +277,7 @@ def _plot_top_losses(x:_Pictures, y:list, samples, outs, raws, losses, nrows=Non
     "Galaxies with prediction, truth and loss, the worst first"
     def title(said, sample, loss): return f"{said[0]}\n{sample[1]}\nloss {float(loss):.3g}"
     titles = [title(o, s, l) for o,s,l in zip(outs, samples, losses)]
-    rows = nrows or -(-len(x)//(ncols or min(len(x), 6)))
-    _draw(x, titles, nrows=nrows, ncols=ncols, figsize=figsize or (1.8*(ncols or min(len(x), 6)), 2.4*rows))
+    _draw(x, titles, nrows=nrows, ncols=ncols, figsize=figsize)
 
 @patch
 def _pre_show_batch(self:GalaxyDL, b, max_n=9):

@@ -22,6 +22,7 @@ def _matcher(body, coarse):
     except AssertionError: return _matcher(body, False) if coarse else None
     except (AttributeError, NotImplementedError, TypeError): return None
 
+# %% ../../nbs/encoders/05_blocks.ipynb #94b1b98e
 def _one_after_another(found):
     "A list of blocks that timm counts along with the last ones of another list comes after them, as does what follows"
     lists = {}
@@ -42,6 +43,7 @@ def _timm_blocks(names, matcher):
     params = SimpleNamespace(named_parameters=lambda: ((n, None) for n in [*names, _no_name]))
     return group_parameters(params, matcher, reverse=True)
 
+# %% ../../nbs/encoders/05_blocks.ipynb #6329f402
 def find_blocks(
     body:nn.Module,     # timm model
     blocks:str="coarse" # "coarse": the stem and the stages; "fine": timm's finest grouping

@@ -205,6 +205,9 @@ def __repr__(self:Engine): return f"Engine({self.name or self.asked!r}{': '+self
 
 # %% ../../nbs/encoders/07_engines.ipynb #ca1f8b4f
 @patch
+def _torch(self:Engine, encoder): return lambda x: encoder(x.to(self.device).float().div_(255)).float()
+
+@patch
 def _probes(self:Engine, x):
     "What every engine is tried on: some images, one of them, a black and a white one; and torch's features of each"
     x = x[:8]
@@ -253,9 +256,6 @@ def _seconds(run, x):
     return min(once(), once())/len(x)
 
 # %% ../../nbs/encoders/07_engines.ipynb #63924574
-@patch
-def _torch(self:Engine, encoder): return lambda x: encoder(x.to(self.device).float().div_(255)).float()
-
 @patch
 def _choose(self:Engine, x):
     "Decide what runs the encoder, with the first batch"

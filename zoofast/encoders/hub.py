@@ -59,6 +59,7 @@ def _changed(path):
     try: return path.lstat().st_mtime_ns
     except (FileNotFoundError, NotADirectoryError): return None
 
+# %% ../../nbs/encoders/02_hub.ipynb #cd2c5820
 def _fetch(source):
     "The folder of a bundle of the hub; raises `BundleError`"
     from huggingface_hub import snapshot_download

@@ -48,6 +48,7 @@ def what_is_trained(opt): # A `LayerDecayOptimizer`
     if opt.frozen_idx==len(opt.groups)-1: return "head"
     return "all" if opt.frozen_idx==opt.floor==0 else f"from group {opt.frozen_idx}"
 
+# %% ../../nbs/training/06_checkpoints.ipynb #f8fe7309
 class EpochLog(Callback):
     "Keeps losses and metrics of every epoch in `learn.history`"
     order = 60                                   # after fastai's recorder
@@ -87,6 +88,7 @@ class AnswersLoss(AvgLoss):
         n = y.isfinite().sum() if missing else len(y)
         self.total,self.count = self.total+loss*n,self.count+n
 
+# %% ../../nbs/training/06_checkpoints.ipynb #0cd082dd
 class SmoothLoss(AvgSmoothLoss):
     "fastai's smooth average of the losses, which stays on the device: no step waits for it"
     def accumulate(self, learn):
@@ -173,6 +175,7 @@ def _numbers(ts):
     if not len(ts): return []                    # fastai's are tensors of a class of its own
     return torch.stack([o.detach().as_subclass(torch.Tensor).to(ts[-1].device, non_blocking=True) for o in ts]).tolist()
 
+# %% ../../nbs/training/06_checkpoints.ipynb #00ccb0d6
 def _run_state(learn, states, done):
     "All that a run goes on from, as plain tensors, numbers and texts"
     rec = learn.recorder
@@ -260,6 +263,7 @@ def restore(
         if learn.ema is None: learn.ema = ModelEmaV3(learn.net, decay=learn.ema_decay, use_warmup=True)
         learn.ema.module.load_state_dict(state["ema"])
 
+# %% ../../nbs/training/06_checkpoints.ipynb #16b6ed85
 def restore_progress(
     learn,     # A `GalaxyLearner` in a fit that has begun
     state:dict # From `read_last`

@@ -103,7 +103,8 @@ def _read_file(path, **asked):
 def _called(image):
     "What an image is called in an error"
     if isinstance(image, (str, os.PathLike)): return image
-    return f"the {type(image).__name__} of {getattr(image, 'shape', getattr(image, 'size', 'no'))} pixels"
+    pixels = image.size if isinstance(image, Image.Image) else getattr(image, "shape", "no")      # fastai adds a shape
+    return f"the {type(image).__name__} of {pixels} pixels"
 
 def _given_pixels(image, bands):
     "Bytes or flux `(bands, y, x)` of an image in memory; raises `ImageError`"

@@ -271,9 +271,9 @@ def freeze_to(self:LayerDecayOptimizer,
 @patch
 def _hold_what_was_frozen(self:LayerDecayOptimizer):
     "What the user froze or let go by `requires_grad` since the last `freeze_to` stays as the user wants it"
-    for p,then in self.trains.items():
-        if then and not p.requires_grad: self.held.add(p)
-        if not then and p.requires_grad: self.held.discard(p)
+    frozen = {p for p,then in self.trains.items() if then and not p.requires_grad}
+    if len(self.held|frozen)<len(self.trains): self.held |= frozen      # all of it is for `unfreeze` to undo
+    self.held -= {p for p,then in self.trains.items() if not then and p.requires_grad}
 
 @patch
 def clear_state(self:LayerDecayOptimizer):

@@ -165,7 +165,7 @@ def test_fits_options(run_zoofast, survey, tmp_path):
     res = run_zoofast('finetune', survey[0]/'catalog.csv', *common, '--epochs', 1, '--bands', 'z, r', '--channels', 2)
     assert res.returncode==0, res.stderr
     assert json.loads((tmp_path/'bundle'/'config.json').read_text())['reader']['bands']==['z', 'r']
-    res = run_zoofast('finetune', survey[0]/'catalog.csv', *common, '--bands', 'K')
+    res = run_zoofast('finetune', survey[0]/'catalog.csv', *common, '--bands', 'K', '--overwrite')
     assert_one_sentence(res, ['no bands', "'K'"])
 
 # --- parameters that will not do; in this process, so that many can be tried ------------------------------------

@@ -75,7 +75,7 @@ def test_every_parameter_is_kept(dls, tmp_path):
     quiet(lite0(dls, save_dir=tmp_path), lambda l: l.fit(1))
     kept = yaml.safe_load((tmp_path/'config.yaml').read_text())['parameters']
     not_kept = set(inspect.signature(galaxy_learner).parameters)-set(kept)
-    assert not_kept<={'dls', 'save_dir', 'resume', 'timm_kwargs', 'wandb', 'wandb_kwargs'}
+    assert not_kept<={'dls', 'save_dir', 'resume', 'overwrite', 'timm_kwargs', 'wandb', 'wandb_kwargs'}
 
 def test_before_the_first_step(dls, tmp_path):
     "What was asked for is there when training begins, and the history of another run is gone"
@@ -86,7 +86,7 @@ def test_before_the_first_step(dls, tmp_path):
             if not self.training or seen: return
             seen.update(config=(tmp_path/'config.yaml').read_text(), state=read_state(tmp_path)['state'],
                         history=(tmp_path/'history.csv').exists())
-    quiet(lite0(dls, save_dir=tmp_path, l1=1e-6, cbs=Look()), lambda l: l.fit(1))
+    quiet(lite0(dls, save_dir=tmp_path, l1=1e-6, cbs=Look(), overwrite=True), lambda l: l.fit(1))
     assert 'l1: 1.0e-06' in seen['config'] and seen['state']=='running' and not seen['history']
 
 def test_command_and_commit(survey, tmp_path):

@@ -2658,6 +2658,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'zoofast/training/run_folder.py'),
                                              'zoofast.training.run_folder.RunFolder._all_seconds': ( 'training/run_folder.html#runfolder._all_seconds',
                                                                                                      'zoofast/training/run_folder.py'),
+                                             'zoofast.training.run_folder.RunFolder._begin_anew': ( 'training/run_folder.html#runfolder._begin_anew',
+                                                                                                    'zoofast/training/run_folder.py'),
                                              'zoofast.training.run_folder.RunFolder._end': ( 'training/run_folder.html#runfolder._end',
                                                                                              'zoofast/training/run_folder.py'),
                                              'zoofast.training.run_folder.RunFolder._open': ( 'training/run_folder.html#runfolder._open',

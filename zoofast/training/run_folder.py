@@ -19,7 +19,7 @@ from filelock import Timeout
 from ..core.errors import quiet
 from ..core.files import write_whole
 from ..images.reader import reader_config
-from .runs import NOT_MEASURED, as_plain, check_free, package_versions, run_lock, to_yaml
+from .runs import NOT_MEASURED, as_plain, check_free, held_run, package_versions, run_lock, to_yaml
 from .runs import read_history, read_run_config
 with quiet():
     from fastai.callback.core import Callback
@@ -156,13 +156,18 @@ def before_run(self:RunFolder):
     except Timeout:
         raise ValueError(f"save_dir={str(self.folder)!r}: another process trains there now; "
                          "wait for it, or give another folder") from None
-    if not (self.opened or self.history or self.checkpoint or self.overwrite):
-        try: check_free(self.folder)
-        except ValueError:
-            self.folder_lock.release()
-            self.folder_lock = None
-            raise
+    if not (self.opened or self.history or self.checkpoint): self._begin_anew()
     self.about = self.about or run_config(self.learn)
+
+@patch
+def _begin_anew(self:RunFolder):
+    "Remove the run that the folder holds, if it is to be replaced; raises `ValueError` where it is not"
+    if self.overwrite and held_run(self.folder): return clear_run(self.folder)
+    try: check_free(self.folder)
+    except ValueError:
+        self.folder_lock.release()
+        self.folder_lock = None
+        raise
 
 @patch
 def after_save(self:RunFolder, folder): self.log(f"bundle written to {folder}")
@@ -200,7 +205,8 @@ def _open(self:RunFolder):
     try: before = (read_run_config(self.folder) or {}) if again else {}
     except ValueError: before = {}
     self.seconds = self._all_seconds()
-    if not again: clear_run(self.folder)
+    if not again:
+        for name in ("history.csv", "state.json"): (self.folder/name).unlink(missing_ok=True)   # without an epoch
     resumed = [*before.get("resumed", []), *([_now()] if again else [])]
     self.about = dict(started=before.get("started", _now()), resumed=resumed, **self.about)
     self.log(f"resumed after epoch {len(self.history)}" if again else self._title())

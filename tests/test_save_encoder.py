@@ -25,10 +25,10 @@ def test_timm_gives_the_same_features(survey, tmp_path, arch, channels, size):
         dls = GalaxyDataLoaders.from_catalog(survey[1], 'morphology', reader=ImageReader(size, channels), cache=None,
                                              progress=False)
         learn = galaxy_learner(dls, enc, precision='fp32')
-    else: learn = SimpleNamespace(model=GalaxyNet(enc, 2))              # no image of the survey has five bands
+    else: learn = SimpleNamespace(net=GalaxyNet(enc, 2))                # no image of the survey has five bands
     GalaxyLearner.save_encoder(learn, tmp_path/'e')
     body = timm.create_model(f'local-dir:{tmp_path}/e', pretrained=True, num_classes=0).eval()
-    enc,again = learn.model.encoder.cpu().eval(),create_encoder(f'local-dir:{tmp_path}/e', size, channels).eval()
+    enc,again = learn.net.encoder.cpu().eval(),create_encoder(f'local-dir:{tmp_path}/e', size, channels).eval()
     mean,std = (torch.tensor(body.pretrained_cfg[k]).view(1, -1, 1, 1) for k in ('mean', 'std'))
     x = torch.rand(2, channels, size, size)
     with torch.no_grad():

@@ -64,8 +64,9 @@ def test_a_signal_ends_with_what_is_kept_and_the_command_that_goes_on(by, survey
     run = tmp_path/'my run'
     words = ['finetune', survey[0]/'catalog.csv', *COMMAND, '--epochs', 400, '--save-dir', run]
     env = {**os.environ, 'PYTHONPATH': str(root)}
+    def heard(): signal.signal(getattr(signal, by), signal.SIG_DFL)      # a job in the background ignores some
     p = subprocess.Popen([sys.executable, '-m', 'zoofast.cli', *map(str, words)], env=env, text=True,
-                         stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+                         stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, preexec_fn=heard)
     end = time.time()+240
     while time.time()<end and p.poll() is None and not (run/'history.csv').is_file(): time.sleep(.2)
     time.sleep(1)

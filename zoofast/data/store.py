@@ -19,7 +19,7 @@ from fastcore.basics import patch
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 import zoofast
-from ..catalog.paths import file_parts
+from ..catalog.paths import file_and_place, file_parts
 from ..core.errors import ImageError
 from ..core.files import cache_dir, fingerprint
 from ..images.parallel import n_threads, read_batches
@@ -33,7 +33,7 @@ def _identity(file):
     h = hashlib.blake2b(digest_size=16)
     for f in file_parts(file):
         try:
-            s = os.stat(f)
+            s = os.stat(file_and_place(f)[0])
             known_by = f"{f}\t{s.st_size}\t{s.st_mtime_ns}\t{s.st_ctime_ns}\n"
         except OSError: known_by = f"{f}\tmissing\n"
         h.update(os.fsencode(known_by))

@@ -161,11 +161,11 @@ def test_rows_keep_their_number_whatever_the_index(clean):
 @pytest.mark.parametrize('column', [[None]*20, [1.5]*20, list(range(20)), [True, False]*10, [['a']]*20])
 def test_labels_of_all_kinds(clean, column):
     df = clean.assign(kind=column)
-    if column[0]==['a']:
-        with pytest.raises(CatalogError, match='holds lists'): check_catalog(df, 'kind', open_images=False)
+    said = 'holds lists' if column[0]==['a'] else 'an identifier' if column==list(range(20)) else None
+    if said:
+        with pytest.raises(CatalogError, match=said): check_catalog(df, 'kind', open_images=False)
         return
-    n = len(check_catalog(df, 'kind', open_images=False).bad)
-    assert n==(20 if column[0] is None or column[1]==1 and len(set(column))==20 else 0)
+    assert len(check_catalog(df, 'kind', open_images=False).bad)==(20 if column[0] is None else 0)
 
 def test_several_labels(clean):
     df = clean.assign(a=[0, 1]*10, b=0.5)

@@ -9,10 +9,11 @@ results to stdout. Of several processes, the first alone speaks."""
 __all__ = ['app', 'is_first', 'echo', 'bars', 'say', 'sentence', 'is_ours', 'GroupedCommand', 'Stopped', 'command']
 
 # %% ../../nbs/cli/01_app.ipynb #42d4ca77
-import functools, os, signal, sys, threading, warnings
+import ast, functools, os, re, shlex, signal, sys, threading, warnings
 from typing import Annotated
 import typer
 from typer.core import TyperCommand
+from ..training.parameters import PARAMETERS
 
 # %% ../../nbs/cli/01_app.ipynb #adfba1ee
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False,
@@ -48,6 +49,63 @@ def sentence(
     if not rest: return first
     return f"{first} {'; '.join(o.strip() for o in rest[:3])}{' ...' if len(rest)>3 else ''}"
 
+# %% ../../nbs/cli/01_app.ipynb #b6b43fa2
+_value = r"'[^']*'|\"[^\"]*\"|\[[^\]]*\]|\{[^}]*\}|-?[\w.+-]*\w|"
+_both = re.compile(r"\b\w+=(?:[^();:]|\([^()]*\))*? \((--[^()]*)\)")         # size=1 (--size 1)
+
+def _read_value(text):
+    try: return ast.literal_eval(text)
+    except (ValueError, SyntaxError): return text
+
+def _as_option(p, text):
+    "An option of the command and its value, as it is given in a shell"
+    v,opposite = _read_value(text),getattr(PARAMETERS.get(p.name), "opposite", False)
+    if p.param_type_name=="argument": return shlex.quote(str(v)) if text else p.name.upper()
+    if v is False and p.secondary_opts and not opposite: return p.secondary_opts[0]
+    if not text or getattr(p, "is_flag", False): return p.opts[0]
+    several = v if isinstance(v, (list, tuple)) else [v]
+    return " ".join(f"{p.opts[0]} {shlex.quote('none' if o is None else str(o))}" for o in several)
+
+def in_shell_words(
+    text:str,  # What a Python call says
+    options,   # Options and arguments of the command, as click has them
+    given=()   # The words of the command line; what stands in them stays
+)->str:
+    "The same in the words of the command line"
+    by = {PARAMETERS[p.name].argument: p for p in options if p.name in PARAMETERS} | {p.name: p for p in options}
+    def say(m):
+        p = by.get(m[1])
+        return m[0] if p is None or any(m[0] in o for o in given if not o.startswith("--")) else _as_option(p, m[2])
+    return re.sub(rf"(?<![\w./=-])([a-z]\w*)=({_value})", say, _both.sub(r"\1", text))
+
+# %% ../../nbs/cli/01_app.ipynb #1825a21d
+_now = dict(said=[], options=[], given=[])   # the command of now: what is wrong with its words, and what they are
+
+class Mistakes(ValueError):
+    "The mistakes of a command, gathered in `with` blocks; starts with those of its words"
+    def __init__(self):
+        self.said,_now["said"] = _now["said"],[]
+        super().__init__(self.said)
+
+    def __str__(self): return "\n".join(self.said)
+    def __enter__(self): return self
+    def __exit__(self, kind, e, at):
+        "Keep what a user can mend, and go on below the block"
+        if not isinstance(e, (ValueError, OSError)) or os.environ.get("ZOOFAST_DEBUG"): return False
+        self.add(e)
+        return True
+
+    def add(self,
+        e # An error
+    ):
+        "Keep a mistake; one that was said is not said again"
+        for o in e.said if isinstance(e, Mistakes) else [sentence(e)]:
+            if o not in self.said: self.said.append(o)
+
+    def say(self):
+        "Raise what was gathered"
+        if self.said: raise self
+
 # %% ../../nbs/cli/01_app.ipynb #7c110003
 def is_ours(
     file # Of the code that warns
@@ -56,12 +114,66 @@ def is_ours(
     import zoofast
     return os.path.abspath(file).startswith(tuple(os.path.join(p, "") for p in zoofast.__path__))
 
+def _tell(text):
+    "A sentence of zoofast's to stderr, in the shell's words"
+    say(f"zoofast: {in_shell_words(text, _now['options'], _now['given'])}")
+
 def _show_warning(msg, category, file, *args, **kwargs):
-    if category is UserWarning and is_ours(file): say(f"zoofast: {msg}")
+    if category is UserWarning and is_ours(file): _tell(str(msg))
+
+# %% ../../nbs/cli/01_app.ipynb #a87c7d60
+_UsageError = next(o for o in typer.BadParameter.__mro__ if o.__name__=="UsageError")       # of click, or typer's own
+
+def _without(words, e):
+    "The words without those that an error is about; the same ones where that cannot be seen"
+    p,name = getattr(e, "param", None),getattr(e, "option_name", None)
+    names,near = [name] if name else [*p.opts, *p.secondary_opts] if p else [],getattr(e, "possibilities", None) or []
+    alone = any(o.opts[0] in near and getattr(o, "is_flag", False) for o in _now["options"])     # takes no value
+    out,skip = [],False
+    for w,after in zip(words, [*words[1:], "--"]):
+        if not skip and w.split("=")[0] not in names: out.append(w)
+        skip = not skip and w in names and not alone and not after.startswith("--")
+    return out
+
+def _named(e):
+    "The option whose name an error gives"
+    return next((o for o in _now["options"] if getattr(e, "option_name", None) in o.opts), None)
+
+def _bad_number(e, p, words):
+    "What is said of a value that is no number"
+    kind = {"integer": "a whole number", "float": "a number"}.get(getattr(getattr(p, "type", None), "name", ""))
+    if not isinstance(e, typer.BadParameter) or type(e) is not typer.BadParameter or not kind: return
+    given = next((f"{w} {v}" for w,v in zip(words, words[1:]) if w in p.opts), p.opts[0])
+    return f"{given} must be {kind}"
+
+def _gather(parse, words):
+    "What `parse` makes of the words, or `None` where it cannot; and all that is wrong with them"
+    said,seen,whole = [],[],True
+    while True:
+        try:
+            got = parse(list(words))
+            return (got if whole else None),said
+        except _UsageError as e:
+            p,missing = getattr(e, "param", None) or _named(e),type(e).__name__=="MissingParameter"
+            if p not in seen: said.append(_bad_number(e, p, words) or e.format_message().rstrip("."))
+            if missing: others = [*words, *([] if p.param_type_name=="argument" else p.opts[:1]), "0"]
+            else: others = _without(words, e)
+            if others==words or p in seen and not missing: return None,said
+            words,whole,seen = others,whole and not missing,[*seen, *([p] if p else [])]
 
 # %% ../../nbs/cli/01_app.ipynb #7c110007
 class GroupedCommand(TyperCommand):
-    "A command whose help has a section for each group of options"
+    "A command whose help has a section for each group of options, and which gathers all that is wrong with its words"
+    def parse_args(self, ctx, args):
+        _now.update(said=[], options=self.get_params(ctx), given=list(args))
+        got,said = _gather(lambda words: super(GroupedCommand, self).parse_args(ctx, words), list(args))
+        if got is None:
+            for o in said: _tell(o)
+            say(f"{ctx.command_path} --help says what it takes")
+            raise typer.Exit(2)
+        _now["said"] = said
+        return got
+
     def format_options(self, ctx, formatter):
         sections = {}
         for p in self.get_params(ctx):
@@ -88,18 +200,25 @@ def _hear_signals():
         number = getattr(signal, name, None)             # Windows has no SIGHUP
         if number and signal.getsignal(number)==signal.SIG_DFL: signal.signal(number, stop)
 
+def _tell_all(e):
+    for o in e.said if isinstance(e, Mistakes) else [sentence(e)]: _tell(o)
+
 def command(
-    f # A function of typer's, with its options
+    f=None,        # A function of typer's, with its options
+    gathers=False  # Does it begin with `Mistakes()`, and say them itself?
 ):
     "Make a function a command whose errors are sentences"
+    if f is None: return functools.partial(command, gathers=gathers)
     @functools.wraps(f)
     def run(*args, **kwargs):
         warnings.showwarning = _show_warning
         _hear_signals()
-        try: return f(*args, **kwargs)
+        try:
+            if not gathers: Mistakes().say()
+            return f(*args, **kwargs)
         except (ValueError, OSError) as e:
             if os.environ.get("ZOOFAST_DEBUG"): raise
-            say(f"zoofast: {sentence(e)}")
+            _tell_all(e)
             raise typer.Exit(2) from None
         except KeyboardInterrupt as e:
             by = signal.Signals(getattr(e, "number", signal.SIGINT))

@@ -14,7 +14,7 @@ import numpy as np, pandas as pd
 from tqdm.auto import tqdm
 from ..catalog.paths import absent_files, file_parts
 from ..catalog.read import need_columns
-from ..catalog.split import is_categorical, label_list
+from ..catalog.split import check_classes, is_categorical, label_list
 from ..core.errors import CatalogError, first_line
 from ..core.files import fingerprint
 
@@ -137,6 +137,7 @@ def _check_labels(df, labels, file, bad, named, classes):
     other = _other(file, label, ~missing & (file>=0))
     _mark(bad, other>=0, lambda i: f"the same file has another label in {named(other[i])}")
     if classes and len(labels)==1 and is_categorical(df[labels[0]]):
+        check_classes(df[labels[0]])
         few = ~missing & (np.bincount(label[~missing], minlength=label.max()+2)[label]==1)
         _mark(bad, few, lambda i: f"class '{first_line(df[labels[0]].iloc[i])}' has only one galaxy; "
                                   f"two are needed, one to train on and one to validate")

@@ -13,7 +13,6 @@ __all__ = ['MOST_JSON', 'MOST_NESTED', 'FORMAT', 'FORMAT_VERSION', 'open_file', 
 # %% ../../nbs/encoders/01_safe_files.ipynb #fa2de895
 import hashlib, json, math, os, re, stat
 from pathlib import Path
-import torch
 from fastcore.basics import patch
 import zoofast
 from ..core.checks import is_number
@@ -93,8 +92,9 @@ def read_json(
     return _parse_json(data, str(path))
 
 # %% ../../nbs/encoders/01_safe_files.ipynb #c1ba9368
-_types = dict(F64=torch.float64, F32=torch.float32, F16=torch.float16, BF16=torch.bfloat16, I64=torch.int64,
-              I32=torch.int32, I16=torch.int16, I8=torch.int8, U8=torch.uint8, BOOL=torch.bool, C64=torch.complex64)
+# torch's names; torch itself is loaded where tensors are, so that a bundle's config.json is read without it
+_types = dict(F64="float64", F32="float32", F16="float16", BF16="bfloat16", I64="int64", I32="int32", I16="int16",
+              I8="int8", U8="uint8", BOOL="bool", C64="complex64")
 
 def _counts(l): return isinstance(l, list) and all(type(v) is int and v>=0 for v in l)
 
@@ -106,10 +106,11 @@ def _check_entry(name, o):
     if not isinstance(kind, str) or kind not in _types: raise ValueError(f"{name!r} is of the unknown type {kind!r}")
     if not (_counts(shape) and _counts(place) and len(shape)<=8 and len(place)==2):
         raise ValueError(f"{name!r} has the shape {shape!r} and the place {place!r}")
-    n = place[1]-place[0]
-    if n!=math.prod(shape)*_types[kind].itemsize:
+    import torch
+    n,dtype = place[1]-place[0],getattr(torch, _types[kind])
+    if n!=math.prod(shape)*dtype.itemsize:
         raise ValueError(f"{name!r} has {n} bytes, which is not its shape {shape}")
-    return _types[kind],tuple(shape),*place
+    return dtype,tuple(shape),*place
 
 # %% ../../nbs/encoders/01_safe_files.ipynb #5af30002
 _magic = {b"PK": "a zip file, as torch.save writes them", b"\x80": "a pickle", b"\x1f\x8b": "a gzip file"}
@@ -152,7 +153,10 @@ def _read_header(self:WeightsFile):
     if at!=size-8-n: raise ValueError(f"it has {size-8-n} bytes of numbers where its header says {at}")
 
 # %% ../../nbs/encoders/01_safe_files.ipynb #bd3400f0
-_widens = {torch.float32: (torch.float32, torch.float16, torch.bfloat16)}      # halves become floats without loss
+def _fits_type(have, want):
+    "Can a tensor of the file be read into one of the model? Halves become floats without loss"
+    import torch
+    return have==want or want==torch.float32 and have in (torch.float16, torch.bfloat16)
 
 def check_tensors(
     weights:WeightsFile, # The file
@@ -169,16 +173,18 @@ def check_tensors(
         dtype,shape = have[n][:2]
         if shape!=tuple(t.shape):
             raise BundleError(f"{where}: {n!r} has shape {shape} where the model has {tuple(t.shape)}")
-        if dtype not in _widens.get(t.dtype, (t.dtype,)):
+        if not _fits_type(dtype, t.dtype):
             raise BundleError(f"{where}: {n!r} is {dtype} where the model has {t.dtype}")
 
 # %% ../../nbs/encoders/01_safe_files.ipynb #5af30004
 def _tensor_bytes(t):
     "The memory of a tensor on the CPU, to read into"
+    import torch
     return memoryview(t.detach().reshape(-1).view(torch.uint8).numpy())
 
 def _read_one(weights, t, dtype, shape, h):
     "Read the numbers that come next into `t`, and add them to the checksum `h`; returns them as the file has them"
+    import torch
     fits = t.dtype==dtype and t.is_contiguous() and t.device.type=="cpu"
     got = t if fits else torch.empty(shape, dtype=dtype)
     if got.numel():

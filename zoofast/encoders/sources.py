@@ -10,7 +10,7 @@ __all__ = ['OFFLINE', 'ZOOBOT_ENCODERS', 'read_state_dict', 'load_weights', 'che
            'list_encoders']
 
 # %% ../../nbs/encoders/04_sources.ipynb #26a2851c
-import copy, difflib, fnmatch, importlib.util, json, threading
+import copy, fnmatch, importlib.util, json, threading
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 import timm, torch
@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.modules import module as torch_module
 from ..core.errors import BundleError, first_line
 from .safe_files import FORMAT, WeightsFile, check_plain, check_tensors, read_config, read_tensors
-from .hub import find_bundle, hub_or_cache, hub_reason
+from .hub import find_bundle, hub_or_cache, hub_reason, unknown_encoder
 from .encoder import Encoder
 
 # %% ../../nbs/encoders/04_sources.ipynb #40698dfe
@@ -103,14 +103,6 @@ def check_timm(
         raise ValueError("the encoder's arguments must be numbers, texts and lists of these, "
                          f"so that they can be saved with the model: {e}") from None
 
-# %% ../../nbs/encoders/04_sources.ipynb #a05b9438
-def _unknown(name):
-    "A sentence with encoders whose names are like `name`"
-    names = timm.list_models()
-    near = difflib.get_close_matches(name, names, 6, 0.5) or [n for n in names if name.split("_")[0] in n][:5]
-    meant = f"; did you mean {', '.join(near)}?" if near else ""
-    return f"there is no encoder {name!r}{meant} (zoofast encoders lists them all)"
-
 # %% ../../nbs/encoders/04_sources.ipynb #27643f02
 def _config_file(encoder, kind, name):
     "The config.json that an encoder's name stands for; raises `ValueError`"
@@ -136,7 +128,7 @@ def _find_source(encoder):
     if kind=="timm":
         if Path(encoder).expanduser().is_dir(): return _from_bundle(encoder)
         arch = name.split(".")[0]
-        if not timm.is_model(arch): raise ValueError(_unknown(arch))
+        if not timm.is_model(arch): raise ValueError(unknown_encoder(arch, timm.list_models()))
         return kind,arch,{},{}
     cfg = Path(_config_file(encoder, kind, name))
     try: c = json.loads(cfg.read_text())

@@ -13,10 +13,10 @@ __all__ = ['FORMATS', 'ImageFormat', 'image_format', 'crop_center', 'ImageReader
 # %% ../../nbs/images/05_reader.ipynb #b5eb9d8e
 import json, os, warnings
 from dataclasses import asdict, dataclass, replace
-import numpy as np, torch
+from typing import TYPE_CHECKING
+import numpy as np
 from fastcore.basics import patch
 from PIL import Image
-from torchvision.transforms.v2 import InterpolationMode, functional as TF
 from ..catalog.paths import file_parts
 from ..core.checks import check_number, check_one_of, is_number
 from ..core.errors import ImageError, first_line
@@ -24,6 +24,7 @@ from .arrays import ARRAY_STARTS, ARRAY_SUFFIXES, array_pixels, read_array
 from .fits import FITS_STARTS, FITS_SUFFIXES, pick_bands, read_fits
 from .raster import RASTER_STARTS, picture_pixels, read_raster
 from .stretch import fit_stretch, stretch_flux, stretch_params
+if TYPE_CHECKING: import torch      # loaded where pixels become tensors: a reader is made and checked without it
 
 # %% ../../nbs/images/05_reader.ipynb #a83c0994
 # Files are read by several threads, in which warnings cannot be silenced for a while, only for good;
@@ -145,10 +146,11 @@ def _read_pixels(path, hdu, bands):
 
 # %% ../../nbs/images/05_reader.ipynb #e74a45a3
 def crop_center(
-    x:torch.Tensor, # Image(s) `(..., y, x)`
-    size:int        # Pixels along each side of the middle
-)->torch.Tensor:    # Image(s) `(..., size, size)`
+    x:"torch.Tensor", # Image(s) `(..., y, x)`
+    size:int          # Pixels along each side of the middle
+)->"torch.Tensor":    # Image(s) `(..., size, size)`
     "The middle of square images"
+    from torchvision.transforms.v2 import functional as TF
     return TF.center_crop(x, [size, size])
 
 def _middle(px, crop):
@@ -161,6 +163,7 @@ def _middle(px, crop):
 # %% ../../nbs/images/05_reader.ipynb #fc333719
 def _enlarge(px, zoom, size):
     "Bands enlarged about their middle to the pixels they had, resized and cut to a square"
+    from torchvision.transforms.v2 import InterpolationMode, functional as TF
     def one(b):                    # by Pillow, whose rounding differs a little from torch's
         im = Image.fromarray(np.ascontiguousarray(b))
         im = TF.affine(im, 0, [0, 0], zoom, [0, 0], interpolation=InterpolationMode.BILINEAR)
@@ -213,7 +216,7 @@ class ImageReader:
 
     def __post_init__(self): _check_reader(self)
 
-    def __call__(self, path)->torch.Tensor:
+    def __call__(self, path)->"torch.Tensor":
         "The image as bytes `(channels, size, size)`; raises `ImageError`"
         return crop_center(self.wide(path), self.size)
 
@@ -230,8 +233,10 @@ def wide_size(self:ImageReader)->int:
     return self.size + 2*round(self.size*(self.margin-1)/2)
 
 @patch
-def wide(self:ImageReader, path)->torch.Tensor:
+def wide(self:ImageReader, path)->"torch.Tensor":
     "The image with its margin, bytes `(channels, wide_size, wide_size)`; raises `ImageError`"
+    import torch
+    from torchvision.transforms.v2 import functional as TF
     zoomed_whole = self.zoom!=1 and self.crop is None
     px = _read_pixels(path, self.hdu, self.bands) if zoomed_whole else self.flux(path)
     try:

@@ -12,8 +12,7 @@ __all__ = ['task_from_config', 'same_task', 'infer_task', 'score_predictions']
 # %% ../../nbs/tasks/09_infer.ipynb #3e06dfca
 import pandas as pd, torch
 from ..core.errors import CatalogError
-from ..catalog.split import is_categorical
-from ..catalog.read import need_columns
+from ..catalog.split import check_labels, is_categorical
 from .classes import Classification, MultiLabel
 from .regression import Regression
 from .votes import VoteCounts      # noqa: F401, known by its word
@@ -39,26 +38,14 @@ def same_task(
     return {**a.config, "temperature": 1, "n_votes": None}=={**b.config, "temperature": 1, "n_votes": None}
 
 # %% ../../nbs/tasks/09_infer.ipynb #5e240cd2
-def _check_labels(df, cols, classes):
-    "Raise `CatalogError` where columns are no labels, or many whole numbers are hardly classes"
-    if not cols or set(cols)&{"id_str", "file_loc", "split"}:
-        raise CatalogError(f"label_cols={cols}: these columns are no labels")
-    col = cols[0]
-    if len(cols)>1 or not classes or not pd.api.types.is_numeric_dtype(df[col]): return
-    n = df[col].nunique()
-    if n>max(50, len(df)//2):
-        raise CatalogError(f"column {col!r} has {n} different whole numbers for {len(df)} galaxies; "
-                           f"if they are to be estimated, say task=Regression({col!r}) (--task regression)")
-
 def infer_task(
     df:pd.DataFrame,      # Catalogue
     label_cols:"str|list" # Column with the labels, or several
 ):                        # A task that has not seen the catalogue yet
     "The task for a catalogue's label columns; raises `CatalogError` where there is none for them"
     cols = [label_cols] if isinstance(label_cols, str) else list(label_cols)
-    need_columns(df, *cols)
+    check_labels(df, cols)
     classes = [c for c in cols if is_categorical(df[c])]
-    _check_labels(df, cols, classes)
     if not classes: return Regression(cols)
     if len(cols)==1: return Classification(cols[0])
     if len(classes)==len(cols) and all(df[c].nunique()<=2 for c in cols): return MultiLabel(cols)

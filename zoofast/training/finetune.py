@@ -21,7 +21,7 @@ from ..data.loaders import GalaxyDataLoaders
 from ..encoders.encoder import GalaxyNet
 from ..encoders.sources import create_encoder
 from ..encoders.compute import PRECISIONS, compile_encoder, pick_precision, set_layout
-from .parameters import FITS, PARAMETERS, check_words, rows_of
+from .parameters import FITS, check_stages, check_together, check_words, rows_of
 from .optimizer import LayerDecayOptimizer, make_groups
 from .schedules import check_scheduler_kwargs
 from .learner import GalaxyLearner, seeded
@@ -32,11 +32,6 @@ from fastai.callback.mixup import CutMix, MixUp
 from fastai.learner import mk_metric
 
 # %% ../../nbs/training/13_finetune.ipynb #e8e347cf
-def _check_optimizer_kwargs(kwargs):
-    "Raise `ValueError` for an argument of the optimizer that is a parameter of its own"
-    for k,name in (("lr", "learning_rate"), ("weight_decay", "weight_decay")):
-        if k in (kwargs or {}): raise ValueError(f"opt_kwargs={kwargs}: {k!r} is set by {name}=")
-
 def _check_metrics(metrics):
     "Raise `ValueError` for what measures nothing"
     for m in L(metrics):
@@ -47,9 +42,8 @@ def _check(p):
     "Check the parameters whose values need no look at the data or the encoder; raises `ValueError`"
     for row in rows_of("galaxy_learner"):
         if row.argument in p: row.check(p[row.argument])
-    if p["mixup"] and p["cutmix"]: raise ValueError(f"mixup={p['mixup']!r}, cutmix={p['cutmix']!r}: use one of the two")
+    check_together(p)
     _check_metrics(p["metrics"])
-    _check_optimizer_kwargs(p["opt_kwargs"])
     check_scheduler_kwargs(p["scheduler_kwargs"])
     check_wandb(p["wandb"], p["wandb_kwargs"])
 
@@ -231,15 +225,6 @@ def galaxy_learner(
 HEAD_LR = 50
 MAX_HEAD_LR = 1e-2 # but not above this
 
-def _check_stages(epochs, freeze_epochs, fit, scheduler_kwargs, base_lr=None, head_lr=None):
-    "Check what `fine_tune` is given; raises `ValueError`"
-    for name,v in (("epochs", epochs), ("freeze_epochs", freeze_epochs), ("head_lr", head_lr), ("fit", fit)):
-        PARAMETERS[name].check(v)
-    if base_lr is not None: PARAMETERS["learning_rate"].check(base_lr, "base_lr")
-    if epochs+freeze_epochs==0: raise ValueError("epochs=0 and freeze_epochs=0: nothing would be trained")
-    if fit=="scheduler_kwargs" and not scheduler_kwargs:
-        raise ValueError("fit='scheduler_kwargs': the learner was made without scheduler_kwargs=")
-
 # %% ../../nbs/training/13_finetune.ipynb #9b010002
 def _fit_method(learn, fit):
     "The method that trains by the schedule of that name"
@@ -278,7 +263,7 @@ def fine_tune(self:GalaxyLearner,
     model of both parts is in hand at the end"""
     base_lr = self.lr if base_lr is None else base_lr
     fit = fit or ("scheduler_kwargs" if self.scheduler_kwargs else "one_cycle")
-    _check_stages(epochs, freeze_epochs, fit, self.scheduler_kwargs, base_lr, head_lr)
+    check_stages(epochs, freeze_epochs, fit, self.scheduler_kwargs, base_lr, head_lr)
     _check_fit_words(self, fit, kwargs)
     if head_lr is None: head_lr = max(base_lr, min(HEAD_LR*base_lr, MAX_HEAD_LR))
     self.unfreeze()
@@ -313,7 +298,7 @@ def check_training(
     p = {k: params.pop(k, default) for k,default in own.items()}       # what is left is for timm
     _check(p)
     fit = fit or ("scheduler_kwargs" if p["scheduler_kwargs"] else "one_cycle")
-    _check_stages(epochs, freeze_epochs, fit, p["scheduler_kwargs"], head_lr=head_lr)
+    check_stages(epochs, freeze_epochs, fit, p["scheduler_kwargs"], head_lr=head_lr)
     loss = make_loss(task, p["loss_func"], p["class_weights"], p["label_smoothing"], counts=[1]*task.n_out)
     _mixing(loss, p["mixup"], p["cutmix"])
     _metrics(task, p)

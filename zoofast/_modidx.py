@@ -1037,6 +1037,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'zoofast.images.reader._no_image_file': ( 'images/reader.html#_no_image_file',
                                                                                  'zoofast/images/reader.py'),
                                        'zoofast.images.reader._one_band': ('images/reader.html#_one_band', 'zoofast/images/reader.py'),
+                                       'zoofast.images.reader._read_as': ('images/reader.html#_read_as', 'zoofast/images/reader.py'),
                                        'zoofast.images.reader._read_bands': ('images/reader.html#_read_bands', 'zoofast/images/reader.py'),
                                        'zoofast.images.reader._read_file': ('images/reader.html#_read_file', 'zoofast/images/reader.py'),
                                        'zoofast.images.reader._read_pixels': ( 'images/reader.html#_read_pixels',

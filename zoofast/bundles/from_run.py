@@ -55,6 +55,7 @@ def bundle_from_run(
     p,data = config.get("parameters") or {},config["data"]
     metrics = {k: v for k,v in kept.items() if k not in (*NOT_MEASURED, "train_loss")}
     about = dict(params=config["model"].get("params", p), metrics=metrics, flip=data.get("flip", True),
-                 data={k: data[k] for k in ("galaxies", "classes", "labels") if k in data})
+                 data={k: data[k] for k in ("galaxies", "classes", "labels") if k in data},
+                 **{k: data[k] for k in ("id_col", "file_col") if k in data})
     history = read_history(run).to_dict("records")
     return write_bundle(folder or run/"bundle", model, history=history, **about)

@@ -53,6 +53,11 @@ class GalaxyModel:
         "Are mirror images as good? Not for a model that was trained with `flip=False`"
         return bool(self.config.get("flip", True))
 
+    @property
+    def catalog_columns(self)->dict:
+        "`id_col` and `file_col` of the catalogue it was trained on, where they are known"
+        return {k: self.config[k] for k in ("id_col", "file_col") if self.config.get(k)}
+
     def __repr__(self):
         return f"GalaxyModel({self.task}, encoder={self.net.encoder.config.get('name')}, size={self.reader.size})"
 
@@ -164,6 +169,7 @@ def predict(self:GalaxyModel,
 )->pd.DataFrame:         # `id_str` (the file's name), `file_loc`, the task's columns (with `_std`), `error`
     "Predict image files; where one cannot be read, `error` says why and its predictions are missing"
     check_samples(self.flip, tta, mc_dropout)
+    if isinstance(paths, pd.DataFrame): raise ValueError("paths=DataFrame: predict_catalog(model, table) is for tables")
     paths = [str(o) for o in ([paths] if isinstance(paths, (str, Path)) else paths)]
     samples = np.full((max(1, tta)*max(1, mc_dropout), len(paths), self.task.n_out), np.nan)
     was,errors = self.engine,[]

@@ -58,7 +58,8 @@ def _how_made(learn):
     loss = loss_config(learn.loss_func, learn.dls.task.n_out) or (None if theirs else {"own": own})
     augment = repr(learn.dls.augment) if learn.dls.augment else "none"
     return dict(params=learn.params, metrics=_metrics_in_hand(learn), calibration=learn.calibration,
-                data=data_summary(learn), loss=loss, flip=learn.dls.flip, augment=augment)
+                data=data_summary(learn), loss=loss, flip=learn.dls.flip, augment=augment,
+                **learn.dls.catalog_columns)
 
 # %% ../../nbs/bundles/04_save.ipynb #cdf527f4
 @patch

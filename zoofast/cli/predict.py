@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Annotated, Optional
 import typer
 from .app import command, echo, say
-from .options import Bands, Batch, Catalog, Channels, Columns, Crop, Device, Engine, FileCol
-from .options import Hdu, IdCol, ImageDir, OnBad, RandomWeights, Resume, ShardSize, Size
+from .options import Bands, Batch, Catalog, Channels, Columns, Crop, Device, Engine
+from .options import Hdu, ImageDir, ModelFileCol, ModelIdCol, OnBad, RandomWeights, Resume, ShardSize, Size
 from .options import Stretch, Table, Weights, image_reader
 
 # %% ../../nbs/cli/05_predict.ipynb #7c150002
@@ -25,7 +25,8 @@ def _passed_on(given):
     "Those options of `predict` and `represent` that both pass on as they are"
     columns = given["columns"] or None
     if columns==["all"]: columns = "all"
-    return {**{k: given[k] for k in _both}, "columns": columns, "progress": sys.stderr.isatty()}
+    taken = {k: given[k] for k in _both} | {"file_col": given["file_col"] or None}
+    return {**taken, "columns": columns, "progress": sys.stderr.isatty()}
 
 def _say_written(table, out):
     "Say what was written; raises `ValueError` if nothing could be read"
@@ -67,8 +68,8 @@ def predict(
     resume: Resume = True,
     shard_size: ShardSize = None,
     image_dir: ImageDir = None,
-    id_col: IdCol = "id_str",
-    file_col: FileCol = ["file_loc"],
+    id_col: ModelIdCol = None,
+    file_col: ModelFileCol = None,
     device: Device = None,
 ):
     """Predict every galaxy of a catalogue, of any length.
@@ -110,8 +111,8 @@ def represent(
     resume: Resume = True,
     shard_size: ShardSize = None,
     image_dir: ImageDir = None,
-    id_col: IdCol = "id_str",
-    file_col: FileCol = ["file_loc"],
+    id_col: ModelIdCol = None,
+    file_col: ModelFileCol = None,
     device: Device = None,
 ):
     """Write the encoder's features of every galaxy of a catalogue.

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Optional
 import typer
 from .app import command, echo, say
+from .options import ImageDir, ModelFileCol, ModelIdCol
 
 # %% ../../nbs/cli/06_runs.ipynb #89136474
 def _duration(s):
@@ -98,6 +99,9 @@ def report(
     run: Annotated[str, typer.Argument(help="A run's folder, or a bundle.")],
     out: Annotated[Optional[Path], _page] = None,
     catalog: Annotated[Optional[Path], _judged_by] = None,
+    image_dir: ImageDir = None,
+    id_col: ModelIdCol = None,
+    file_col: ModelFileCol = None,
 ):
     """Write a run's report: one HTML page, to be read without a network.
 
@@ -106,5 +110,5 @@ def report(
     if out and out.suffix.lower() not in (".html", ".htm"): raise ValueError(f"--out {out}: the name must end in .html")
     say("drawing ...")
     from zoofast.reports.report import make_report
-    page = make_report(run, out, catalog)
+    page = make_report(run, out, catalog, image_dir=image_dir, id_col=id_col, file_col=file_col or None)
     echo(f"{page}: {page.stat().st_size/1e6:.1f} MB; open it in a browser")

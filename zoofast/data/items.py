@@ -15,7 +15,9 @@ import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
 from fastcore.foundation import L
 from ..core.errors import CatalogError, quiet
-from ..catalog.read import need_columns
+from ..catalog.paths import file_locations
+from ..catalog.read import need_columns, pick_columns
+from ..catalog.tables import text_column
 from ..images.parallel import n_threads
 from ..images.reader import ImageReader, crop_center
 from .augment import BatchViews, as_float
@@ -61,6 +63,14 @@ def _given(items):
     if not found: raise ValueError("test_dl: there are no images in what was given")
     return found
 
+def _with_files(table, columns):
+    "A table with `file_loc`, from the columns that the training catalogue has for it where it lacks one"
+    if "file_loc" in table: return table
+    cols = pick_columns(table, before={"file_col": columns.get("file_col", ["file_loc"])})["file_col"]
+    need_columns(table, *cols)
+    files = file_locations([text_column(table[c], c) for c in cols], os.getcwd())
+    return table.assign(file_loc=files.to_pandas())
+
 def _targets(task, rows):
     "Targets of a table's rows; raises `CatalogError` for labels that cannot be used"
     need_columns(rows, *task.label_cols)
@@ -71,7 +81,8 @@ def _targets(task, rows):
 # %% ../../nbs/data/06_items.ipynb #701faa9e
 @patch
 def test_dl(self:GalaxyDataLoaders,
-    items,                  # Paths, PIL images, arrays, tensors, or a table with `file_loc`
+    # Paths, PIL images, arrays, tensors; or a table with `file_loc`, or with the column that the catalogue has for it
+    items,
     with_labels:bool=False, # Take targets from the table's label columns?
     bs:"int|None"=None,     # Images in a batch; default: as in validation
     rm_type_tfms=None,      # Taken for fastai's sake
@@ -83,7 +94,7 @@ def test_dl(self:GalaxyDataLoaders,
     Raises `ValueError` for what is no image, `CatalogError` for a column that is not there."""
     task,y,table = self.task,None,items if isinstance(items, pd.DataFrame) else None
     if table is not None:
-        need_columns(table, "file_loc")
+        table = _with_files(table, self.catalog_columns)
         if not len(table): raise CatalogError("test_dl: the table has no rows")
         if with_labels: y = _targets(task, table)
         images = list(table.file_loc)

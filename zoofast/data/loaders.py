@@ -23,7 +23,7 @@ with warnings.catch_warnings():
 from ..core.errors import CatalogError
 from .check import check_catalog
 from ..catalog.split import check_split, split_catalog
-from ..catalog.read import need_columns, read_catalog
+from ..catalog.read import need_columns, noted_columns, read_catalog
 from ..catalog.paths import absent_files
 from ..core.errors import ImageError
 from ..images.reader import ImageReader
@@ -272,6 +272,12 @@ class GalaxyDataLoaders(DataLoaders):
     `.bad` rows (left out) and `.suspect` ones (to be looked at)"""
     augment,flip = None,True                     # what makes the random views; whether galaxies may be mirrored
     sampling = None                              # how the galaxies of an epoch are drawn
+    source = None                                # what the catalogue was read from, and its columns' names there
+
+    @property
+    def catalog_columns(self)->dict:
+        "`id_col` and `file_col` of the catalogue, which a bundle remembers"
+        return {k: v for k,v in (self.source or {}).items() if k in ("id_col", "file_col")}
 
 # %% ../../nbs/data/05_loaders.ipynb #60ac31c4
 def _data_of(df, name, store, task, on_bad):
@@ -414,6 +420,8 @@ def from_catalog(cls:GalaxyDataLoaders,
     df,reader = read_catalog(catalog, image_dir, id_col, file_col),reader or ImageReader(size)
     task = _task_for(df, task, label_cols)
     sampling_weights(df, task, sampling)             # a mistake is said before images are read
+    source = {**df.attrs.get("zoofast", {}), **noted_columns(df)}
     fractions = dict(valid=valid, test=test, seed=seed, group_col=group_col)
     self = cls._from_rows(df, task, reader, augment, flip, batch_size, fractions, cache, on_bad, device, progress)
+    self.source = self.catalog.attrs["zoofast"] = source         # pandas may have lost it on the way
     return self._sample_by(sampling)

@@ -246,6 +246,15 @@ def _check_version(path, c):
                       f"this zoofast ({zoofast.__version__}) reads version {FORMAT_VERSION}{newer}")
 
 # %% ../../nbs/encoders/01_safe_files.ipynb #5af30005
+def _check_columns(path, c):
+    "Raise a `BundleError` unless the columns of the training catalogue, where they are known, are names"
+    def is_name(v): return isinstance(v, str) and 0<len(v)<=1000
+    files = c.get("file_col", ["file_loc"])
+    if is_name(c.get("id_col", "id_str")) and isinstance(files, list) and 0<len(files)<=1024 and all(map(is_name, files)):
+        return
+    raise BundleError(f"{path}: 'id_col' must be a column's name and 'file_col' a list of such, and they are "
+                      f"{first_line(repr(c.get('id_col')), 60)} and {first_line(repr(files), 60)}")
+
 def _check_scaling(path, encoder):
     "Raise a `BundleError` unless there are a mean and a standard deviation for each channel"
     for k,low in (("mean", -1e9), ("std", 1e-9)):
@@ -270,6 +279,7 @@ def read_config(
         if fits(v): continue
         raise BundleError(f"{path}: {part}'s {name!r} is {first_line(repr(v), 60)}, and should be {what}")
     _check_scaling(path, c["encoder"])
+    _check_columns(path, c)
     sums = c["sha256"]
     if set(sums)!={"model.safetensors"} or not re.fullmatch("[0-9a-f]{64}", str(sums["model.safetensors"])):
         raise BundleError(f"{path}: 'sha256' must hold the checksum of model.safetensors and no other, "

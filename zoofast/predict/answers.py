@@ -17,7 +17,7 @@ import numpy as np, pandas as pd
 from fastcore.basics import patch
 from ..core.errors import CatalogError
 from ..core.files import write_whole
-from ..catalog.read import need_columns, read_catalog
+from ..catalog.read import need_columns, pick_columns, read_catalog
 from ..catalog.tables import read_table
 from ..catalog.write import SavedTable, write_table
 from ..tasks.schema import Schema
@@ -141,7 +141,7 @@ def _predict(source, truth, split, progress):
         if not hasattr(source, "dls"): raise ValueError("truth=: give the catalogue whose galaxies are to be predicted")
         catalog = source.dls.catalog
         truth = catalog[catalog.split==(split or "valid")].reset_index(drop=True)
-    truth = read_catalog(truth)
+    truth = read_catalog(truth, **pick_columns(truth, before=model.catalog_columns))
     return predict_catalog(model, truth, progress=progress),truth,model.task
 
 # %% ../../nbs/predict/03_answers.ipynb #a25e0002

@@ -18,10 +18,13 @@ import numpy as np, pandas as pd, pyarrow as pa, torch
 from tqdm.auto import tqdm
 from ..core.checks import check_number
 from ..core.errors import CatalogError
+from ..catalog.read import pick_columns
 from ..catalog.stream import CatalogStream
 from ..core.errors import ImageError
 from ..images.reader import ImageReader, reader_config
 from ..encoders.encoder import Encoder
+from ..encoders.hub import find_bundle
+from ..encoders.safe_files import read_config
 from ..encoders.sources import create_encoder
 from ..encoders.compute import memory_kept
 from ..encoders.engines import make_engine
@@ -42,7 +45,7 @@ def as_model(
     if hasattr(model, "dls"):
         here = next(model.model.parameters()).device
         net = model.model if device in (None, here) else copy.deepcopy(model.model)
-        about = dict(flip=model.dls.flip, calibration=model.calibration)
+        about = dict(flip=model.dls.flip, calibration=model.calibration, **model.dls.catalog_columns)
         return GalaxyModel(net, copy.deepcopy(model.task), model.dls.reader, about, device or here)
     if isinstance(model, (str, Path)): return load_bundle(model, device)
     raise BundleError(f"model={type(model).__name__}: a learner, a GalaxyModel, "
@@ -241,6 +244,21 @@ def _check_request(catalog, out, on_bad, batch_size):
         raise CatalogError(f"out={str(out)!r} is in the folder of the catalogue; give another one")
 
 # %% ../../nbs/predict/02_table.ipynb #468f9109
+def _known_columns(model):
+    "What the training catalogue called its columns, found before a model is loaded; nothing where it is not known"
+    if hasattr(model, "dls"): return model.dls.catalog_columns
+    if isinstance(model, GalaxyModel): return model.catalog_columns
+    of_hub = str(model).startswith(("hf_hub:", "hf-hub:"))                # where an encoder's weights may be large
+    if not isinstance(model, (str, Path)) or (of_hub and not is_bundle(model)): return {}
+    try: config = read_config(find_bundle(model))
+    except (BundleError, OSError): return {}             # an encoder, or said when the model is loaded
+    return {k: config[k] for k in ("id_col", "file_col") if k in config}
+
+def _open_catalog(model, catalog, image_dir, id_col, file_col, columns):
+    "The catalogue in pieces, its columns those that are named, or the usual ones, or those of the training catalogue"
+    return CatalogStream(catalog, image_dir, **pick_columns(catalog, id_col, file_col, _known_columns(model)),
+                         columns=columns)
+
 def _own_device(device):
     "The device of this process, where a launcher started one for each"
     local = os.environ.get("LOCAL_RANK")
@@ -259,9 +277,9 @@ def _job_of(model, device, coverage, tta, mc_dropout, engine, n_rows):
         yield job
     finally: job.model.engine = was
 
-def _parameters(made, stream, id_col, **more):
+def _parameters(made, stream, **more):
     "What a table is asked for, to be noted beside it"
-    return dict(made=made, **more, image_dir=stream.base, id_col=id_col, file_col=stream.file_cols)
+    return dict(made=made, **more, image_dir=stream.base, id_col=stream.id_col, file_col=stream.file_cols)
 
 # %% ../../nbs/predict/02_table.ipynb #de1c3cf6
 def predict_catalog(
@@ -280,8 +298,10 @@ def predict_catalog(
     resume:bool=True,          # Go on with what an earlier call has written to `out`? Otherwise start anew
     shard_size:"int|None"=None,# Rows that are written at once; default: 10000
     image_dir=None,            # Folder that relative image paths start from
-    id_col:str="id_str",       # Column with the identifiers
-    file_col:str="file_loc",   # Column with the images' paths
+    # Column with the identifiers; default: `id_str`, or else as in the catalogue that the model was trained on
+    id_col:"str|None"=None,
+    # Column with the images' paths, or several; default: `file_loc`, or else as in that catalogue
+    file_col:"str|list|None"=None,
     device=None,               # Device to predict on
     progress:bool=True         # Show a progress bar?
 ):                             # DataFrame with `id_str`, `file_loc`, `columns`, the task's, `error`; or a `SavedTable`
@@ -290,8 +310,8 @@ def predict_catalog(
     There is one row for each of the catalogue's, in its order. Where `out` is a folder, or a file of more than 100,000
     rows, a `SavedTable` of them comes back. With `coverage` there are columns `_set`, or `_lower` and `_upper`."""
     _check_request(catalog, out, on_bad, batch_size)
-    stream = CatalogStream(catalog, image_dir, id_col, file_col, columns)
-    asked = _parameters("predictions", stream, id_col, coverage=coverage, tta=tta, mc_dropout=mc_dropout)
+    stream = _open_catalog(model, catalog, image_dir, id_col, file_col, columns)
+    asked = _parameters("predictions", stream, coverage=coverage, tta=tta, mc_dropout=mc_dropout)
     with _job_of(model, device, coverage, tta, mc_dropout, engine, stream.n_rows) as job:
         return _make_table(stream, job, out, asked, batch_size, on_bad, resume, shard_size, progress)
 
@@ -327,15 +347,17 @@ def represent(
     resume:bool=True,          # Go on with what an earlier call has written to `out`? Otherwise start anew
     shard_size:"int|None"=None,# Rows that are written at once; default: 10000
     image_dir=None,            # Folder that relative image paths start from
-    id_col:str="id_str",       # Column with the identifiers
-    file_col:str="file_loc",   # Column with the images' paths
+    # Column with the identifiers; default: `id_str`, or else as in the catalogue that the model was trained on
+    id_col:"str|None"=None,
+    # Column with the images' paths, or several; default: `file_loc`, or else as in that catalogue
+    file_col:"str|list|None"=None,
     device=None,               # Device to work on
     progress:bool=True         # Show a progress bar?
 ):                             # DataFrame with `id_str`, `file_loc`, `columns`, `feat_0000`, ... (float32), `error`
     "The encoder's features of every galaxy of a catalogue; a `SavedTable` of them where `predict_catalog` gives one"
     _check_request(catalog, out, on_bad, batch_size)
-    stream = CatalogStream(catalog, image_dir, id_col, file_col, columns)
+    stream = _open_catalog(model, catalog, image_dir, id_col, file_col, columns)
     encoder,reader = _encoder_of(model, reader or ImageReader(size), _own_device(device), pretrained, weights)
     job = _Representing(encoder, reader, engine, stream.n_rows)
-    asked = _parameters("features", stream, id_col)
+    asked = _parameters("features", stream)
     return _make_table(stream, job, out, asked, batch_size, on_bad, resume, shard_size, progress)

@@ -20,7 +20,7 @@ from pathlib import Path
 import pandas as pd
 import zoofast
 from ..core.files import write_whole
-from ..catalog.read import read_catalog
+from ..catalog.read import pick_columns, read_catalog
 from ..catalog.write import write_table
 from ..encoders.hub import find_bundle
 from ..encoders.safe_files import read_config
@@ -91,10 +91,11 @@ def _saved(learn, progress):
     keep_run(learn, run, progress=progress)
     return run
 
-def _judged(run, catalog, progress):
+def _judged(run, config, catalog, progress, image_dir=None, id_col=None, file_col=None):
     "Tables of metrics; and the answers to look at, with what their galaxies are called, or `None`"
     if catalog is not None:
-        last = Answers(run, read_catalog(catalog), progress=progress),"galaxies of the catalogue"
+        rows = read_catalog(catalog, image_dir, **pick_columns(catalog, id_col, file_col, config))
+        last = Answers(run, rows, progress=progress),"galaxies of the catalogue"
         return [score_table(*last)],last
     return kept_scores(run) if (run/KEPT).is_dir() else ([], None)
 
@@ -136,14 +137,15 @@ def make_report(
     run,             # A run's folder, a bundle, or a learner that has trained
     out=None,        # The page to write; `report.html` in the run's folder by default
     catalog=None,    # Catalogue with labels to judge the model by; by default what the run kept for validation and test
-    progress:bool=True # Show a progress bar?
+    progress:bool=True, # Show a progress bar?
+    **columns        # For that catalogue: `image_dir`, `id_col`, `file_col`, as `predict_catalog` takes them
 )->Path:             # The page
     "Write the report of a run as one HTML file; raises `ValueError` for no run, or a page that cannot be written"
     if hasattr(run, "dls"): run = _saved(run, progress)
     given,run = str(run),Path(run).expanduser()
     config = _config(run)
     task,history = task_from_config(config["task"]),_history(run)
-    scores,last = _judged(run, catalog, progress)
+    scores,last = _judged(run, config, catalog, progress, **columns)
     monitor = (config.get("params") or {}).get("monitor") or "valid_loss"
     with no_display():
         score_figures = drawn(score_pictures(last[0])) if last and scores else []

@@ -71,9 +71,11 @@ def loaders(self:SweepData,
         self.made[key] = GalaxyDataLoaders.from_catalog(
             self.df, self.label_cols, self.task, reader, **own, **self.kwargs)
     d = self.made[key]
-    return GalaxyDataLoaders._from_store(
+    made = GalaxyDataLoaders._from_store(
         d.store, d.catalog, d.task, d.reader, augment, own["batch_size"], d.device, d.bad,
         self.kwargs.get("on_bad", "raise"), flip and getattr(augment, "flip", True)!=0)
+    made.source = d.source
+    return made
 
 # %% ../../nbs/sweep/03_trials.ipynb #283ed04b
 def _check_metric(settings, task):

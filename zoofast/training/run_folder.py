@@ -85,7 +85,8 @@ def _about_data(learn):
     "The galaxies, what is asked of them, and how they are read"
     dls = learn.dls
     augment = re.sub(r" at 0x[0-9a-f]+", "", repr(dls.augment)) if dls.augment else None
-    return dict(task=dls.task.config, label_cols=dls.task.label_cols, **dls.task.summarise(dls.catalog),
+    return dict(**(dls.source or {}), task=dls.task.config, label_cols=dls.task.label_cols,
+                **dls.task.summarise(dls.catalog),
                 unusable=len(getattr(dls, "bad", ())), checksum=learn.identity.get("catalogue"),
                 reader=reader_config(dls.reader), augment=augment, flip=dls.flip)
 

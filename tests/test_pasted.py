@@ -1,0 +1,67 @@
+"What a model remembers of its catalogue, and the hints that commands end with"
+import json
+import pandas as pd, pytest
+from zoofast.all import CatalogError, GalaxyDataLoaders, galaxy_learner, load_bundle, predict_catalog
+from zoofast.all import read_catalog, represent
+
+@pytest.fixture(scope='module')
+def other(survey, tmp_path_factory):
+    "A folder with a space in its name, and in it the survey's catalogue with columns of other names"
+    folder = tmp_path_factory.mktemp('my survey')/"Ann's galaxies"
+    folder.mkdir()
+    t = survey[1].rename(columns={'id_str': 'object id', 'file_loc': 'path'})[['object id', 'path', 'morphology']]
+    t.to_csv(folder/'my catalogue.csv', index=False)
+    return folder
+
+def trained(catalog, **kwargs):
+    dls = GalaxyDataLoaders.from_catalog(catalog, 'morphology', size=32, progress=False, **kwargs)
+    return galaxy_learner(dls, 'test_convnext', pretrained=False)
+
+OTHER = {'id_col': 'object id', 'file_col': ['path']}
+
+def read(other): return read_catalog(other/'my catalogue.csv', id_col='object id', file_col='path')
+
+CATALOGUES = dict(
+    path=lambda o: (o/'my catalogue.csv', dict(id_col='object id', file_col='path')),
+    read=lambda o: (read(o), {}),
+    sample=lambda o: (read(o).sample(50, random_state=1), {}),
+    merged=lambda o: (read(o).merge(pd.DataFrame({'id_str': read(o).id_str, 'more': 1.5})), {}))
+
+@pytest.mark.parametrize('how', CATALOGUES)
+def test_a_learner_knows_the_columns_of_its_catalogue(how, other, tmp_path):
+    catalog,kwargs = CATALOGUES[how](other)
+    learn = trained(catalog, **kwargs)
+    assert learn.dls.catalog_columns==OTHER
+    if how!='merged': return
+    again = predict_catalog(learn, other/'my catalogue.csv', progress=False)
+    model = load_bundle(learn.save_bundle(tmp_path/'a bundle'))
+    assert model.catalog_columns==OTHER
+    for m in (model, tmp_path/'a bundle'):
+        got = predict_catalog(m, other/'my catalogue.csv', progress=False)
+        pd.testing.assert_frame_equal(got, again)
+        assert got.id_str.tolist()==read(other).id_str.tolist() and got.error.isna().all()
+        assert len(represent(m, pd.read_csv(other/'my catalogue.csv', dtype=str), progress=False))==len(got)
+    table = pd.read_csv(other/'my catalogue.csv', dtype=str)
+    assert len(learn.dls.test_dl(table).dataset)==len(table)
+
+def test_who_names_a_column_has_the_last_word(other, tmp_path):
+    learn = trained(read(other))
+    both = read(other)[['id_str', 'file_loc']].assign(**{'object id': 'another', 'path': 'nowhere', 'n': range(60)})
+    assert predict_catalog(learn, both, progress=False).id_str.tolist()==both.id_str.tolist()
+    got = predict_catalog(learn, both, id_col='n', progress=False)
+    assert got.id_str.tolist()==[str(i) for i in range(60)] and got.error.isna().all()
+    with pytest.raises(CatalogError, match="no column 'file_loc', nor 'path' as in .*are: id_str; .* with file_col="):
+        predict_catalog(learn, both[['id_str']], progress=False)
+    with pytest.raises(CatalogError, match="no column 'nme'"): predict_catalog(learn, both, id_col='nme')
+
+def test_a_bundle_without_the_names_loads_as_before(other, tmp_path):
+    bundle = trained(read(other)).save_bundle(tmp_path/'bundle')
+    config = json.loads((bundle/'config.json').read_text())
+    for k in OTHER: del config[k]
+    (bundle/'config.json').write_text(json.dumps(config))
+    assert load_bundle(bundle).catalog_columns=={}
+    assert predict_catalog(bundle, read(other), progress=False).error.isna().all()
+    with pytest.raises(CatalogError, match="has no column 'id_str'"): predict_catalog(bundle, other/'my catalogue.csv')
+    for wrong in ({'id_col': 7}, {'file_col': 'path'}, {'file_col': []}, {'id_col': {'a': 1}}):
+        (bundle/'config.json').write_text(json.dumps({**config, **wrong}))
+        with pytest.raises(ValueError, match="'id_col' must be a column's name"): load_bundle(bundle)

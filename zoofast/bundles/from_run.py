@@ -14,7 +14,7 @@ from ..core.errors import BundleError, first_line
 from ..encoders.safe_files import WeightsFile
 from ..images.reader import reader_from_config
 from ..tasks.infer import task_from_config
-from ..training.runs import NOT_MEASURED, read_history, read_run_config
+from ..training.runs import NOT_MEASURED, best_weights, read_history
 from .bundle import _build_net, _sha256, write_bundle
 from .model import GalaxyModel
 
@@ -46,9 +46,7 @@ def bundle_from_run(
 )->Path:        # The folder
     "Make a bundle of the best epoch that a run has had; raises `BundleError` where there is none, or it cannot be had"
     run = Path(run).expanduser()
-    config,best = read_run_config(run),run/"checkpoints"/"best.safetensors"
-    if config is None: raise BundleError(f"{run} is no run's folder: there is no config.yaml of zoofast's in it")
-    if not best.is_file(): raise BundleError(f"{run}: no epoch was kept: there is no checkpoints/best.safetensors")
+    config,best = best_weights(run, BundleError)
     try: model,kept = _model(config, best),_kept(best)
     except BundleError as e: raise BundleError(f"{run}: {e}") from None
     except Exception as e: raise BundleError(f"{run}: {first_line(e)}") from e        # a file may be broken in any way

@@ -9,7 +9,7 @@ disk, and gives the columns that are asked for."""
 __all__ = ['check_out', 'write_table', 'SavedTable']
 
 # %% ../../nbs/catalog/06_write.ipynb #38bbdf29
-import os
+import tempfile
 from pathlib import Path
 import pandas as pd, pyarrow as pa
 from fastcore.basics import patch
@@ -29,25 +29,25 @@ def _is_same_file(a, b):
     a,b = Path(a).expanduser(),Path(b).expanduser()
     return a.is_file() and b.is_file() and a.samefile(b)
 
-def _cannot_write(out, e): return CatalogError(f"out={str(out)!r} cannot be written: {e.strerror or e}")
+def _cannot_write(out, e, name="out"): return CatalogError(f"{name}={str(out)!r} cannot be written: {e.strerror or e}")
 
 # %% ../../nbs/catalog/06_write.ipynb #444601a6
 def check_out(
     out,         # Path of the table to write
-    catalog=None # The catalogue that is read, which may not be written over
+    catalog=None,# The catalogue that is read, which may not be written over
+    name="out"   # What the path is called in the error
 )->Path:
-    "The path, if a table can be written there; raises `CatalogError`"
+    "The path, if a table can be written there; raises `CatalogError`. Nothing is made yet, nor its folder"
     out = Path(out).expanduser()
+    given = f"{name}={str(out)!r}"
     if isinstance(catalog, (str, Path)) and _is_same_file(out, catalog):
-        raise CatalogError(f"out={str(out)!r} is the catalogue itself, and would be lost; give another name")
-    if not _suffix(out): raise CatalogError(f"out={str(out)!r}: the name must end in {', '.join(_writers)}")
+        raise CatalogError(f"{given} is the catalogue itself, and would be lost; give another name")
+    if not _suffix(out): raise CatalogError(f"{given}: the name must end in {', '.join(_writers)}")
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        probe = out.with_name(f".{out.name}.{os.getpid()}.part")
-        probe.touch()
-        probe.unlink()
-    except OSError as e: raise _cannot_write(out, e) from e
-    if out.is_dir(): raise CatalogError(f"out={str(out)!r} is a folder; give the name of a file")
+        there = next(p for p in out.absolute().parents if p.exists())
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError as e: raise _cannot_write(out, e, name) from e
+    if out.is_dir(): raise CatalogError(f"{given} is a folder; give the name of a file")
     return out
 
 # %% ../../nbs/catalog/06_write.ipynb #a33b1a3d

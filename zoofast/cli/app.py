@@ -9,7 +9,7 @@ results to stdout. Of several processes, the first alone speaks."""
 __all__ = ['app', 'is_first', 'echo', 'bars', 'say', 'sentence', 'is_ours', 'GroupedCommand', 'Stopped', 'command']
 
 # %% ../../nbs/cli/01_app.ipynb #42d4ca77
-import ast, functools, os, re, shlex, signal, sys, threading, warnings
+import ast, functools, json, os, re, shlex, signal, sys, threading, warnings
 from typing import Annotated
 import typer
 from typer.core import TyperCommand
@@ -63,8 +63,8 @@ def _as_option(p, text):
     if p.param_type_name=="argument": return shlex.quote(str(v)) if text else p.name.upper()
     if v is False and p.secondary_opts and not opposite: return p.secondary_opts[0]
     if not text or getattr(p, "is_flag", False): return p.opts[0]
-    several = v if isinstance(v, (list, tuple)) else [v]
-    return " ".join(f"{p.opts[0]} {shlex.quote('none' if o is None else str(o))}" for o in several)
+    def word(o): return shlex.quote("none" if o is None else json.dumps(o) if isinstance(o, dict) else str(o))
+    return " ".join(f"{p.opts[0]} {word(o)}" for o in (v if isinstance(v, (list, tuple)) else [v]))
 
 def in_shell_words(
     text:str,  # What a Python call says
@@ -100,7 +100,14 @@ class Mistakes(ValueError):
     ):
         "Keep a mistake; one that was said is not said again"
         for o in e.said if isinstance(e, Mistakes) else [sentence(e)]:
+            o = in_shell_words(o, _now["options"], _now["given"])
             if o not in self.said: self.said.append(o)
+
+    def names(self,
+        option # Such as `--label`
+    )->bool:
+        "Is an option in what was gathered? Then it is not asked for, too"
+        return any(re.search(rf"{option}\b", o) for o in self.said)
 
     def say(self):
         "Raise what was gathered"
@@ -141,10 +148,12 @@ def _named(e):
 
 def _bad_number(e, p, words):
     "What is said of a value that is no number"
-    kind = {"integer": "a whole number", "float": "a number"}.get(getattr(getattr(p, "type", None), "name", ""))
-    if not isinstance(e, typer.BadParameter) or type(e) is not typer.BadParameter or not kind: return
-    given = next((f"{w} {v}" for w,v in zip(words, words[1:]) if w in p.opts), p.opts[0])
-    return f"{given} must be {kind}"
+    said = e.format_message()
+    kind = re.search("valid (integer|number|float)", said)
+    if not p or not kind: return
+    apart = [o for w in words for o in (w.split("=", 1) if w.startswith("--") else [w])]
+    given = next((f"{w} {v}" for w,v in zip(apart, apart[1:]) if w in p.opts), p.opts[0])
+    return f"{given} must be a {'whole ' if kind[1]=='integer' else ''}number"
 
 def _gather(parse, words):
     "What `parse` makes of the words, or `None` where it cannot; and all that is wrong with them"

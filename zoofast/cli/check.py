@@ -12,9 +12,11 @@ __all__ = ['check', 'encoders', 'cache']
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
-from .app import command, echo
+from ..core.checks import check_number
+from .app import Mistakes, command, echo
 from .options import Bands, Catalog, Channels, FileCol, Hdu, IdCol, ImageDir, Label
 from .options import SchemaName, Size, Stretch, TaskName, UnitInterval, image_reader, pick_task
+from .options import look_at_catalog, look_at_labels, look_at_values
 
 # %% ../../nbs/cli/03_check.ipynb #d78f2f86
 def _counts(col):
@@ -48,7 +50,7 @@ def _task_or_several(df, label, task, schema, unit_interval):
 # %% ../../nbs/cli/03_check.ipynb #7c130001
 _write = typer.Option(help="Write the bad and the suspect rows to this table (.csv or .parquet), with their kind.")
 
-@command
+@command(gathers=True)
 def check(
     catalog: Catalog,
     label: Label = None,
@@ -78,10 +80,15 @@ def check(
 # %% ../../nbs/cli/03_check.ipynb #7c130002
 def _check(catalog, label, task, schema, unit_interval, image_dir, write, id_col, file_col, **images):
     "Look at all rows and tell; raises `ValueError` where some cannot be used"
-    from zoofast.catalog.read import read_catalog
     from zoofast.catalog.write import check_out
-    if write: check_out(write, catalog)
-    df = read_catalog(catalog, image_dir, id_col, file_col)
+    wrong = Mistakes()
+    if write:
+        with wrong: check_out(write, catalog, "write")
+    asked = dict(catalog=catalog, label=label, task=task, schema=schema)
+    look_at_values(wrong, {**asked, **images})
+    df = look_at_catalog(wrong, catalog, image_dir, id_col, file_col, *(label or []))
+    if label or schema or task: look_at_labels(wrong, df, asked)
+    wrong.say()
     what,cols,tasks = _task_or_several(df, label, task, schema, unit_interval)
     _check_rows(df, catalog, what, cols, tasks, image_reader(**images), write)
 
@@ -147,7 +154,7 @@ _older_than = typer.Option(help="Only those that were not used for this many day
 _cache_dir = typer.Option(help="Cache folder; default: $ZOOFAST_CACHE/images or the user's own.")
 
 # %% ../../nbs/cli/03_check.ipynb #4daaff3b
-@command
+@command(gathers=True)
 def cache(
     clear: Annotated[bool, _clear] = False,
     older_than: Annotated[Optional[float], _older_than] = None,
@@ -157,7 +164,12 @@ def cache(
 
     Example: zoofast cache --clear --older-than 30
     """
-    if dir and not dir.expanduser().is_dir(): raise ValueError(f"--dir {dir}: there is no such folder")
+    wrong = Mistakes()
+    if dir and not dir.expanduser().is_dir():
+        with wrong: raise ValueError(f"--dir {dir}: there is no such folder")
+    if older_than is not None:
+        with wrong: check_number("older_than", older_than, low=0)
+    wrong.say()
     from zoofast.core.files import cache_dir
     from zoofast.data.cache import cache_limit, clear_cache, list_cache
     dir,limit = (dir or cache_dir()).expanduser(),cache_limit()

@@ -14,10 +14,11 @@ import copy, json, os, shlex, sys
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
-from ..training.parameters import PARAMETERS, arguments
-from .app import bars, command, echo, is_first, say, sentence
+from ..training.parameters import PARAMETERS, arguments, check_stages, check_together
+from .app import Mistakes, bars, command, echo, is_first, say, sentence
 from .options import Catalog, Encoder, Epochs, NoReport, RandomWeights, Seed, Size, Weights
 from .options import about, as_arguments, folder, image_reader, pick_task, with_options
+from .options import look_at_catalog, look_at_encoder, look_at_labels, look_at_values, parse
 
 # %% ../../nbs/cli/04_finetune.ipynb #5e77a002
 def run_settings(
@@ -122,11 +123,12 @@ def _end_on_wandb(learn):
     say(f"  W&B: {run.url}" if online else f"  W&B: kept in {Path(run.dir).parent}; wandb sync uploads it")
 
 # %% ../../nbs/cli/04_finetune.ipynb #7c140009
+_no_calibration = "--calibrate: votes need no calibration, their predictions have intervals of their own"
+
 def _check_calibration(dls):
     "Raise `ValueError` where there is nothing to calibrate, or too little to do it with"
     n = len(dls.valid_ds)
-    if dls.task.questions:
-        raise ValueError("--calibrate: votes need no calibration, their predictions have intervals of their own")
+    if dls.task.questions: raise ValueError(_no_calibration)
     if n<10: raise ValueError(f"--calibrate needs at least 10 validation galaxies, and there are {n}; "
                               "label more, or give --valid a larger fraction")
 
@@ -236,12 +238,21 @@ SettingsFile = Annotated[Optional[str], typer.Option(
          "\"learning_rate\": 0.001}'; they go before the options of the same names.", rich_help_panel="The run")]
 SaveDir = Annotated[Path, typer.Option(help=PARAMETERS["save_dir"].help, rich_help_panel="The run")]
 
-def _check_given(given):
-    "What can be said of the options by themselves; raises `ValueError`"
-    if given["encoder"] is None: raise ValueError("give --encoder, or --settings with a model_name")
-    if given["processes"]<1: raise ValueError(f"--processes {given['processes']}: give 1 or more")
+def _look_at_given(wrong, given):
+    "Keep what is wrong with the options by themselves"
+    look_at_values(wrong, given)
+    look_at_encoder(wrong, given["encoder"], given["weights"])
+    if given["encoder"] is None and given["settings"] is None and not wrong.names("--encoder"):
+        with wrong: raise ValueError("give --encoder, or --settings with a model_name")
     if given["profile"] and given["processes"]>1:
-        raise ValueError("--profile looks at one process; leave out --processes")
+        with wrong: raise ValueError("--profile looks at one process; leave out --processes")
+    if given["resume"] and given["overwrite"]:
+        with wrong: raise ValueError("--resume goes on with a run, and --overwrite replaces it: use one of the two")
+    if given["calibrate"] and given["schema"]:
+        with wrong: raise ValueError(_no_calibration)
+    params = arguments(given, "galaxy_learner", "fine_tune")
+    with wrong: check_together({**params, "opt_kwargs": parse("opt_kwargs", params["opt_kwargs"])})
+    with wrong: check_stages(*(params[k] for k in ("epochs", "freeze_epochs", "fit", "scheduler_kwargs")))
 
 # %% ../../nbs/cli/04_finetune.ipynb #970e1762
 def _check_free(save_dir):
@@ -249,21 +260,42 @@ def _check_free(save_dir):
     from zoofast.training.runs import check_free
     check_free(save_dir, "--overwrite", "--resume", "give another --save-dir")
 
-def _read(given):
-    "The catalogue and its task; raises `ValueError`"
-    from zoofast.catalog.read import read_catalog
-    df = read_catalog(given["catalog"], *(given.pop(k) for k in ("image_dir", "id_col", "file_col")))
-    asked = (given[k] for k in ("label", "task", "schema", "loss_func", "unit_interval"))
-    task,given["loss_func"] = pick_task(df, *asked)
-    return df,task
+def _look(wrong, given):
+    "All that is wrong with the command, as far as it is seen without torch; the catalogue"
+    with wrong: given["save_dir"] = folder(given["save_dir"])
+    if not given["resume"] and not given["overwrite"]:
+        with wrong: _check_free(given["save_dir"])
+    _look_at_given(wrong, given)
+    cols = [*(given["label"] or []), *([given["group_col"]] if given["group_col"] else [])]
+    if given["sampling"] not in (None, "balanced"): cols.append(given["sampling"])
+    df = look_at_catalog(wrong, *(given[k] for k in ("catalog", "image_dir", "id_col", "file_col")), *cols)
+    look_at_labels(wrong, df, given)
+    if df is not None:
+        with wrong: _check_fractions(df, given["valid"], given["test"])
+    wrong.say()
+    return df
+
+def _check_fractions(df, valid, test):
+    "Raise the `ValueError` of a split that cannot be"
+    from zoofast.catalog.split import split_catalog
+    if "split" in df: split_catalog(df)
+    elif 0<=valid<1 and 0<=test<1 and valid+test>=1:                 # each by itself is looked at already
+        raise ValueError(f"valid={valid} and test={test}: together they must be less than 1")
 
 def _check_before_images(df, task, reader, given):
     "Raise the `ValueError` of training now; what else is wrong with the rows is said with them, when images are read"
+    from zoofast.data.augment import make_augment
     from zoofast.data.check import check_catalog
+    from zoofast.data.loaders import sampling_weights
     from zoofast.training.finetune import check_training
     ok = check_catalog(df, task=task, open_images=False).ok
+    if not len(ok): return
+    wrong = Mistakes()
+    with wrong: make_augment(given["augment"], reader.size, given["flip"])
+    with wrong: sampling_weights(ok, task, given["sampling"])
     params = arguments(given, "galaxy_learner", "fine_tune")
-    if len(ok): check_training(copy.deepcopy(task).fit(task.clean(ok)), reader=reader, **params)
+    with wrong: check_training(copy.deepcopy(task).fit(task.clean(ok)), reader=reader, **params)
+    wrong.say()
 
 # %% ../../nbs/cli/04_finetune.ipynb #7c140015
 def _load(df, task, given):
@@ -301,20 +333,22 @@ def _judge(learn, given):
     finish(learn, save_dir, given["no_report"], preds, rows)
 
 # %% ../../nbs/cli/04_finetune.ipynb #7c140016
+_of_the_task = ("label", "task", "schema", "loss_func", "unit_interval")
 _options = [p for p in PARAMETERS.values() if p.kind!="object"]
 
-@command
+@command(gathers=True)
 @with_options(*_options, catalog=(Catalog, ...), save_dir=(SaveDir, ...), settings=(SettingsFile, None))
 def finetune(**given):
     """Finetune an encoder on your labels.
 
     Example: zoofast finetune rings.csv --label ring --encoder tf_efficientnet_lite0 --save-dir runs/rings
     """
-    given = as_arguments(_with_settings(given))
-    _check_given(given)
-    save_dir = given["save_dir"] = folder(given["save_dir"])
-    if not given["resume"] and not given["overwrite"]: _check_free(save_dir)
-    df,task = _read(given)                                       # a wrong column is said before fastai is loaded
+    wrong = Mistakes()
+    with wrong: given = {**_with_settings(given), "settings": None}
+    df = _look(wrong, given)                                     # before torch and fastai are loaded
+    given,save_dir = as_arguments(given),given["save_dir"]
+    task,given["loss_func"] = pick_task(df, *(given[k] for k in _of_the_task))
+    for k in ("image_dir", "id_col", "file_col"): given.pop(k)   # done with
     if given["processes"]>1: return launch(given["processes"])
     learn = train(_load(df, task, given), given, given["calibrate"], given["profile"])
     if not is_first(): return
@@ -356,7 +390,7 @@ def _simulate(out, n, size, seed):
 # %% ../../nbs/cli/04_finetune.ipynb #7c140021
 _out = typer.Option(help="Folder for the survey, the model, the predictions and the pictures.")
 
-@command
+@command(gathers=True)
 def demo(
     out: Annotated[Path, _out] = Path("zoofast-demo"),
     encoder: Encoder = "tf_efficientnet_lite0",
@@ -372,10 +406,17 @@ def demo(
 
     Example: zoofast demo --out zoofast-demo --encoder hf_hub:mwalmsley/zoobot-encoder-convnext_nano
     """
-    if n<40: raise ValueError(f"--n {n}: at least 40 galaxies are needed for five classes and three splits")
-    out = folder(out)
+    wrong = Mistakes()
     which = dict(encoder=encoder, weights=weights, random_weights=random_weights)
-    params = dict(epochs=epochs, seed=seed, save_dir=out, overwrite=_holds_a_demo(out), **which)
+    look_at_values(wrong, dict(size=size, epochs=epochs, seed=seed))
+    look_at_encoder(wrong, encoder, weights)
+    if n<40:
+        with wrong: raise ValueError(f"--n {n}: at least 40 galaxies are needed for five classes and three splits")
+    with wrong:
+        out = folder(out)
+        overwrite = _holds_a_demo(out)
+    wrong.say()
+    params = dict(epochs=epochs, seed=seed, save_dir=out, overwrite=overwrite, **which)
     say("loading fastai and timm ...")
     import zoofast.data.loaders      # noqa: F401 - takes a while
     df = _simulate(out, n, size, seed)

@@ -11,13 +11,15 @@ __all__ = ['Catalog', 'ImageDir', 'IdCol', 'FileCol', 'ModelIdCol', 'ModelFileCo
            'Bands', 'Hdu', 'Label', 'TaskName', 'SchemaName', 'UnitInterval', 'Encoder', 'Weights', 'RandomWeights',
            'Batch', 'Epochs', 'Seed', 'NoReport', 'Device', 'Table', 'Engine', 'Columns', 'OnBad', 'Resume',
            'ShardSize', 'option', 'with_options', 'parse', 'as_arguments', 'image_reader', 'folder', 'pick_task',
-           'about']
+           'about', 'look_at_values', 'look_at_catalog', 'look_at_columns', 'look_at_labels', 'look_at_encoder']
 
 # %% ../../nbs/cli/02_options.ipynb #14ab0004
 import ast, inspect, json, re, tempfile
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
+from ..core.errors import did_you_mean
 from ..training.parameters import PARAMETERS, ParameterInfo
 
 # %% ../../nbs/cli/02_options.ipynb #7c120002
@@ -93,7 +95,8 @@ def parse(
     text              # What was given: JSON, or as Python writes it; what is no text is as it should be
 ):
     "A number, list or dict from an option's text; a plain word stays one; raises `ValueError`"
-    if not isinstance(text, str) or text.replace("_", "").isalnum(): return text
+    is_dict = name in PARAMETERS and PARAMETERS[name].kind=="dict"
+    if not isinstance(text, str) or text.replace("_", "").isalnum() and not is_dict: return text
     for read in (json.loads, ast.literal_eval):
         try: return read(text)
         except (ValueError, SyntaxError): pass
@@ -167,6 +170,15 @@ def _named_task(task, label):
     raise ValueError(f"--task {task} takes one --label, not {len(label)}; "
                      "several labels of two values each are --task multilabel")
 
+# %% ../../nbs/cli/02_options.ipynb #64e07b15
+def _check_asked(label, task, schema):
+    "Raise a `ValueError` where it is not said what is to be learned, or said twice"
+    if schema and (label or task not in (None, "votes")):
+        raise ValueError(f"--schema {schema} asks for votes; leave out {'--label' if label else '--task'}")
+    if schema: return
+    if not label and task=="votes": raise ValueError("votes need --schema, the name of a decision tree or a json file")
+    if not label: raise ValueError("give --label, the column with the labels, or --schema for votes")
+
 # %% ../../nbs/cli/02_options.ipynb #7c120008
 def pick_task(
     df,                    # Catalogue
@@ -177,13 +189,10 @@ def pick_task(
     unit_interval=False    # Are numbers fractions?
 )->tuple:                  # The task, and the loss for `galaxy_learner`
     "The task that the options ask for; raises `ValueError`"
+    _check_asked(label, task, schema)
     from zoofast.tasks.votes import VoteCounts
     from zoofast.tasks.infer import infer_task
-    if schema and (label or task not in (None, "votes")):
-        raise ValueError(f"--schema {schema} asks for votes; leave out {'--label' if label else '--task'}")
     if schema: return VoteCounts(_tree(schema)),loss_func
-    if not label and task=="votes": raise ValueError("votes need --schema, the name of a decision tree or a json file")
-    if not label: raise ValueError("give --label, the column with the labels, or --schema for votes")
     made = infer_task(df, label) if task is None else _named_task(task, label)
     return made.with_options(loss_func, unit_interval)
 
@@ -192,3 +201,99 @@ def about(
 )->str:  # What it predicts, in a few words
     "What is predicted, for a line of the terminal"
     return task.in_a_line
+
+# %% ../../nbs/cli/02_options.ipynb #4500aeb1
+def look_at_values(
+    wrong,     # The command's `Mistakes`
+    given:dict # Options by name, as typer gives them
+):
+    "Keep what is wrong with the values of options that are in the table of parameters"
+    for p in PARAMETERS.values():
+        if (v := given.get(p.name)) is None or _is_elsewhere(p, v): continue
+        n = len(wrong.said)
+        with wrong: p.check_option(parse(p.name, v) if p.kind.endswith("dict") else v)
+        if p.taken_by=="ImageReader" and n==len(wrong.said):
+            with wrong: image_reader(**{**_of_reader, p.name: v})
+
+_of_reader = dict(size=224, channels=3, stretch="auto", bands=None, hdu=None, crop=None)
+
+def _is_elsewhere(p, v):
+    "Is a word not in the table: a task of another package, or a folder?"
+    if p.name=="task": return v in {o.name for o in entry_points(group="zoofast.tasks")}
+    return p.name=="cache" and ("/" in v or Path(v).expanduser().is_dir())
+
+# %% ../../nbs/cli/02_options.ipynb #7765b37f
+def look_at_catalog(
+    wrong,         # The command's `Mistakes`
+    catalog,       # Path of the catalogue
+    image_dir,     # As for `read_catalog`, like the next two
+    id_col,
+    file_col,
+    *more          # Other columns that it must have
+):                 # The catalogue; `None` where it cannot be used
+    "Read the catalogue, and keep what is wrong with it; of columns, all that it lacks"
+    from zoofast.catalog.read import read_catalog
+    from zoofast.catalog.tables import column_names
+    df = None
+    with wrong: df = read_catalog(catalog, image_dir, id_col, file_col)
+    if df is not None: there = list(df)
+    else:
+        try: there = column_names(catalog)
+        except (ValueError, OSError): return                               # which is said already
+    files = dict.fromkeys(file_col, "; name the right one with --file-col")
+    hints = {id_col: "; name the right one with --id-col"} | files
+    look_at_columns(wrong, catalog, there, {} if df is not None else hints)
+    look_at_columns(wrong, catalog, there, dict.fromkeys(more, ""))
+    return df
+
+def look_at_columns(
+    wrong,     # The command's `Mistakes`
+    catalog,   # Path of the catalogue
+    there,     # Its columns; `None` where they are not known
+    wanted     # Columns that it must have -> a hint for the error
+):
+    "Keep which columns a catalogue lacks"
+    import pandas as pd
+    from zoofast.catalog.read import need_columns
+    for c,hint in wanted.items():
+        if there is None or c in there: continue
+        listed = any(f"{catalog} has no column" in o for o in wrong.said)      # its columns, which one list is enough of
+        if f"{catalog} has no column {c!r}" in "".join(wrong.said): continue
+        with wrong:
+            if listed: raise ValueError(f"{catalog} has no column {c!r}{did_you_mean(c, there)}{hint}")
+            need_columns(pd.DataFrame(columns=there), c, name=str(catalog), hint=hint)
+
+# %% ../../nbs/cli/02_options.ipynb #a5029559
+def look_at_labels(
+    wrong,     # The command's `Mistakes`
+    df,        # The catalogue, or `None`
+    given:dict # With `catalog`, `label`, `task`, `schema`
+):
+    "Keep what is wrong with what is to be learned, as far as it is seen without torch"
+    from zoofast.catalog.split import check_labels
+    from zoofast.tasks.schema import Schema
+    label,task,schema = given["label"] or [],given["task"],given["schema"]
+    if not wrong.names("--label"):
+        with wrong: _check_asked(label, task, schema)
+    if schema:
+        with wrong:
+            tree = _tree(schema)
+            if isinstance(tree, str): tree = Schema.from_name(tree)
+            if df is not None: look_at_columns(wrong, given["catalog"], list(df), dict.fromkeys(tree.columns, ""))
+    if df is None or schema or task=="regression": return
+    for c in label:
+        if c in df:
+            with wrong: check_labels(df, [c])
+
+# %% ../../nbs/cli/02_options.ipynb #ec2300b4
+def look_at_encoder(
+    wrong,       # The command's `Mistakes`
+    encoder,     # Its name
+    weights=None # File with its weights
+):
+    "Keep what is wrong with an encoder's name, or the name of its file of weights"
+    from zoofast.encoders.hub import check_encoder
+    if encoder is not None:
+        with wrong: check_encoder(encoder)
+    if weights is not None and not Path(weights).expanduser().is_file():
+        with wrong: raise ValueError(f"--weights: there is no file {weights}")

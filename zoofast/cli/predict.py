@@ -13,10 +13,12 @@ import sys
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
-from .app import command, echo, say
+from .app import Mistakes, command, echo, say
 from .options import Bands, Batch, Catalog, Channels, Columns, Crop, Device, Engine
 from .options import Hdu, ImageDir, ModelFileCol, ModelIdCol, OnBad, RandomWeights, Resume, ShardSize, Size
 from .options import Stretch, Table, Weights, image_reader
+from .options import look_at_columns, look_at_encoder, look_at_values
+from ..core.checks import check_number, check_one_of
 
 # %% ../../nbs/cli/05_predict.ipynb #7c150002
 _both = "batch_size engine on_bad resume shard_size image_dir id_col file_col device".split()
@@ -36,6 +38,38 @@ def _say_written(table, out):
     unread = f"; {bad} images could not be read, see the column error" if bad else ""
     echo(f"{len(table)} rows written to {out}{unread}")
 
+# %% ../../nbs/cli/05_predict.ipynb #6fced6a8
+def _config_of(wrong, model):
+    "What the config.json of a bundle says, nothing where it is not here; a folder that is none is kept as a mistake"
+    from zoofast.encoders.hub import check_bundle
+    config = {}
+    with wrong: config = check_bundle(model)
+    return config
+
+def _look_at_both(wrong, config, given):
+    "Keep what is wrong with what `predict` and `represent` both take"
+    from zoofast.predict.shards import check_place
+    with wrong: check_number("batch_size", given["batch_size"], whole=True, none=True, low=1)
+    with wrong: check_one_of("on_bad", given["on_bad"], ("record", "raise"))
+    with wrong: check_one_of("engine", given["engine"], ("auto", "torch", "onnx", "openvino"))
+    with wrong: check_number("shard_size", given["shard_size"], whole=True, none=True, above=0)
+    with wrong: check_place(given["out"], given["catalog"])
+    if not str(given["catalog"]).startswith("hf_dataset:"): _look_at_its_columns(wrong, config, given)
+
+def _look_at_its_columns(wrong, config, given):
+    "Keep which columns the catalogue lacks: those that are named, or the usual ones or those of the training catalogue"
+    from zoofast.catalog.read import pick_columns
+    from zoofast.catalog.tables import column_names
+    catalog,there,picked = given["catalog"],None,None
+    with wrong: there = column_names(catalog)
+    if there is None: return
+    with wrong: picked = pick_columns(catalog, given["id_col"], given["file_col"] or None, config)
+    wanted = {o: "" for o in given["columns"] or [] if o!="all"}
+    if picked:
+        files = dict.fromkeys(picked["file_col"], "; name the right one with --file-col")
+        wanted = {picked["id_col"]: "; name the right one with --id-col"} | files | wanted
+    look_at_columns(wrong, catalog, there, wanted)
+
 # %% ../../nbs/cli/05_predict.ipynb #976a07b5
 _bundle = typer.Argument(help="A bundle, a run's folder that holds one, or hf_hub:user/name.")
 _tta = typer.Option(help="Orientations of each image to average over, up to 8, or 4 after --no-flip.")
@@ -45,15 +79,20 @@ _coverage = typer.Option(help="For a calibrated model: sets of classes, or inter
 
 def _predict(bundle, catalog, out, tta, mc_dropout, coverage, **given):
     "Predict, and say what was written"
-    if not bundle.startswith(("hf_hub:", "hf-hub:")) and not Path(bundle).expanduser().exists():
-        raise ValueError(f"{bundle}: there is no such folder")                  # said before torch is loaded
+    wrong = Mistakes()
+    _look_at_both(wrong, _config_of(wrong, bundle), dict(given, catalog=catalog, out=out))
+    with wrong: check_number("tta", tta, whole=True, low=0, high=8)
+    with wrong: check_number("mc_dropout", mc_dropout, whole=True, low=0)
+    if coverage is not None:
+        with wrong: check_number("coverage", coverage, above=0, below=1)
+    wrong.say()
     say("loading the model ...")
     from zoofast.predict.table import predict_catalog
     how = dict(tta=tta, mc_dropout=mc_dropout, coverage=coverage)
     _say_written(predict_catalog(bundle, catalog, out, **how, **_passed_on(given)), out)
 
 # %% ../../nbs/cli/05_predict.ipynb #3a78a677
-@command
+@command(gathers=True)
 def predict(
     bundle: Annotated[str, _bundle],
     catalog: Catalog,
@@ -84,6 +123,16 @@ def predict(
 # %% ../../nbs/cli/05_predict.ipynb #7c150001
 def _represent(model, catalog, out, weights, random_weights, size, channels, stretch, bands, hdu, crop, **given):
     "Represent, and say what was written"
+    wrong,images = Mistakes(),dict(size=size, channels=channels, stretch=stretch, bands=bands, hdu=hdu, crop=crop)
+    is_bundle = Path(model).expanduser().is_dir()
+    config = _config_of(wrong, model) if is_bundle else {}
+    if is_bundle and (weights or random_weights):
+        with wrong: raise ValueError("--weights and --random-weights are for an encoder's name; "
+                                     "a finetuned model has its own weights")
+    look_at_encoder(wrong, None if is_bundle else model, weights)
+    look_at_values(wrong, images)
+    _look_at_both(wrong, config, dict(given, catalog=catalog, out=out))
+    wrong.say()
     say("loading the encoder ...")
     from zoofast.predict.table import represent
     reader = image_reader(size, channels, stretch, bands, hdu, crop)
@@ -91,7 +140,7 @@ def _represent(model, catalog, out, weights, random_weights, size, channels, str
     _say_written(represent(model, catalog, out, **how, **_passed_on(given)), out)
 
 # %% ../../nbs/cli/05_predict.ipynb #8bc1f2c9
-@command
+@command(gathers=True)
 def represent(
     model: Annotated[str, typer.Argument(help="A bundle, a run's folder, or an encoder's name.")],
     catalog: Catalog,
@@ -171,7 +220,7 @@ def _list_similar(source, ids, found, out, picture):
         say(f"drawn in {picture}")
 
 # %% ../../nbs/cli/05_predict.ipynb #7c150004
-@command
+@command(gathers=True)
 def similar(
     features: Annotated[Path, _features],
     id: Annotated[list[str], typer.Argument(help="Galaxy to find others like; may be several.")],
@@ -183,11 +232,17 @@ def similar(
 
     Example: zoofast similar features.parquet J123456 --k 20 --picture similar.png
     """
-    if picture and picture.suffix.lower() not in (".png", ".jpg", ".pdf", ".svg"):
-        raise ValueError(f"--picture {picture}: the name must end in .png, .jpg, .pdf or .svg")
     from zoofast.catalog.write import check_out
+    wrong = Mistakes()
+    if picture and picture.suffix.lower() not in (".png", ".jpg", ".pdf", ".svg"):
+        with wrong: raise ValueError(f"--picture {picture}: the name must end in .png, .jpg, .pdf or .svg")
+    with wrong: check_number("k", k, whole=True, low=1)
+    if out:
+        with wrong: check_out(out, features)
+    if not features.expanduser().exists():
+        with wrong: raise ValueError(f"{features}: there is no such table of features; zoofast represent writes one")
+    wrong.say()
     from zoofast.predict.similar import find_similar, open_features
-    if out: check_out(out, features)
     source,ids = open_features(features),list(dict.fromkeys(id))
     found = find_similar(source, ids, k)
     _list_similar(source, ids, found, out, picture)

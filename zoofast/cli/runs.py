@@ -12,7 +12,7 @@ __all__ = ['runs', 'report']
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
-from .app import command, echo, say
+from .app import Mistakes, command, echo, say
 from .options import ImageDir, ModelFileCol, ModelIdCol
 
 # %% ../../nbs/cli/06_runs.ipynb #89136474
@@ -50,7 +50,7 @@ _compare = typer.Option(metavar="A B", help="Two runs, by their names in FOLDER 
                                             "parameters and results.")
 _out = typer.Option(help="Also write the table here, all columns: .csv, .csv.gz or .parquet.")
 
-@command
+@command(gathers=True)
 def runs(
     folder: Annotated[Path, typer.Argument(help="Where to look, at any depth.")],
     sort: Annotated[Optional[str], _sort] = None,
@@ -61,9 +61,15 @@ def runs(
 
     Example: zoofast runs runs --sort accuracy
     """
-    if sort and compare: raise ValueError("--sort and --compare: use one of the two")
     from zoofast.catalog.write import check_out, write_table
-    if out: check_out(out)
+    wrong = Mistakes()
+    if sort and compare:
+        with wrong: raise ValueError("--sort and --compare: use one of the two")
+    if not folder.expanduser().is_dir():
+        with wrong: raise ValueError(f"{str(folder)!r} is no folder")
+    if out:
+        with wrong: check_out(out)
+    wrong.say()
     table = _compared(folder, compare) if compare else _all_runs(folder, sort)
     if out:
         write_table(table.astype(str) if compare else table, out)
@@ -74,7 +80,6 @@ def _compared(folder, names):
     "What differed between two runs, told; raises `ValueError`"
     from zoofast.training.runs import compare_runs
     top = folder.expanduser()
-    if not top.is_dir(): raise ValueError(f"{str(folder)!r} is no folder")
     found = [top/o if (top/o).is_dir() else o for o in names]
     table = compare_runs(*found).set_axis(["name", *names], axis=1)
     _show(table)
@@ -94,7 +99,7 @@ _page = typer.Option(help="The page to write; default: report.html in the run's 
 _judged_by = typer.Option(help="Catalogue with labels to judge the model by; "
                                "default: the galaxies that the run kept for validation and test.")
 
-@command
+@command(gathers=True)
 def report(
     run: Annotated[str, typer.Argument(help="A run's folder, or a bundle.")],
     out: Annotated[Optional[Path], _page] = None,
@@ -107,7 +112,18 @@ def report(
 
     Example: zoofast report runs/rings
     """
-    if out and out.suffix.lower() not in (".html", ".htm"): raise ValueError(f"--out {out}: the name must end in .html")
+    from zoofast.encoders.hub import find_bundle
+    from zoofast.encoders.safe_files import read_config
+    wrong = Mistakes()
+    if out and out.suffix.lower() not in (".html", ".htm"):
+        with wrong: raise ValueError(f"--out {out}: the name must end in .html")
+    if out and not out.expanduser().parent.is_dir():
+        with wrong: raise ValueError(f"--out {out} cannot be written: there is no folder {out.parent}")
+    if catalog and not catalog.expanduser().exists():
+        with wrong: raise ValueError(f"--catalog {catalog}: there is no such catalogue")
+    if not run.startswith(("hf_hub:", "hf-hub:")):
+        with wrong: read_config(find_bundle(run))
+    wrong.say()
     say("drawing ...")
     from zoofast.reports.report import make_report
     page = make_report(run, out, catalog, image_dir=image_dir, id_col=id_col, file_col=file_col or None)

@@ -10,16 +10,25 @@ login` or from `HF_TOKEN`, never from the command line, which others can read.""
 __all__ = ['push', 'export', 'from_zoobot', 'bundle']
 
 # %% ../../nbs/cli/07_share.ipynb #29172379
+import re
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
-from .app import command, echo, say
-from .options import parse
+from .app import Mistakes, command, echo, say
+from .options import folder, look_at_encoder, look_at_values, parse
+from ..core.checks import check_one_of
 
 # %% ../../nbs/cli/07_share.ipynb #f60c4d68
+def _look_at_bundle(wrong, bundle, here=False):
+    "Keep why something is no bundle, or is none here"
+    from zoofast.encoders.hub import check_bundle
+    if here and bundle.startswith(("hf_hub:", "hf-hub:")):
+        with wrong: raise ValueError(f"{bundle}: give the folder of a bundle that is here")
+    with wrong: check_bundle(bundle)
+
 _private = typer.Option(help="For a new repository: may only you see it? Default: as your account says.")
 
-@command
+@command(gathers=True)
 def push(
     bundle: Annotated[str, typer.Argument(help="A bundle, or a run's folder that holds one.")],
     repo: Annotated[str, typer.Argument(help="user/name; made if it is not there.")],
@@ -31,12 +40,17 @@ def push(
 
     Example: zoofast push runs/rings me/rings --private
     """
+    wrong = Mistakes()
+    _look_at_bundle(wrong, bundle, here=True)
+    if not re.fullmatch(r"([\w.-]+/)?[\w.-]+", repo):
+        with wrong: raise ValueError(f"{repo!r} is no name of a repository; write it like user/name")
+    wrong.say()
     say("loading the model, to be sure of it ...")
     from zoofast.bundles.save import push_to_hub
     echo(push_to_hub(bundle, repo, private, revision, message=message))
 
 # %% ../../nbs/cli/07_share.ipynb #b5911ae6
-@command
+@command(gathers=True)
 def export(
     bundle: Annotated[str, typer.Argument(help="A bundle, a run's folder that holds one, or hf_hub:user/name.")],
     out: Annotated[Path, typer.Option(help="File to write, ending in .onnx.")],
@@ -45,6 +59,12 @@ def export(
 
     Example: zoofast export runs/rings --out rings.onnx
     """
+    wrong = Mistakes()
+    _look_at_bundle(wrong, bundle)
+    if out.suffix!=".onnx":
+        with wrong: raise ValueError(f"--out {out}: the name must end in .onnx")
+    with wrong: folder(out.parent)
+    wrong.say()
     say("loading the model ...")
     from zoofast.bundles.bundle import load_bundle
     import zoofast.bundles.onnx      # noqa: F401 - adds export_onnx to a model
@@ -63,7 +83,7 @@ _size = typer.Option(help="Pixels along each side of the images; default: what t
 _view = typer.Option(help="How zoobot read images: minimal (enlarged 1.2 times) or fast (the middle as it is).")
 
 # %% ../../nbs/cli/07_share.ipynb #9be89f58
-@command
+@command(gathers=True)
 def from_zoobot(
     checkpoint: Annotated[Path, _checkpoint],
     out: Annotated[Path, typer.Option(help="Folder of the bundle.")],
@@ -79,6 +99,18 @@ def from_zoobot(
 
     Example: zoofast from-zoobot epoch12.ckpt --out runs/rings --classes other,ring
     """
+    from zoofast.tasks.schema import Schema
+    wrong = Mistakes()
+    if not checkpoint.expanduser().is_file():
+        with wrong: raise ValueError(f"{checkpoint}: there is no such file")
+    look_at_encoder(wrong, encoder)
+    look_at_values(wrong, dict(size=size, schema=schema))
+    if schema:
+        with wrong: Schema.from_name(schema)
+    with wrong: parse("timm_kwargs", timm_kwargs)
+    with wrong: check_one_of("view", view, ("minimal", "fast"))
+    with wrong: folder(out)
+    wrong.say()
     say("loading timm ...")
     from zoofast.bundles.zoobot import from_zoobot_checkpoint
     names = classes.split(",") if classes else None
@@ -95,7 +127,7 @@ def _say_model(model, out):
          f"  zoofast predict {out} CATALOGUE --out predictions.parquet")
 
 # %% ../../nbs/cli/07_share.ipynb #bf3bd26b
-@command
+@command(gathers=True)
 def bundle(
     run: Annotated[Path, typer.Argument(help="Folder of the run.")],
     out: Annotated[Optional[Path], typer.Option(help="Folder of the bundle; default: bundle/ in the run's.")] = None,
@@ -104,10 +136,16 @@ def bundle(
 
     Example: zoofast bundle runs/rings
     """
+    from zoofast.training.runs import best_weights
+    wrong = Mistakes()
+    with wrong: best_weights(run)
+    if out:
+        with wrong: folder(out)
+    wrong.say()
     say("loading the model ...")
     from zoofast.bundles.from_run import bundle_from_run
     from zoofast.encoders.safe_files import read_config
-    folder = bundle_from_run(run, out)
-    scores = ", ".join(f"{k.replace('_', ' ')} {v:.3f}" for k,v in read_config(folder)["metrics"].items())
-    echo(f"{folder}: a model with {scores}; use it with\n"
-         f"  zoofast predict {folder} CATALOGUE --out predictions.parquet")
+    made = bundle_from_run(run, out)
+    scores = ", ".join(f"{k.replace('_', ' ')} {v:.3f}" for k,v in read_config(made)["metrics"].items())
+    echo(f"{made}: a model with {scores}; use it with\n"
+         f"  zoofast predict {made} CATALOGUE --out predictions.parquet")

@@ -11,14 +11,16 @@ instead."""
 __all__ = ['finetune_command', 'wandb_config', 'sweep']
 
 # %% ../../nbs/cli/08_sweep.ipynb #4771ecee
-import os, signal, subprocess, sys, time
+import copy, os, signal, subprocess, sys, time
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
+from ..core.checks import check_number
 from ..core.errors import first_line
 from ..training.parameters import PARAMETERS
-from .app import command, echo, say
+from .app import Mistakes, command, echo, say
 from .options import Device, about, as_arguments, folder, image_reader, option, pick_task, with_options
+from .options import look_at_catalog, look_at_encoder, look_at_labels, look_at_values
 from .finetune import score_line
 
 # %% ../../nbs/cli/08_sweep.ipynb #a125ef2b
@@ -244,16 +246,36 @@ def _read_settings(given):
         raise ValueError("parameters: size is in the settings and given to the command too; leave out one")
     return s,n
 
-def _ask(given):
-    """The settings, how many trials, the catalogue and its task, and what is the same for all trials; raises
-    `ValueError`"""
-    from zoofast.catalog.read import read_catalog
-    s,n = _read_settings(given)
-    df = read_catalog(given["catalog"], given["image_dir"], given["id_col"], given["file_col"])
-    task,loss = pick_task(df, given["label"], given["task"], given["schema"], None, given["unit_interval"])
-    fixed = {k: given[k] for k in ("encoder", "epochs", "freeze_epochs") if given[k] is not None}
-    if loss: fixed["loss_func"] = loss
-    return s,n,df,task,fixed
+def _look(wrong, given):
+    "Keep what is wrong with the command, as far as it is seen without torch; the settings, trials, the catalogue"
+    from zoofast.sweep.settings import check_fixed
+    s = n = None
+    with wrong: check_number("jobs", given["jobs"], whole=True, low=1)
+    with wrong: check_number("trials", given["trials"], whole=True, none=True, low=1)
+    with wrong: folder(given["save_dir"])
+    look_at_values(wrong, given)
+    with wrong: s,n = _read_settings(given)
+    look_at_encoder(wrong, given["encoder"])
+    if s is not None:
+        with wrong: check_fixed(s, _fixed(given))
+    if given["wandb"]:
+        with wrong: _reachable(given)
+    cols = [*(given["label"] or []), *([given["group_col"]] if given["group_col"] else [])]
+    df = look_at_catalog(wrong, *(given[k] for k in ("catalog", "image_dir", "id_col", "file_col")), *cols)
+    look_at_labels(wrong, df, given)
+    wrong.say()
+    return s,n,df
+
+def _fixed(given):
+    "What is the same for all trials"
+    return {k: given[k] for k in ("encoder", "epochs", "freeze_epochs") if given[k] is not None}
+
+def _check_task(s, df, task):
+    "Raise `ValueError` where the metric is none of the task's, before images are read"
+    from zoofast.data.check import check_catalog
+    from zoofast.sweep.trials import check_metric
+    ok = check_catalog(df, task=task, open_images=False).ok
+    if len(ok): check_metric(s, copy.deepcopy(task).fit(task.clean(ok)))
 
 # %% ../../nbs/cli/08_sweep.ipynb #8ff76591
 def _data(df, task, given, progress):
@@ -324,7 +346,7 @@ _rows = ("label task schema unit_interval channels stretch bands hdu crop valid 
          "id_col file_col seed").split()
 
 # %% ../../nbs/cli/08_sweep.ipynb #7c180006
-@command
+@command(gathers=True)
 @with_options(*_rows, **_own, **_same_for_all)
 def sweep(**given):
     """Search for the best settings.
@@ -334,13 +356,15 @@ def sweep(**given):
 
     Example: zoofast sweep settings.yaml --catalog rings.csv --label ring --trials 20 --jobs 2 --best
     """
-    if given["jobs"]<1: raise ValueError(f"--jobs {given['jobs']}: give 1 or more")
-    save_dir = folder(given["save_dir"])
-    s,n,df,task,fixed = _ask(given)
+    s,n,df = _look(Mistakes(), given)
+    save_dir,fixed = folder(given["save_dir"]),_fixed(given)
+    task,loss = pick_task(df, given["label"], given["task"], given["schema"], None, given["unit_interval"])
+    if loss: fixed["loss_func"] = loss
     wandb = given["wandb"] and _reachable(given)
     alone = not os.environ.get("ZOOFAST_WORKER")
     if alone: say("loading fastai and timm ...")
     from zoofast.sweep.trials import check_sweep
+    _check_task(s, df, task)
     data = _data(df, task, {**given, "cache": as_arguments(given)["cache"]}, alone)
     check_sweep(s, data, fixed)
     first = data.loaders({})

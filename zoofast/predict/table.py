@@ -11,12 +11,11 @@ take no more memory than ten thousand; what was stopped goes on where it was, an
 __all__ = ['RETURNED', 'as_model', 'predict_catalog', 'represent']
 
 # %% ../../nbs/predict/02_table.ipynb #c0af30f2
-import copy, hashlib, json, os, re, time
+import copy, hashlib, json, os, time
 from contextlib import closing, contextmanager
 from pathlib import Path
 import numpy as np, pandas as pd, pyarrow as pa, torch
 from tqdm.auto import tqdm
-from ..core.checks import check_number
 from ..core.errors import CatalogError
 from ..catalog.read import pick_columns
 from ..catalog.stream import CatalogStream
@@ -32,8 +31,8 @@ from ..tasks.calibration import WithSets, with_sets
 from ..core.errors import BundleError
 from ..bundles.bundle import is_bundle, load_bundle
 from ..bundles.model import GalaxyModel, best_device, check_samples, read_ahead
-from ..catalog.write import SavedTable, _suffix, check_out
-from .shards import Shards
+from ..catalog.write import SavedTable, check_out
+from .shards import Shards, _is_folder, check_request
 
 # %% ../../nbs/predict/02_table.ipynb #b3bcaa23
 def as_model(
@@ -110,12 +109,6 @@ class _Memory:
     def claim(self, k): return True
     def write(self, k, table): self.made[k] = table
     def release(self): pass
-
-def _is_folder(out):
-    "Does `out` name a folder for shards, rather than a file?"
-    path = Path(out).expanduser()
-    is_file = _suffix(path) or re.fullmatch(r"\.[A-Za-z][A-Za-z0-9]*", path.suffix)
-    return path.is_dir() or str(out).endswith(("/", os.sep)) or not is_file
 
 # %% ../../nbs/predict/02_table.ipynb #31e07e4b
 def _schemas(stream, job):
@@ -214,6 +207,7 @@ def _make_table(stream, job, out, parameters, batch_size, on_bad, resume, shard_
                          "which one of several processes must not do; delete it before")
     folder = _is_folder(out)
     out = Path(out).expanduser() if folder else check_out(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
     where,lock = (out, None) if folder else (out.with_name(f"{out.name}.parts"),out.with_name(f".{out.name}.lock"))
     about = dict(model=job.about(), catalog=stream.identity, parameters={**parameters, "columns": stream.columns})
     shards = Shards(where, schema, stream.n_rows, about, shard_size, resume, lock)
@@ -227,21 +221,6 @@ def _make_table(stream, job, out, parameters, batch_size, on_bad, resume, shard_
     if not folder: return _finish_file(shards, out, saved, where)
     shards.finish()
     return saved
-
-# %% ../../nbs/predict/02_table.ipynb #13d296a8
-def _check_request(catalog, out, on_bad, batch_size):
-    "What can be said before anything is read"
-    if not isinstance(catalog, (pd.DataFrame, str, os.PathLike)):
-        raise CatalogError(f"catalog={type(catalog).__name__}: give a DataFrame, or the path of a table; "
-                           "for a list of images, load_bundle(...).predict(paths)")
-    if on_bad not in ("record", "raise"): raise ValueError(f"on_bad={on_bad!r}: use 'record' or 'raise'")
-    check_number("batch_size", batch_size, whole=True, none=True, above=0)
-    if out is None: return
-    if not _is_folder(out): return check_out(out, catalog)
-    if not isinstance(catalog, (str, Path)): return
-    c,o = Path(catalog).expanduser().resolve(),Path(out).expanduser().resolve()
-    if c.is_dir() and (c==o or c in o.parents):
-        raise CatalogError(f"out={str(out)!r} is in the folder of the catalogue; give another one")
 
 # %% ../../nbs/predict/02_table.ipynb #468f9109
 def _known_columns(model):
@@ -309,7 +288,7 @@ def predict_catalog(
 
     There is one row for each of the catalogue's, in its order. Where `out` is a folder, or a file of more than 100,000
     rows, a `SavedTable` of them comes back. With `coverage` there are columns `_set`, or `_lower` and `_upper`."""
-    _check_request(catalog, out, on_bad, batch_size)
+    check_request(catalog, out, on_bad, batch_size)
     stream = _open_catalog(model, catalog, image_dir, id_col, file_col, columns)
     asked = _parameters("predictions", stream, coverage=coverage, tta=tta, mc_dropout=mc_dropout)
     with _job_of(model, device, coverage, tta, mc_dropout, engine, stream.n_rows) as job:
@@ -355,7 +334,7 @@ def represent(
     progress:bool=True         # Show a progress bar?
 ):                             # DataFrame with `id_str`, `file_loc`, `columns`, `feat_0000`, ... (float32), `error`
     "The encoder's features of every galaxy of a catalogue; a `SavedTable` of them where `predict_catalog` gives one"
-    _check_request(catalog, out, on_bad, batch_size)
+    check_request(catalog, out, on_bad, batch_size)
     stream = _open_catalog(model, catalog, image_dir, id_col, file_col, columns)
     encoder,reader = _encoder_of(model, reader or ImageReader(size), _own_device(device), pretrained, weights)
     job = _Representing(encoder, reader, engine, stream.n_rows)

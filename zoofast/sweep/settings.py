@@ -9,7 +9,7 @@ on your own machine and `wandb sweep` on W&B."""
 
 # %% auto #0
 __all__ = ['REPEATS', 'DISTRIBUTIONS', 'METHODS', 'GOALS', 'parameter_name', 'Parameter', 'Settings', 'read_yaml',
-           'read_settings', 'nested', 'run_parameters']
+           'read_settings', 'nested', 'run_parameters', 'check_fixed']
 
 # %% ../../nbs/sweep/01_settings.ipynb #22df6d83
 import itertools, json, math, re, warnings
@@ -20,6 +20,7 @@ from fastcore.basics import patch
 from ..core.checks import _limits as limits_in_words, is_number
 from ..core.errors import did_you_mean
 from ..training.parameters import PARAMETERS
+from ..encoders.hub import check_encoder
 
 # %% ../../nbs/sweep/01_settings.ipynb #69fe0df4
 # each value trains the same again, with another seed
@@ -434,3 +435,19 @@ def run_parameters(
     first = out.get("seed", seed)
     if repeat and first is not None: out["seed"] = first+repeat       # without a seed, each training differs anyway
     return out
+
+# %% ../../nbs/sweep/01_settings.ipynb #6466c26d
+def check_fixed(
+    settings:Settings, # From `read_settings`
+    fixed:dict         # Parameters that are the same for all trials
+):
+    "Raise `ValueError` for a parameter that is given twice, an encoder that cannot be, or none at all"
+    own = {parameter_name(p.name.split(".")[0]): p for p in settings.parameters}
+    if both := set(own)&set(fixed):
+        raise ValueError(f"parameters: {', '.join(sorted(both))} is in the settings and given to the command too; "
+                         "leave out one")
+    if "encoder" not in own and "encoder" not in fixed:
+        raise ValueError("model_name is missing: give it in the settings, or --encoder to the command")
+    spec = own["encoder"].spec if "encoder" in own else {"value": fixed["encoder"]}
+    for name in spec.get("values", [spec.get("value")]):
+        if isinstance(name, str): check_encoder(name)

@@ -9,8 +9,8 @@ the same on a terminal."""
 
 # %% auto #0
 __all__ = ['NOT_MEASURED', 'as_plain', 'package_versions', 'to_yaml', 'read_run_config', 'run_lock', 'read_state', 'is_low_best',
-           'read_history', 'kept_epoch', 'find_runs', 'columns_of', 'kept_row', 'held_run', 'check_free', 'list_runs',
-           'read_run', 'compare_runs']
+           'read_history', 'kept_epoch', 'find_runs', 'columns_of', 'kept_row', 'held_run', 'check_free',
+           'best_weights', 'list_runs', 'read_run', 'compare_runs']
 
 # %% ../../nbs/training/04_runs.ipynb #530a7eda
 import json, os, sys
@@ -191,6 +191,18 @@ def check_free(
     "Raise a `ValueError` that says which run a folder holds and what would do; nothing is changed"
     if not (held := held_run(folder)): return
     raise ValueError(f"{folder} holds {held}: {overwrite} replaces it, {resume} goes on with it, or {another}")
+
+# %% ../../nbs/training/04_runs.ipynb #fcdc925f
+def best_weights(
+    folder,          # A run's folder
+    error=ValueError # What is raised where there are none
+)->tuple:            # What its config.yaml says, and the path of the weights of its best epoch
+    "Where a run keeps its best epoch; raises `error` where that is no run, or none was kept"
+    run = Path(folder).expanduser()
+    config,best = read_run_config(run),run/"checkpoints"/"best.safetensors"
+    if config is None: raise error(f"{run} is no run's folder: there is no config.yaml of zoofast's in it")
+    if not best.is_file(): raise error(f"{run}: no epoch was kept: there is no checkpoints/best.safetensors")
+    return config,best
 
 # %% ../../nbs/training/04_runs.ipynb #1220d9b2
 def _row(path, name):

@@ -19,6 +19,7 @@ from .options import Hdu, ImageDir, ModelFileCol, ModelIdCol, OnBad, RandomWeigh
 from .options import Stretch, Table, Weights, image_reader
 from .options import look_at_columns, look_at_encoder, look_at_values
 from ..core.checks import check_number, check_one_of
+from ..training.parameters import PARAMETERS
 
 # %% ../../nbs/cli/05_predict.ipynb #7c150002
 _both = "batch_size engine on_bad resume shard_size image_dir id_col file_col device".split()
@@ -40,10 +41,10 @@ def _say_written(table, out):
 
 # %% ../../nbs/cli/05_predict.ipynb #6fced6a8
 def _config_of(wrong, model):
-    "What the config.json of a bundle says, nothing where it is not here; a folder that is none is kept as a mistake"
+    "What the config.json of a bundle says, `None` where it is not here; a folder that is none is kept as a mistake"
     from zoofast.encoders.hub import check_bundle
-    config = {}
-    with wrong: config = check_bundle(model)
+    config = None
+    with wrong: config = check_bundle(model) or None
     return config
 
 def _look_at_both(wrong, config, given):
@@ -63,11 +64,12 @@ def _look_at_its_columns(wrong, config, given):
     catalog,there,picked = given["catalog"],None,None
     with wrong: there = column_names(catalog)
     if there is None: return
-    with wrong: picked = pick_columns(catalog, given["id_col"], given["file_col"] or None, config)
+    named = {k: given[k] or None for k in ("id_col", "file_col")}
+    with wrong: picked = named if config is None else pick_columns(catalog, **named, before=config)
     wanted = {o: "" for o in given["columns"] or [] if o!="all"}
-    if picked:
-        files = dict.fromkeys(picked["file_col"], "; name the right one with --file-col")
-        wanted = {picked["id_col"]: "; name the right one with --id-col"} | files | wanted
+    for k,v in (picked or {}).items():                         # a bundle that is not here may have others
+        cols = dict.fromkeys(([v] if isinstance(v, str) else v) or [], f"; name the right one with {PARAMETERS[k].option}")
+        wanted = cols | wanted
     look_at_columns(wrong, catalog, there, wanted)
 
 # %% ../../nbs/cli/05_predict.ipynb #976a07b5
@@ -125,7 +127,7 @@ def _represent(model, catalog, out, weights, random_weights, size, channels, str
     "Represent, and say what was written"
     wrong,images = Mistakes(),dict(size=size, channels=channels, stretch=stretch, bands=bands, hdu=hdu, crop=crop)
     is_bundle = Path(model).expanduser().is_dir()
-    config = _config_of(wrong, model) if is_bundle else {}
+    config = _config_of(wrong, model) if is_bundle else None if model.startswith(("hf_hub:", "hf-hub:")) else {}
     if is_bundle and (weights or random_weights):
         with wrong: raise ValueError("--weights and --random-weights are for an encoder's name; "
                                      "a finetuned model has its own weights")

@@ -47,7 +47,7 @@ CASES = [
     ('page.jpg', b'<!DOCTYPE html><html>404', 'starts with b.<!DOCTYPE', {}),
     ('answer.png', b'{"error": "no such cutout"}', 'starts with b.{"error', {}),
     ('note.fits', b'no FITS here\n'*900, 'SIMPLE', {}),
-    ('zip.png', b'PK\3\4'+b'\0'*99, 'cannot identify', {}),
+    ('zip.png', b'PK\3\4'+b'\0'*99, 'zip archive is cut off or damaged', {}),
     ('doc.jpg', b'%PDF-1.7\n'+b'\0'*999, 'cannot identify', {}),
     ('zeros.jpg', b'\0'*5000, 'cannot identify', {}),
     ('program.eps', b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(%pipe%touch /tmp/pwned) (w) file\n',

@@ -38,10 +38,12 @@ Modules:
 - `zoofast.encoders.hub`: Models by their names: from timm, a folder, the hub or its cache
 - `zoofast.encoders.safe_files`: Files from strangers: found, checked, and read once
 - `zoofast.encoders.sources`: Any encoder by its name, and where its weights come from
+- `zoofast.images.archives`: Pictures in a zip or tar, and the arrays of a npz, without unpacking
 - `zoofast.images.arrays`: An array that numpy has saved, as flux or as pixels
 - `zoofast.images.fits`: The flux in a FITS file, wherever it is
 - `zoofast.images.parallel`: Many images read at once, by several processes where that pays
 - `zoofast.images.reader`: One image file (jpg, png, tiff, FITS, npy) to one tensor: bands, stretch, size
+- `zoofast.images.stacks`: Pictures by their number in one array: npy, HDF5, Zarr
 - `zoofast.images.stretch`: Flux to bytes: which stretch, and on what scale
 - `zoofast.plots.classes`: Pictures of how good classes and labels are: confusion, ROC and precision-recall curves, reliability
 - `zoofast.plots.galaxies`: Galaxies side by side

@@ -158,7 +158,8 @@ def _no_file(file):
         if not p: said.append(f"no file is given for band {i+1} of {len(parts)}")
         elif "://" in p:
             said.append(f"{first_line(p)} is a web address; download the image and give the path of its file")
-        elif os.path.isdir(p) and not place: said.append(f"{first_line(p)} is a folder; give the path of an image in it")
+        elif os.path.isdir(p) and not place:
+            said.append(f"{first_line(p)} is a folder; give the path of an image in it")
         elif not os.path.exists(p): said.append(f"there is no file {first_line(p)}{_slip(p)}")
     return "; ".join(said) or None
 

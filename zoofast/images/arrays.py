@@ -9,7 +9,7 @@ a picture, as they come from Pillow; all other numbers are flux, as they come fr
 __all__ = ['ARRAY_STARTS', 'ARRAY_SUFFIXES', 'read_array', 'array_pixels']
 
 # %% ../../nbs/images/04_arrays.ipynb #014476dd
-import math, os
+import contextlib, math
 import numpy as np
 from ..core.errors import first_line
 from .fits import as_flux, bands_first, by_sides, check_pixels, pick_bands
@@ -18,17 +18,17 @@ from .fits import as_flux, bands_first, by_sides, check_pixels, pick_bands
 ARRAY_STARTS,ARRAY_SUFFIXES = (b"\x93NUMPY",),(".npy",)
 
 def _read_header(f):
-    "Shape and kind of the numbers in an open `.npy`"
+    "Shape and kind of the numbers in an open `.npy`, and whether it is written in Fortran's order"
     start = f.read(6)
     if start!=ARRAY_STARTS[0]: raise ValueError(f"is no array that numpy has saved: it starts with {start!r}")
-    f.seek(0)
+    f.seek(-len(start), 1)                        # an archive has other files before it
     numpy = np.lib.format
     try:
         old = numpy.read_magic(f)==(1,0)          # version 3 differs from 2 in the names of fields only
-        shape,_,dtype = (numpy.read_array_header_1_0 if old else numpy.read_array_header_2_0)(f)
+        shape,fortran,dtype = (numpy.read_array_header_1_0 if old else numpy.read_array_header_2_0)(f)
     # it is parsed as Python, which fails in many ways, with a MemoryError too
     except Exception as e: raise ValueError(f"its header cannot be read: {first_line(e)}") from e
-    return shape,dtype
+    return shape,dtype,fortran
 
 # %% ../../nbs/images/04_arrays.ipynb #ab405702
 def _check_array(shape, dtype):
@@ -36,7 +36,8 @@ def _check_array(shape, dtype):
     if dtype.kind not in "iuf": raise ValueError(f"holds {dtype}, not whole or floating-point numbers")
     if any(n<1 for n in shape): raise ValueError(f"holds an empty array of {by_sides(shape)}")
     if sum(n!=1 for n in shape) not in (2,3):
-        raise ValueError(f"holds an array of shape {tuple(shape)}, not (y, x), (bands, y, x) or (y, x, bands)")
+        stack = "; a picture in a stack has its number behind two colons, as in stack.npy::[17]"*(len(shape)==4)
+        raise ValueError(f"holds an array of shape {tuple(shape)}, not (y, x), (bands, y, x) or (y, x, bands){stack}")
     check_pixels(shape)
 
 def _check_header(shape, dtype, n_bytes):
@@ -54,12 +55,14 @@ def _pixels(a, bands):
 
 # %% ../../nbs/images/04_arrays.ipynb #3dc50143
 def read_array(
-    path,      # `.npy` with (y, x), (bands, y, x) or (y, x, bands)
+    path,      # `.npy` with (y, x), (bands, y, x) or (y, x, bands); or an open one
     bands=None # Numbers of the bands, in the order wanted; default all of them
 )->np.ndarray: # `(bands, y, x)`, top row first: bytes as they are, other numbers as float32 or float64
     "Read an array that numpy has saved; raises `ValueError` where it is no image. Nothing is unpickled"
-    with open(path, "rb") as f:
-        _check_header(*_read_header(f), os.fstat(f.fileno()).st_size-f.tell())
+    with contextlib.nullcontext(path) if hasattr(path, "read") else open(path, "rb") as f:
+        shape,dtype,_ = _read_header(f)
+        start = f.tell()
+        _check_header(shape, dtype, f.seek(0, 2)-start)
         f.seek(0)
         return _pixels(np.lib.format.read_array(f, allow_pickle=False), bands)
 

@@ -20,9 +20,11 @@ from PIL import Image
 from ..catalog.paths import file_and_place, file_parts
 from ..core.checks import check_number, check_one_of, is_number
 from ..core.errors import ImageError, first_line
-from .arrays import ARRAY_STARTS, ARRAY_SUFFIXES, array_pixels, read_array
+from .archives import PACKED_TARS, ZIP_STARTS, ZIP_SUFFIXES, is_tar, read_tar, read_zip
+from .arrays import ARRAY_STARTS, ARRAY_SUFFIXES, array_pixels
 from .fits import FITS_STARTS, FITS_SUFFIXES, pick_bands, read_fits
 from .raster import RASTER_STARTS, picture_pixels, read_raster
+from .stacks import HDF5_STARTS, HDF5_SUFFIXES, ZARR_SUFFIXES, read_hdf5, read_npy, read_zarr
 from .stretch import fit_stretch, stretch_flux, stretch_params
 if TYPE_CHECKING: import torch      # loaded where pixels become tensors: a reader is made and checked without it
 
@@ -39,16 +41,24 @@ class ImageFormat:
     name:str          # What users call it
     starts:tuple      # First bytes of such files
     suffixes:tuple    # Ends of their names, in lower case, for files whose first bytes are unknown
-    read:callable     # From a path to `(bands, y, x)`, top row first: bytes are finished pixels, other numbers flux
+    # From a path to `(bands, y, x)`, top row first: bytes are finished pixels, other numbers flux. An archive gives
+    # the name of a file in it, the open file, and the place in that
+    read:callable
     # What the function takes as well: of the reader's parameters "bands" and "hdu"; in a file of many pictures the
     # "place" of one, which is "" where none is given
     takes:tuple=()
 
 _by_pillow = ImageFormat("jpg, png, tiff or another of Pillow's", RASTER_STARTS, (), read_raster)
+_tar = ImageFormat("tar", (), (".tar", *PACKED_TARS), read_tar, ("bands", "place"))
+_zarr = ImageFormat("Zarr", (), ZARR_SUFFIXES, read_zarr, ("bands", "place"))
 
 FORMATS = [
     ImageFormat("FITS", FITS_STARTS, FITS_SUFFIXES, read_fits, ("hdu", "bands")),
-    ImageFormat("npy", ARRAY_STARTS, ARRAY_SUFFIXES, read_array, ("bands",)),
+    ImageFormat("npy", ARRAY_STARTS, ARRAY_SUFFIXES, read_npy, ("bands", "place")),
+    ImageFormat("HDF5", HDF5_STARTS, HDF5_SUFFIXES, read_hdf5, ("bands", "place")),
+    ImageFormat("zip or npz", ZIP_STARTS, ZIP_SUFFIXES, read_zip, ("bands", "place")),
+    _tar,
+    _zarr,
     _by_pillow,
 ]
 
@@ -58,14 +68,18 @@ def _first_bytes(path, n=264):
 
 def _format_by_start(head): return next((o for o in FORMATS if head.startswith(o.starts)), None)
 
+def _format(head, name):
+    "The row of a file by its first bytes, or else by its name"
+    if is_tar(head, name := name.lower()): return _tar
+    return _format_by_start(head) or next((o for o in FORMATS if name.endswith(o.suffixes)), _by_pillow)
+
 def image_format(
-    path # File
+    path # File; or Zarr's folder
 )->ImageFormat: # Its row of `FORMATS`
     "Of which format a file is, by its first bytes or else by its name, which is all there is where the file is missing"
     try: head = _first_bytes(path)
     except OSError: head = b""
-    name = str(path).lower()
-    return _format_by_start(head) or next((o for o in FORMATS if name.endswith(o.suffixes)), _by_pillow)
+    return _zarr if os.path.isdir(path) else _format(head, str(path))
 
 # %% ../../nbs/images/08_reader.ipynb #8f791c2d
 def _no_image_file(path):
@@ -89,7 +103,9 @@ def _explain(picture, e):
     for own in (f" {picture!r}", f" {picture}", f"{picture}: "): msg = msg.replace(own, "")
     if any(o in msg for o in ("buffer is too small", "cannot reshape", "Compressed file ended")):
         msg = f"the file is truncated ({msg})"
-    if "cannot identify image" in msg: msg = f"cannot identify image: {_unknown(_first_bytes(path))}"
+    if "cannot identify image" in msg:
+        within = "it is of no kind that can be read"
+        msg = f"cannot identify image: {within if path!=picture else _unknown(_first_bytes(path))}"
     return f"{picture}: {msg}"
 
 # %% ../../nbs/images/08_reader.ipynb #f058929d
@@ -97,7 +113,14 @@ def _read_as(kind, source, **asked):
     "Pixels by a row of `FORMATS`"
     if asked["place"] and "place" not in kind.takes:
         raise ValueError(f"a file of the kind {kind.name} is one picture, with no places in it")
-    return kind.read(source, **{k: asked[k] for k in kind.takes})
+    got = kind.read(source, **{k: asked[k] for k in kind.takes})
+    if isinstance(got, np.ndarray): return got
+    name,file,place = got
+    kind = _format(file.read(264), name)
+    file.seek(0)
+    if kind.read in (read_zip, read_tar, read_hdf5):
+        raise ValueError(f"is {kind.name} within an archive: unpack the archive")
+    return _read_as(kind, file, **{**asked, "place": place})
 
 def _read_file(picture, **asked):
     "Bytes or flux `(bands, y, x)` of a file, or of one picture in it; raises `ImageError`"

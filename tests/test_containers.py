@@ -1,0 +1,295 @@
+"Many pictures in one file: npy, npz, HDF5, Zarr, zip, tar. Each is read in place, as if it were a file of its own"
+import gzip, io, os, pickle, subprocess, sys, tarfile, zipfile
+import h5py, numpy as np, pytest, torch, zarr
+from astropy.io import fits
+from PIL import Image
+from zoofast.core.errors import ImageError
+from zoofast.images.parallel import read_batches
+from zoofast.images.reader import ImageReader
+
+N,SIZE = 24,40
+rng = np.random.default_rng(0)
+RGB = rng.integers(0, 256, (N, SIZE, SIZE, 3), dtype=np.uint8)
+FLUX = rng.normal(5, 1, (N, SIZE, SIZE)).astype('f4')
+FIXED = dict(stretch=dict(kind='linear', low=0, high=10))
+
+def as_png(px):
+    f = io.BytesIO()
+    Image.fromarray(px).save(f, 'png')
+    return f.getvalue()
+
+def as_fits(flux):
+    f = io.BytesIO()
+    fits.PrimaryHDU(flux).writeto(f)
+    return f.getvalue()
+
+def as_npy(a):
+    f = io.BytesIO()
+    np.save(f, a)
+    return f.getvalue()
+
+FILES = {'spiral/1.png': as_png(RGB[1]), './2.fits': as_fits(FLUX[2]), 'a b/3.fits.gz': gzip.compress(as_fits(FLUX[3])),
+         '../../4.npy': as_npy(FLUX[4]), 'stack.npy': as_npy(RGB), '/abs/5.png': as_png(RGB[5])}
+
+def write(path, **arrays):
+    "Arrays as a file of the kind that its name says"
+    name = str(path)
+    if name.endswith('.npy'): np.save(path, arrays['images'])
+    elif name.endswith('packed.npz'): np.savez_compressed(path, **arrays)
+    elif name.endswith('.npz'): np.savez(path, **arrays)
+    elif '.h5' in name:
+        how = dict(chunked=dict(compression='gzip', chunks=True), rows=dict(chunks=1), plain={})
+        kind = next((v for k,v in how.items() if k in name), {})
+        with h5py.File(path, 'w') as f:
+            for k,v in arrays.items():
+                of = 7 if 'compression' in kind else 1
+                if 'chunks' in kind: kind['chunks'] = (of, *(min(n, 9) for n in v.shape[1:]))
+                f.create_dataset(k, data=v, **(kind if v.ndim>2 else {}))
+    else:
+        version = 2 if 'v2' in name else 3
+        root = zarr.open_group(name, mode='w', zarr_format=version)
+        for k,v in arrays.items():
+            a = root.create_array(k, shape=v.shape, dtype=v.dtype, chunks=(5, *v.shape[1:]) if v.ndim>1 else v.shape)
+            a[...] = v
+    return str(path)
+
+def archive(path, files=FILES, kind=zipfile.ZIP_DEFLATED):
+    if str(path).endswith('.tar'):
+        with tarfile.open(path, 'w') as t:
+            for k,v in files.items():
+                info = tarfile.TarInfo(k)
+                info.size = len(v)
+                t.addfile(info, io.BytesIO(v))
+    else:
+        with zipfile.ZipFile(path, 'w', kind) as z:
+            for k,v in files.items(): z.writestr(k, v)
+    return str(path)
+
+KINDS = ['a.npy', 'a.npz', 'packed.npz', 'plain.h5', 'chunked.h5', 'rows.h5', 'no_suffix.h5.data', 'v2.zarr', 'v3.zarr']
+
+@pytest.mark.parametrize('name', KINDS)
+@pytest.mark.parametrize('axes', ['nyx', 'nyxc', 'ncyx', 'flux', 'big-endian'])
+def test_a_picture_of_a_stack_is_the_array_s_row(tmp_path, name, axes):
+    "Byte for byte what the same array gives, in any order of the pictures, whatever the axes and the numbers"
+    stack = dict(nyx=RGB[...,0], nyxc=RGB, ncyx=RGB.transpose(0,3,1,2), flux=FLUX)
+    images = stack['flux'].astype('>f4') if axes=='big-endian' else stack[axes]
+    images = np.ascontiguousarray(images)
+    if axes=='big-endian' and name.endswith('zarr') and '3' in name: pytest.skip('Zarr 3 has no byte order of its own')
+    file = write(tmp_path/name, images=images, ans=np.arange(N))
+    key = '' if name=='a.npy' else 'images'
+    reader = ImageReader(SIZE, **FIXED)
+    for i in (17, 0, 23, 18, 17):
+        assert torch.equal(reader(f'{file}::{key}[{i}]'), reader(images[i]))
+    if 'flux' in axes:
+        one = tmp_path/'one.fits'
+        fits.writeto(one, images[17])
+        assert torch.equal(reader(f'{file}::{key}[17]'), reader(one))
+
+PACKED = [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA]
+
+@pytest.mark.parametrize('name,kind', [*(('a.zip', o) for o in PACKED), ('a.tar', None), ('no_suffix', PACKED[0])])
+def test_a_file_in_an_archive_is_read_as_if_it_lay_on_the_disk(tmp_path, name, kind):
+    "png, FITS, packed FITS, npy, a picture of a stack; names that would lead elsewhere are names"
+    file = archive(tmp_path/name, kind=kind)
+    reader = ImageReader(SIZE, **FIXED)
+    for k,data in FILES.items():
+        if k=='stack.npy': continue
+        alone = tmp_path/('alone'+k.rpartition('/')[2])
+        alone.write_bytes(data)
+        assert torch.equal(reader(f'{file}::{k}'), reader(alone))
+    for i in (17, 3, 18): assert torch.equal(reader(f'{file}::stack.npy[{i}]'), reader(RGB[i]))
+    assert sorted(o.name for o in tmp_path.parent.iterdir())==[tmp_path.name] or not (tmp_path.parent/'4.npy').exists()
+
+def test_bands_of_stacks(tmp_path):
+    "One place a band, and bands by number"
+    file = write(tmp_path/'a.h5', g=FLUX, r=FLUX*2)
+    reader = ImageReader(SIZE, channels=2, **FIXED)
+    assert torch.equal(reader(f'{file}::g[3]|{file}::r[3]'), reader(np.stack([FLUX[3], FLUX[3]*2])))
+    rgb = write(tmp_path/'a.npz', images=RGB)
+    assert torch.equal(ImageReader(SIZE, bands=(2,1,0))(f'{rgb}::images[3]'), ImageReader(SIZE)(RGB[3,...,::-1]))
+
+def test_arrays_that_are_one_picture(tmp_path):
+    "A group a galaxy, as some HDF5 files have them"
+    with h5py.File(tmp_path/'a.h5', 'w') as f: f['galaxy_1/image'] = RGB[1]
+    np.savez(tmp_path/'a.npz', one=RGB[1])
+    for o in ('a.h5::galaxy_1/image', 'a.h5::/galaxy_1/image', 'a.npz::one'):
+        assert torch.equal(ImageReader(SIZE)(f'{tmp_path}/{o}'), ImageReader(SIZE)(RGB[1]))
+
+@pytest.fixture
+def there(tmp_path):
+    write(tmp_path/'a.npy', images=RGB)
+    write(tmp_path/'a.npz', images=RGB, ans=np.arange(N))
+    write(tmp_path/'a.h5', images=RGB, ans=np.arange(N))
+    write(tmp_path/'a.zarr', images=RGB, ans=np.arange(N))
+    archive(tmp_path/'a.zip'); archive(tmp_path/'a.tar')
+    (tmp_path/'png').write_bytes(as_png(RGB[0]))
+    return tmp_path
+
+ABSENT = [
+    ('a.npy::[24]', 'no picture 24: the stack of 24 x 40 x 40 x 3 has the numbers 0 to 23'),
+    ('a.npy::[-1]', 'holds one array'), ('a.npy::images[1]', 'holds one array'), ('a.npy', r'as in stack.npy::\[17\]'),
+    ('a.npz::images[24]', 'no picture 24'), ('a.npz::image[1]', "did you mean 'images.npy'"),
+    ('a.npz::ans[1]', 'no stack'),
+    ('a.npz', 'named as in ::images.npy'),
+    ('a.h5::images[24]', 'no picture 24'),
+    ('a.h5::imges[1]', r"no array 'imges' \(did you mean 'images'\?\); it has: images \(24"),
+    ('a.h5::ans[1]', 'no stack'), ('a.h5::images', r'shape \(24, 40, 40, 3\)'),
+    ('a.h5', r'named as in ::\w+\[0\]; it has: images'),
+    ('a.h5::../a.h5', 'has no array'),
+    ('a.zarr::images[24]', 'no picture 24'), ('a.zarr::imges[1]', 'did you mean'), ('a.zarr::../b[1]', 'has no array'),
+    ('a.zip::spiral/2.png', "did you mean 'spiral/1.png'.*it holds 6 files: spiral/1.png"),
+    ('a.zip', 'named as in ::spiral/1.png'),
+    ('a.zip::stack.npy[24]', 'no picture 24'), ('a.tar::spiral/2.png', 'it holds 6 files'), ('a.tar', 'is an archive'),
+    ('a.zip::spiral/1.png::[1]', 'is no array'), ('png::[0]', 'is one picture'), ('gone.h5::images[1]', 'no such file'),
+    ('a.zarr', 'is a folder'),
+]
+@pytest.mark.parametrize('place,why', ABSENT)
+def test_what_is_not_there_is_said_with_what_is(there, place, why):
+    with pytest.raises(ImageError, match=why) as e: ImageReader(SIZE)(f'{there}/{place}')
+    assert str(e.value).startswith(f'{there}/{place}: ') and '\n' not in str(e.value)
+
+
+def bytes_read():
+    return int(next(o for o in open('/proc/self/io') if o.startswith('rchar')).split()[1])
+
+@pytest.mark.skipif(not os.path.exists('/proc/self/io'), reason='the system does not count')
+@pytest.mark.parametrize('name', ['a.npy', 'a.npz', 'plain.h5', 'rows.h5', 'v3.zarr', 'a.zip', 'a.tar'])
+def test_one_picture_costs_its_bytes(tmp_path, name):
+    "Once the file is known: 500 pictures of 120 kB, of which one is read"
+    big = np.random.default_rng(0).integers(0, 256, (500, 200, 200, 3), dtype=np.uint8)
+    if name[2:] in ('zip', 'tar'):
+        file,place = archive(tmp_path/name, {f'{i}.npy': as_npy(big[i]) for i in range(500)}),'{}.npy'
+    else: file,place = write(tmp_path/name, images=big),'[{}]' if name=='a.npy' else 'images[{}]'
+    reader = ImageReader(64)
+    reader(f'{file}::{place.format(3)}')
+    before = bytes_read()
+    reader(f'{file}::{place.format(400)}')
+    pictures = 5 if 'zarr' in name else 1                            # the chunks have five
+    assert bytes_read()-before<pictures*120_000+100_000
+
+@pytest.mark.parametrize('name', KINDS+['a.zip', 'a.tar'])
+def test_threads_and_forked_processes_read_what_one_reads(tmp_path, name):
+    "What is open in one is never used by another, whose place in the file is another"
+    pictures = {f'{i}.png': as_png(RGB[i]) for i in range(N)}
+    if name in ('a.zip', 'a.tar'): file,place = archive(tmp_path/name, pictures),'{}.png'
+    else: file,place = write(tmp_path/name, images=RGB),'[{}]' if name=='a.npy' else 'images[{}]'
+    jobs = [f'{file}::{place.format(i)}' for i in list(range(N))*8]
+    reader = ImageReader(SIZE)
+    right = torch.stack([reader(RGB[i]) for i in range(N)]*8)
+    def one(job, px):
+        px[:] = reader(job).numpy()
+        return job
+    for n in ('0', '3'):
+        os.environ['ZOOFAST_READERS'] = n
+        try: got = list(read_batches(one, [('all', jobs)], (3, SIZE, SIZE), len(jobs)))
+        finally: del os.environ['ZOOFAST_READERS']
+        assert np.array_equal(got[0][1], right.numpy())
+
+def test_a_file_that_changes_is_opened_anew(tmp_path):
+    reader = ImageReader(SIZE)
+    for i in (1, 2):
+        (tmp_path/'a.h5').unlink(missing_ok=True)
+        places = {'a.npy': '[0]', 'a.npz': 'images[0]', 'a.h5': 'images[0]'}
+        files = [f'{write(tmp_path/o, images=RGB[i:])}::{k}' for o,k in places.items()]
+        files.append(f"{archive(tmp_path/'a.zip', {'1.png': as_png(RGB[i])})}::1.png")
+        for f in files: assert torch.equal(reader(f), reader(RGB[i]))
+
+def cut(data, n): return data[:int(len(data)*n)]
+
+class Bomb:
+    def __reduce__(self): return os.system, ('touch unpickled',)
+
+def objects(): return np.array([[Bomb()]*40]*40, dtype=object)
+
+def lying_zip(declared):
+    "A zip whose list says that the file unpacks to so many bytes"
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, 'w', zipfile.ZIP_DEFLATED) as z: z.writestr('1.png', as_png(RGB[1]))
+    b = bytearray(data.getvalue())
+    at = b.rindex(b'PK\1\2')
+    b[at+24:at+28] = declared.to_bytes(4, 'little')
+    return bytes(b)
+
+def encrypted():
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, 'w') as z: z.writestr('1.png', as_png(RGB[1]))
+    b = bytearray(data.getvalue())
+    b[b.rindex(b'PK\1\2')+8] |= 1
+    b[6] |= 1
+    return bytes(b)
+
+def of(path, make):
+    make(path)
+    return open(path, 'rb').read()
+
+def damaged(data, at, n=40): return data[:at]+np.random.default_rng(0).bytes(n)+data[at+n:]
+
+HOSTILE = [
+    ('cut.npy', lambda d: cut(as_npy(RGB), .5), '[17]', 'truncated'),
+    ('objects.npy', lambda d: of(d/'o.npy', lambda p: np.save(p, np.array([objects()]*2))), '[1]', 'holds object'),
+    ('objects.npz', lambda d: of(d/'o.npz', lambda p: np.savez(p, a=np.array([objects()]*2))), 'a[1]', 'holds object'),
+    ('one.npz', lambda d: of(d/'o.npz', lambda p: np.savez(p, images=objects())), 'images', 'holds object'),
+    ('fortran.npy', lambda d: as_npy(np.asfortranarray(RGB)), '[1]', 'Fortran'),
+    ('text.npy', lambda d: as_npy(np.full((9, 40, 40), 'abc')), '[1]', 'holds <U3'),
+    ('bomb.npy', lambda d: as_npy(RGB).replace(b'(24, 40, 40, 3)', b'(24, 99999999,)'), '[1]', 'no stack|truncated'),
+    ('cut.npz', lambda d: cut(of(d/'o.npz', lambda p: np.savez(p, images=RGB)), .7), 'images[1]', 'cut off or damaged'),
+    ('cut.h5', lambda d: cut(of(d/'o.h5', lambda p: write(p, images=RGB)), .5), 'images[1]', 'truncated'),
+    ('noise.h5', lambda d: b'\x89HDF\r\n\x1a\n'+rng.bytes(9000), 'images[1]', ''),
+    ('named.h5', lambda d: as_png(RGB[0]), 'images[1]', 'is one picture'),
+    ('cut.zip', lambda d: cut(of(d/'o.zip', archive), .9), 'spiral/1.png', 'cut off or damaged'),
+    ('encrypted.zip', lambda d: encrypted(), '1.png', 'is encrypted'),
+    ('bomb.zip', lambda d: lying_zip(2**32-2), '1.png', 'unpacks to 4.29 GB, more than'),
+    ('lies.zip', lambda d: lying_zip(10), '1.png', ''),
+    ('longer.zip', lambda d: lying_zip(10**6), '1.png', 'cut off'),
+    ('damaged.zip', lambda d: damaged(of(d/'o.zip', archive), 900), 'spiral/1.png', ''),
+    ('elsewhere.zip', lambda d: damaged(lying_zip(4000), 0, 4), '1.png', 'not where its list says'),
+    ('zip_in.zip', lambda d: of(d/'o.zip', lambda p: archive(p, {'a.zip': of(d/'i.zip', archive)})), 'a.zip',
+     'within an archive'),
+    ('text.zip', lambda d: of(d/'o.zip', lambda p: archive(p, {'1.png': b'hello'})), '1.png', 'of no kind'),
+    ('empty.zip', lambda d: of(d/'o.zip', lambda p: archive(p, {})), '1.png', 'it is empty'),
+    ('cut.tar', lambda d: cut(of(d/'o.tar', archive), .7), 'stack.npy[23]', 'cut off'),
+    ('noise.tar', lambda d: rng.bytes(9000), '1.png', 'cut off or damaged'),
+    ('packed.tar.gz', lambda d: gzip.compress(of(d/'o.tar', archive)), 'spiral/1.png', 'packed tar'),
+    ('packed.tgz', lambda d: gzip.compress(of(d/'o.tar', archive)), 'spiral/1.png', 'packed tar'),
+]
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('name,make,place,why', HOSTILE, ids=[o[0] for o in HOSTILE])
+def test_hostile(tmp_path, monkeypatch, name, make, place, why):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path/name).write_bytes(make(tmp_path))
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(ImageError, match=why) as e: ImageReader(SIZE)(f'{tmp_path/name}::{place}')
+    assert str(e.value).startswith(f'{tmp_path/name}::{place}: ') and '\n' not in str(e.value)
+    assert sorted(tmp_path.iterdir())==before and not os.path.exists('unpickled')
+
+def test_numbers_in_another_file_are_not_read(tmp_path):
+    "HDF5 can point to any file of the machine"
+    (tmp_path/'secret').write_bytes(RGB.tobytes())
+    with h5py.File(tmp_path/'a.h5', 'w') as f:
+        f.create_dataset('images', shape=RGB.shape, dtype='u1', external=[(str(tmp_path/'secret'), 0, RGB.nbytes)])
+        f['link'] = h5py.ExternalLink(str(tmp_path/'b.h5'), 'images')
+    write(tmp_path/'b.h5', images=RGB)
+    with pytest.raises(ImageError, match="'images' are in another file"):
+        ImageReader(SIZE)(f'{tmp_path}/a.h5::images[1]')
+    with h5py.File(tmp_path/'c.h5', 'w') as f: f['link'] = h5py.ExternalLink(str(tmp_path/'b.h5'), 'images')
+    with pytest.raises(ImageError, match="has no array 'link'"): ImageReader(SIZE)(f'{tmp_path}/c.h5::link[1]')
+
+def test_zarr_never_unpickles(tmp_path):
+    import json
+    file = tmp_path/'a.zarr'
+    (file/'images').mkdir(parents=True)
+    (file/'.zgroup').write_text('{"zarr_format": 2}')
+    about = dict(zarr_format=2, shape=[2, 40, 40], chunks=[2, 40, 40], dtype='|u1', compressor=None, fill_value=0,
+                 order='C', filters=[dict(id='pickle', protocol=5)])
+    (file/'images/.zarray').write_text(json.dumps(about))
+    (file/'images/0.0.0').write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(ImageError, match='pickle'): ImageReader(SIZE)(f'{file}::images[1]')
+    assert not os.path.exists('unpickled')
+
+@pytest.mark.parametrize('package,file', [('h5py', 'a.h5'), ('zarr', 'a.zarr')])
+def test_without_the_package_the_pip_line_is_said(there, package, file):
+    code = (f"import sys; sys.modules['{package}'] = None\n"
+            f"from zoofast.images.reader import ImageReader\nImageReader(32)('{there}/{file}::images[1]')")
+    said = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stderr
+    extra = dict(h5py='hdf5', zarr='zarr')[package]
+    assert f"pip install 'zoofast[{extra}]'" in said and 'ImageError' in said

@@ -428,6 +428,7 @@ def test_show_augmentations(survey):
     for kw in (dict(galaxy=999), dict(n=0)):
         with pytest.raises(ValueError): dls.show_augmentations(**kw)
 
+@pytest.mark.slow
 def test_command_line(run_zoofast, survey, tmp_path):
     res = run_zoofast('finetune', survey[0]/'catalog.csv', '--label', 'morphology',
                       '--encoder', 'tf_efficientnet_lite0', '--size', 64, '--epochs', 1, '--freeze-epochs', 0,

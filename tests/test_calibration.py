@@ -93,6 +93,7 @@ def test_sets_hold_what_they_promise():
         inside.append(np.mean([task.classes[t] in s.split('|') for s,t in zip(sets, y[200:].tolist())]))
     assert .89<np.mean(inside)<.92
 
+@pytest.mark.slow
 def test_on_the_command_line(df, tmp_path, run_zoofast):
     df[['id_str', 'file_loc', 'z', 'morphology']].to_csv(tmp_path/'c.csv', index=False)
     common = ['--encoder', 'test_efficientnet', '--random-weights', '--size', '32', '--epochs', '1']

@@ -72,6 +72,7 @@ def test_grey_and_colour_and_fits_in_one_catalogue(survey, tmp_path):
     dls = GalaxyDataLoaders.from_catalog(pd.DataFrame(rows), 'y', size=64, batch_size=8, progress=False)
     assert dls.one_batch()[0].shape==(8,3,64,64)
 
+@pytest.mark.slow
 @pytest.mark.parametrize('channels', [3, 1])
 def test_radio_galaxies_from_fits(data_dir, channels):
     "mirabest, 120 FIRST images of one band: FR I and FR II are told apart well above chance in a few epochs"

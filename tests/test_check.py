@@ -225,6 +225,7 @@ def test_check_says_what_there_is(run_zoofast, clean, tmp_path):
     found = pd.read_parquet(tmp_path/'found.parquet')
     assert found.kind.tolist()==['bad']+['suspect']*2 and found.id_str[0]==clean.id_str[5]
 
+@pytest.mark.slow
 def test_check_takes_several_file_columns_and_the_readers_options(run_zoofast, tmp_path):
     from astropy.io import fits
     rng = np.random.default_rng(0)

@@ -122,6 +122,7 @@ def test_other_mistakes_are_one_sentence(run_zoofast, run_dir, survey, tmp_path)
     assert_one_sentence(predict(tmp_path/'nowhere', tmp_path/'p.csv'), ['nowhere', 'no such folder'])
     assert_one_sentence(predict(run_dir[0], tmp_path/'p.xlsx'), ['.xlsx', '.parquet'])
 
+@pytest.mark.slow
 def test_skipping_bad_rows_says_which(run_zoofast, survey, tmp_path):
     catalog = table(tmp_path, change(survey[1], 2, file_loc='gone.jpg'))
     res = run_zoofast('finetune', catalog, '--label', 'morphology', '--encoder', 'tf_efficientnet_lite0', '--size', 64,
@@ -159,6 +160,7 @@ def test_a_run_and_a_bundle_in_one_folder_the_newer_is_used(run_dir, survey, tmp
     (both/'bundle'/'config.json').write_text(json.dumps({**config, 'mark': 'inner'}))
     assert load_bundle(both).config.get('mark')=='inner'
 
+@pytest.mark.slow
 def test_fits_options(run_zoofast, survey, tmp_path):
     common = ['--label', 'morphology', '--file-col', 'fits_loc', '--encoder', 'tf_efficientnet_lite0', '--size', 64,
               '--save-dir', tmp_path]

@@ -2,6 +2,8 @@
 import os, subprocess, sys
 import numpy as np, pandas as pd, pytest
 
+pytestmark = pytest.mark.slow
+
 COMMON = ['--label', 'morphology', '--encoder', 'tf_efficientnet_lite0', '--size', 64, '--epochs', 2,
           '--head-dropout-prob', 0, '--augment', 'none', '--patience', 5]
 
@@ -84,3 +86,33 @@ def test_a_script_under_accelerate_and_torchrun(survey, tmp_path):
     a,b = (pd.read_csv(tmp_path/'run'/f'{n}.csv') for n in 'ab')
     pd.testing.assert_frame_equal(a, b)
     assert len(a)<8 and set(a.fit)=={0, 1}
+
+METRICS = '''
+import sys, warnings
+warnings.filterwarnings("ignore")
+from zoofast.all import *
+from fastai.metrics import R2Score, mae
+from zoofast.training.distributed import join_processes
+join_processes()
+df = read_catalog(sys.argv[1])
+df["split"] = ["train"]*40 + ["valid"]*(len(df)-40)
+df.loc[df.index[41::3], "g_r"] = float("nan")
+dls = GalaxyDataLoaders.from_catalog(df, ["mag_r", "g_r"], size=32, batch_size=4, progress=False)
+learn = galaxy_learner(dls, "test_convnext", pretrained=False, metrics=[mae, R2Score()], precision="fp32")
+with learn.no_bar(), learn.no_logging(), learn.distrib_ctx(): learn.fit(1)
+with learn.no_bar(), learn.no_logging(): p,y = learn.get_preds()
+there = y.isfinite().all(1)
+told,true = learn.history[-1]["mae"],float((p-y)[there].abs().mean())
+assert 0<there.sum()<len(y) and abs(told-true)<1e-3*true, (told, true)
+p,y = p[there].flatten(),y[there].flatten()
+told,true = learn.history[-1]["r2_score"],float(1-((p-y)**2).sum()/((y-y.mean())**2).sum())
+assert abs(told-true)<1e-3*abs(true), (told, true)
+torch.distributed.destroy_process_group()
+'''
+
+def test_metrics_of_ones_own_are_of_the_galaxies_of_all_processes(survey, tmp_path):
+    (tmp_path/'metrics.py').write_text(METRICS)
+    launcher = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2']
+    command = [*launcher, str(tmp_path/'metrics.py'), str(survey[0]/'catalog.csv')]
+    res = subprocess.run(command, env={**os.environ, 'OMP_NUM_THREADS': '1'}, capture_output=True, text=True)
+    assert res.returncode==0, res.stderr[-3000:]

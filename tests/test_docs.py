@@ -38,9 +38,10 @@ class Page(HTMLParser):
         if not self._skip: self.text.append(data)
 
 @pytest.fixture(scope='session')
-def site(tmp_path_factory):
+def site(tmp_path_factory, request):
     "The folder of the site"
     if os.environ.get('ZOOFAST_SITE'): return Path(os.environ['ZOOFAST_SITE']).resolve()
+    if not request.config.getoption('--slow'): pytest.skip('builds the site, minutes; ZOOFAST_SITE=_docs or --slow')
     pytest.importorskip('smalldocs', reason='smalldocs needs Python 3.11')
     out = tmp_path_factory.mktemp('docs')/'site'
     command = [sys.executable, 'tools/docs.py', '--site-only', '--out', str(out)]

@@ -139,6 +139,7 @@ class Broken(nn.Module):
         return new
     def forward(self, x): return torch.tensor(self.conv(x).mean((2,3)).tolist())
 
+@pytest.mark.slow
 @pytest.mark.parametrize('level', [0, 255])
 @pytest.mark.parametrize('module', [Moody, Broken])
 @pytest.mark.parametrize('engine', ['onnx', 'openvino'])
@@ -279,6 +280,7 @@ def test_a_gpu_is_left_to_torch(survey):
         model.set_engine('onnx')
     assert model.set_engine('auto', 10**9) is model
 
+@pytest.mark.slow
 def test_export_command(survey, tmp_path, run_zoofast):
     "What the command writes, used with onnxruntime alone in another process, gives what `predict` gives"
     model,df = survey_model(survey)

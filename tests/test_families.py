@@ -45,6 +45,7 @@ def grouped(family, blocks='coarse'):
     if isinstance(found, str): pytest.skip('timm cannot group it: see test_those_that_timm_cannot_group')
     return found
 
+@pytest.mark.slow
 def test_enough_families_are_grouped():
     n = sum(isinstance(blocks_of(o, b), dict) for o in FAMILIES.values() for b in ('coarse', 'fine'))/2
     assert n>=180 and len(FAMILIES)-n<20

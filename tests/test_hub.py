@@ -51,6 +51,7 @@ def attempt(*calls):
     imports = '; '.join(f'from zoofast.{m} import *' for m in modules)
     return f'    {imports}'+''.join(map(one, calls))
 
+@pytest.mark.slow
 def test_push_then_load_predicts_the_same(hub, run, good, survey, tmp_path):
     (good/'pytorch_model.bin').write_bytes(b'mine')
     (good/'notes.txt').write_text('mine')
@@ -75,6 +76,7 @@ def test_push_then_load_predicts_the_same(hub, run, good, survey, tmp_path):
             "print(create_encoder('hf_hub:me/rings', 64).config['arch'])")
     assert 'test_efficientnet' in run(arch, HF_HUB_OFFLINE='1')
 
+@pytest.mark.slow
 def test_branches(hub, run, good):
     push = f"push_to_hub({str(good)!r}, 'me/rings')"
     small = f"push_to_hub({str(good)!r}, 'me/rings', revision='small')"
@@ -109,6 +111,7 @@ def test_another_learner_starts_from_its_encoder(hub, run, good, survey):
     assert (card.base_model, card.license, card.pipeline_tag)==('me/rings', 'cc-by-4.0', 'image-classification')
     assert json.loads(hub.at('me/morphologies', 'main')[1]['config.json'])['base_model']=='me/rings'
 
+@pytest.mark.slow
 def test_what_cannot_be_pushed(hub, run, good, tmp_path):
     bad,linked = (Path(shutil.copytree(good, tmp_path/n)) for n in ('bad', 'linked'))
     with open(bad/'model.safetensors', 'r+b') as f: f.seek(-1, 2); f.write(b'\1')
@@ -130,6 +133,7 @@ def test_what_cannot_be_pushed(hub, run, good, tmp_path):
     assert run(attempt(call()), HF_ENDPOINT='http://127.0.0.1:9').endswith('the hub cannot be reached')
     assert not hub.repos
 
+@pytest.mark.slow
 def test_what_cannot_be_loaded(hub, run, good):
     files = {n: (good/n).read_bytes() for n in ('config.json', 'model.safetensors')}
     for repo in ('rings', 'gated', 'half'): hub.add(f'me/{repo}', files)

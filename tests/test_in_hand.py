@@ -86,6 +86,38 @@ def test_a_save_model_callback_decides_for_its_fit(survey, tmp_path, monkeypatch
     with silent(learn): told = learn.validate()
     assert told[1]==pytest.approx(max(accuracies)) and learn.in_hand is learn.history[int(np.argmax(accuracies))]
 
+def test_a_save_model_callback_that_loads_a_model_of_another_fit_has_no_epoch_in_hand(survey, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    learn = learner(data(survey[1], 'classification'), precision='fp32')
+    saver = SaveModelCallback(reset_on_fit=False)
+    with silent(learn): learn.fit(2, lr=5e-3, cbs=saver)
+    best,kept = learn.in_hand,sums(learn)
+    assert best is learn.history[int(np.argmin([r['valid_loss'] for r in learn.history]))]
+    with silent(learn): learn.fit(1, lr=1., cbs=saver)           # nothing better comes of it
+    assert torch.equal(sums(learn), kept) and learn.in_hand is None
+
+def test_each_value_of_a_metric_is_computed_once_an_epoch(survey):
+    asked = []
+    def counted(y, p):
+        asked.append(len(y))
+        return (y==p).mean()
+    dls = data(survey[1], 'classification')
+    learn = learner(dls, metrics=skm_to_fastai(counted))
+    with silent(learn): learn.fit(3)
+    assert asked==[dls.valid.n]*3 and learn.history[-1]['counted']<=1
+
+def test_batches_without_any_target_leave_a_metric_as_it_is(survey):
+    from zoofast.all import GalaxyDataLoaders
+    df = survey[1].assign(split=['train']*40+['valid']*20)
+    df.loc[df.index[40:56], 'g_r'] = np.nan                      # the first batches of validation
+    dls = GalaxyDataLoaders.from_catalog(df, ['mag_r', 'g_r'], size=32, batch_size=4, progress=False)
+    learn = learner(dls, metrics=mae)
+    with silent(learn): learn.fit(1)
+    with silent(learn): p,y = learn.get_preds()
+    there = y.isfinite().all(1)
+    assert there.sum()==4
+    assert learn.history[-1]['mae']==pytest.approx(float((p-y)[there].abs().mean()), rel=1e-2)
+
 def test_a_fit_that_ends_within_an_epoch_has_the_best_whole_epoch_in_hand(survey):
     class Stop(Callback):
         def after_step(self):

@@ -24,6 +24,7 @@ def bundle(tmp_path_factory):
     return write_bundle(tmp_path_factory.mktemp('names')/'bundle', model)
 
 # A learner of galaxy_learner is a GalaxyLearner (tests/test_training.py), of which a method is there or is not
+@pytest.mark.slow
 @pytest.mark.parametrize('imports,learner', [
     ('from zoofast.training import galaxy_learner', 'galaxy_learner.__globals__["GalaxyLearner"]'),
     ('from zoofast import galaxy_learner', 'galaxy_learner.__globals__["GalaxyLearner"]'),
@@ -34,6 +35,7 @@ def bundle(tmp_path_factory):
 def test_a_learner_has_what_is_added(imports, learner):
     run(f'{imports}\nlacks = [o for o in {LEARNER} if not hasattr({learner}, o)]\nassert not lacks, lacks')
 
+@pytest.mark.slow
 @pytest.mark.parametrize('imports', ['from zoofast.bundles import load_bundle', 'from zoofast import load_bundle',
     'import zoofast as zf; load_bundle = zf.load_bundle', 'from zoofast.all import *'])
 def test_a_model_has_what_is_added(imports, bundle):

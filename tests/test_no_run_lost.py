@@ -34,17 +34,21 @@ def test_resume_of_a_finished_run_keeps_it(finished, run_zoofast):
     assert run_zoofast(*words, '--resume').returncode==0
     assert (run/'bundle'/'model.safetensors').read_bytes()==before
 
+@pytest.mark.slow
 def test_overwrite_leaves_nothing_of_the_other_run(survey, run_zoofast, tmp_path):
-    words = ['finetune', survey[0]/'catalog.csv', *COMMAND, '--epochs', 1, '--save-dir', tmp_path/'run']
-    assert run_zoofast(*words).returncode==0
-    (tmp_path/'run'/'my notes.txt').write_text('mine')
-    old = (tmp_path/'run'/'report.html').read_bytes()
+    run,offline = tmp_path/'run',{'WANDB_MODE': 'offline', 'WANDB_SILENT': 'true'}
+    words = ['finetune', survey[0]/'catalog.csv', *COMMAND, '--epochs', 1, '--save-dir', run]
+    res = run_zoofast(*words, '--calibrate', '--wandb', 'offline', env=offline)
+    assert res.returncode==0, res.stderr
+    (run/'my notes.txt').write_text('mine')
+    for o in run.rglob('*'): os.utime(o, (10**9, 10**9))
+    assert (run/'report.html').is_file() and (run/'wandb.json').is_file()
     res = run_zoofast(*words, '--no-report', '--seed', 7, '--overwrite')
     assert res.returncode==0, res.stderr
-    report = tmp_path/'run'/'report.html'
-    assert not report.exists() or report.read_bytes()!=old
-    assert (tmp_path/'run'/'my notes.txt').read_text()=='mine'
-    assert (tmp_path/'run'/'log.txt').read_text().count('finished: ')==1
+    old = {str(o.relative_to(run)) for o in run.rglob('*') if o.is_file() and o.stat().st_mtime==10**9}
+    assert {o for o in old if not o.startswith('wandb/')}-{'.running'}=={'my notes.txt'}
+    assert (run/'my notes.txt').read_text()=='mine'
+    assert (run/'log.txt').read_text().count('finished: ')==1
 
 def test_in_python(survey, tmp_path):
     dls = data(survey[1], 'classification')
@@ -59,6 +63,7 @@ def test_in_python(survey, tmp_path):
     with silent(third): third.fit(1)
     assert len((tmp_path/'run'/'history.csv').read_text().splitlines())==2
 
+@pytest.mark.slow
 @pytest.mark.parametrize('by', ['SIGINT', 'SIGTERM', 'SIGHUP'])
 def test_a_signal_ends_with_what_is_kept_and_the_command_that_goes_on(by, survey, tmp_path, root, run_zoofast):
     run = tmp_path/'my run'

@@ -76,6 +76,7 @@ def test_it_trains_predicts_is_kept_reported_and_drawn(ordered, winding, tmp_pat
     plot_confusion(learn)
     plot_mosaic(learn)
 
+@pytest.mark.slow
 def test_from_the_shell(winding, tmp_path):
     "Its package has an entry point, which is all that the shell needs"
     _,path = winding

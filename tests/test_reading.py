@@ -114,6 +114,7 @@ for i,(x,_) in enumerate(each_batch(ImageReader(64), [sys.argv[1]]*10**6, 16, pr
         time.sleep(600)                       # the readers have read ahead, and wait
 '''
 
+@pytest.mark.slow
 @pytest.mark.parametrize('sig', [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_readers_end_with_their_parent(survey, sig):
     p = subprocess.Popen([sys.executable, '-c', LONG, survey[1].file_loc[0]], stdout=subprocess.PIPE,

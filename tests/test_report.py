@@ -46,6 +46,7 @@ def runs(survey, tmp_path_factory):
 
 KINDS = ['classification', 'multilabel', 'regression', 'votes']
 
+@pytest.mark.slow
 @pytest.mark.parametrize('width', [375, 1400])
 @pytest.mark.parametrize('kind', KINDS)
 def test_reads_well(runs, opened, kind, width):
@@ -161,6 +162,7 @@ def test_a_bundle_alone_and_a_catalogue(runs, survey, tmp_path):
     with pytest.raises(ValueError, match='cannot be written'):
         make_report(tmp_path/'sent', tmp_path/'no'/'such'/'page.html')
 
+@pytest.mark.slow
 def test_command(run_zoofast, survey, tmp_path):
     res = run_zoofast('finetune', survey[0]/'catalog.csv', '--label', 'morphology',
                       '--encoder', 'tf_efficientnet_lite0', '--training-mode', 'head_only', '--epochs', 1, '--size', 64,

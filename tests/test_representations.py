@@ -237,6 +237,7 @@ def test_no_umap(feats, monkeypatch):
     monkeypatch.setattr(maps, 'MOST_TSNE', 100)
     with pytest.raises(ValueError, match=r'pip install zoofast\[map\]'): map_features(feats, progress=False)
 
+@pytest.mark.slow
 def test_a_survey_from_end_to_end(survey, tmp_path, run_zoofast):
     "represent, compress, search, map and draw, with an image that is gone"
     import matplotlib

@@ -29,6 +29,7 @@ def start(folder, run, resume=""):
     assert p.stdout.readline()=='training\n'
     return p
 
+@pytest.mark.slow
 def test_killed_five_times(survey, tmp_path):
     """kill -9 at five random moments of two-stage training: the weights are the same to the last bit, and so is the
     history"""
@@ -71,6 +72,7 @@ class StopAt(Callback):
 
 PLATEAU = {'sched': 'plateau', 'patience_epochs': 0, 'decay_rate': 0.5}
 OTHERS = [dict(seed=None), dict(opt='lion'), dict(scheduler_kwargs=PLATEAU), dict(precision='bf16')]
+@pytest.mark.slow
 @pytest.mark.parametrize('at,kw', [
     ((0, 1), {}),
     ((1, 0), {}),

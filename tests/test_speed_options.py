@@ -183,6 +183,7 @@ with learn.no_bar(), learn.no_logging(): learn.fit(2)
 print(inside-before, after-before, resident()-before, min(b-a for a,b in zip(seen, seen[1:])))
 """
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform!='linux', reason="glibc's allocator")
 def test_a_step_uses_the_memory_of_the_one_before_and_it_goes_back_in_the_end(survey):
     def run(**env):

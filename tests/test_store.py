@@ -93,6 +93,7 @@ def test_a_killed_build_leaves_nothing_that_is_used(survey, tmp_path):
     assert [o.name for o in maps(cache, 'part')]==['0'*32+'.1.part'], 'what another process may be writing stays'
     assert torch.equal(store[[7]][0], READER.wide(sorted(files)[7]))
 
+@pytest.mark.slow
 def test_of_two_processes_one_builds(survey, tmp_path):
     files = many(survey[1], tmp_path/'many', 2000)
     ps = [start(BUILD, tmp_path/'many', tmp_path/'cache', tmp_path/'go') for _ in range(2)]

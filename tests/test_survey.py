@@ -68,6 +68,7 @@ def kill_at(process, folder, n):
     return len(list(folder.glob('part-*.parquet')))
 
 JOINED = pytest.param('table.parquet', 'big.parquet', marks=pytest.mark.slow)
+@pytest.mark.slow
 @pytest.mark.parametrize('out,catalog', [('table', 'big.csv'), JOINED])
 def test_killed_three_times(sky, tmp_path, out, catalog):
     tmp,big,want = sky
@@ -93,6 +94,7 @@ def test_killed_three_times(sky, tmp_path, out, catalog):
         assert m['finished'][30]['last']==want.id_str.iloc[-1]
     else: assert [o.name for o in tmp_path.iterdir()]==['table.parquet']
 
+@pytest.mark.slow
 @pytest.mark.parametrize('catalog', ['big.csv', 'big.parquet', 'parts'])
 @pytest.mark.parametrize('shard_size,batch_size', [(1000, 64), (77, 13), (10**6, 4000)])
 def test_pieces_do_not_matter(sky, tmp_path, catalog, shard_size, batch_size):
@@ -123,6 +125,7 @@ def test_types_are_those_of_all_shards(sky, tmp_path):
     assert back.kind.astype(str).tolist()==df.kind.astype(str).tolist()
     assert back.morphology_pred.isna().tolist()==[False]*10+[True]*10+[False]*10 and got.n_bad==10
 
+@pytest.mark.slow
 def test_two_processes_at_once(sky, tmp_path):
     tmp,_,want = sky
     both = [command(tmp, '--out', tmp_path/'t', '--shard-size', SHARD, '--batch-size', 16) for _ in range(2)]
@@ -131,6 +134,7 @@ def test_two_processes_at_once(sky, tmp_path):
         assert o.returncode==0 and '3001 rows written' in said, err
     same(pd.read_parquet(tmp_path/'t'), want)
 
+@pytest.mark.slow
 @pytest.mark.parametrize('out', ['t', 't.csv.gz'])
 def test_torchrun(sky, tmp_path, out):
     tmp,_,want = sky
@@ -267,6 +271,7 @@ while True:
 print(killed)
 '''
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
 @pytest.mark.parametrize('kind', ['t', 't.parquet'])
 @pytest.mark.parametrize('step', [11, pytest.param(1, marks=pytest.mark.slow)])

@@ -34,6 +34,7 @@ def done(run_zoofast, survey, tmp_path_factory):
     for res in (first, again, more): assert res.returncode==0, res.stderr
     return d/'run',first,again,more
 
+@pytest.mark.slow
 def test_a_search_tells_what_it_found(done):
     folder,first,again,more = done
     assert 'trial 1 of 3: valid_loss' in first.stderr and 'best so far' in first.stderr
@@ -62,6 +63,7 @@ def test_the_best_setting_is_trained_again_and_predicts(done, run_zoofast, surve
     best = t.valid_loss[t.head_lr==means.idxmin()].min()
     assert np.isclose(h.valid_loss.min(), best, atol=1e-6)          # the same training, to the same end
 
+@pytest.mark.slow
 def test_processes_share_the_trials(run_zoofast, survey, tmp_path):
     "`--jobs 2`: each place once"
     args = ['--catalog', survey[0]/'catalog.csv', '--label', 'morphology', '--size', 48, '--epochs', 1,
@@ -219,6 +221,7 @@ parameters:
 """,
 }
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind,n', dict(grid=8, bayes=4, seeds=6, keys=3).items())
 def test_files_as_people_have_them(here, tiny, survey, tmp_path, kind, n):
     path = tmp_path/'sweep.yaml'
@@ -283,6 +286,7 @@ def test_a_file_that_is_not_there_or_not_yaml(here, survey, tmp_path):
 
 # --- finetune --settings: what an agent of W&B starts
 
+@pytest.mark.slow
 def test_finetune_takes_a_file_of_settings(run_zoofast, survey, tmp_path):
     "A whole run of a process of its own, as W&B's agent starts it"
     values = dict(model_name='tf_efficientnet_lite0', training_mode='head_only', epochs=1, freeze_epochs=0, size=48,

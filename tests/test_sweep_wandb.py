@@ -50,6 +50,7 @@ def values(head_lr, **kw):
 def losses(run): return [r['valid_loss'] for r in run.rows if 'valid_loss' in r]
 def said(res): return [l for l in res.stderr.splitlines() if l.startswith('zoofast:')]
 
+@pytest.mark.slow
 def test_a_sweep_on_wandb(run_zoofast, survey, stub, tmp_path):
     "The sweep has what the file says; each training is one of its runs, and tells of the metric after each epoch"
     stub.values = [values(1e-3), {**values(3e-3), 'num_experiments': 2}]
@@ -88,8 +89,8 @@ def test_a_training_that_the_server_ends(run_zoofast, survey, stub, tmp_path):
     assert res.returncode==0, res.stderr+res.stdout
     assert 1<=len(losses(stub.runs['run1']))<500 and len(losses(stub.runs['run2']))==5
     folder = tmp_path/'runs'/'swp1'
-    assert [read_state(folder/o)['state'] for o in ('run1', 'run2')]==['killed', 'finished']
-    assert '1 killed' in res.stdout
+    assert [read_state(folder/o)['state'] for o in ('run1', 'run2')]==['interrupted', 'finished']
+    assert '1 interrupted' in res.stdout
 
 @pytest.mark.slow
 def test_trainings_that_fail_are_no_success(run_zoofast, survey, stub, tmp_path):
@@ -98,6 +99,7 @@ def test_trainings_that_fail_are_no_success(run_zoofast, survey, stub, tmp_path)
     assert res.returncode==2 and 'layer_decay: 7' in res.stderr
     assert 'zoofast: --wandb: no training of the sweep me/rings/swp1 ended well' in res.stderr
 
+@pytest.mark.slow
 @pytest.mark.parametrize('env,says', [
     ({'WANDB_BASE_URL': 'http://127.0.0.1:9'}, '127.0.0.1:9 cannot be reached'),
     ({'WANDB_API_KEY': None}, 'there is no API key')])
@@ -117,6 +119,7 @@ def test_a_server_that_refuses_the_sweep(run_zoofast, survey, stub, tmp_path):
     assert res.returncode==2 and len(said(res))==1, res.stderr
     assert 'W&B does not take the sweep' in said(res)[0] and 'this project is closed' in said(res)[0], res.stderr
 
+@pytest.mark.slow
 @pytest.mark.parametrize('more,says', [
     (['--best'], '--best'),
     (['--storage', 'sqlite:///x.db'], '--storage'),
@@ -126,6 +129,7 @@ def test_options_that_mean_nothing_there(run_zoofast, survey, tmp_path, more, sa
     res = run_zoofast(*asked(survey, tmp_path, '--wandb', *more), cwd=tmp_path)
     assert res.returncode==2 and len(said(res))==1 and says in said(res)[0]
 
+@pytest.mark.slow
 def test_a_search_here_never_goes_online(run_zoofast, survey, stub, tmp_path):
     "The file's command, which has --wandb online, is for W&B's agents alone"
     command = yaml.safe_load((ROOT/'settings.yaml').read_text())['command']

@@ -89,6 +89,7 @@ def test_before_the_first_step(dls, tmp_path):
     quiet(lite0(dls, save_dir=tmp_path, l1=1e-6, cbs=Look(), overwrite=True), lambda l: l.fit(1))
     assert 'l1: 1.0e-06' in seen['config'] and seen['state']=='running' and not seen['history']
 
+@pytest.mark.slow
 def test_command_and_commit(survey, tmp_path):
     "In a repository with a changed file, by the command line"
     repo = tmp_path/'repo'
@@ -167,6 +168,7 @@ def killed_and_resumed(survey, run, *more):
     assert start(survey[0], run, 'resume', *more).wait()==0
     return [*said, read_state(run)['state']]
 
+@pytest.mark.slow
 def test_one_history_over_two_kills(survey, dls, tmp_path):
     assert start(survey[0], tmp_path/'whole').wait()==0
     assert killed_and_resumed(survey, tmp_path/'cut')==['running', 'killed', 'running', 'killed', 'finished']
@@ -182,6 +184,7 @@ def test_one_history_over_two_kills(survey, dls, tmp_path):
     results = {f'results.{o}' for o in ('state', 'epochs', 'kept', 'seconds', *losses)}
     assert set(rows.name)==results, 'nothing but their times differs'
 
+@pytest.mark.slow
 def test_two_processes_in_one_folder(survey, dls, tmp_path):
     learn = lite0(dls, save_dir=tmp_path)            # made before, so that the other is still training when this begins
     p = start(survey[0], tmp_path, '')
@@ -250,6 +253,7 @@ def test_runs_without_torch(tmp_path):
     res = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True, cwd=root)
     assert not res.stdout.strip()
 
+@pytest.mark.slow
 def test_processes_write_one_folder(survey, tmp_path, run_zoofast):
     "Two processes train together; the first writes"
     pytest.importorskip('accelerate')
@@ -365,6 +369,7 @@ def test_fastais_callback_and_ours(dls, tmp_path):
     assert json.loads(bundle.metadata)['metrics']['accuracy']==learn.best_epoch['accuracy']
     assert s['exit']==[0]
 
+@pytest.mark.slow
 def test_one_wandb_run_over_two_kills(survey, tmp_path):
     pytest.importorskip('wandb')
     killed_and_resumed(survey, tmp_path, 'offline')
@@ -423,6 +428,7 @@ def test_no_key(survey, tmp_path):
     assert 'there is no API key' in said and str(run) in said
     assert len(epochs_of(wandb_story(run)))==2, 'what was meant for W&B is kept for wandb sync'
 
+@pytest.mark.slow
 def test_no_network(survey, tmp_path):
     pytest.importorskip('wandb')
     env = {'WANDB_BASE_URL': 'http://127.0.0.1:9', 'WANDB_API_KEY': '0'*40, 'HOME': str(tmp_path)}
@@ -493,6 +499,7 @@ def test_hostile_names_on_wandb(survey, tmp_path):
     assert set(s['config']['data']['classes'])==set(HOSTILE)
     assert len([r for r in s['rows'] if 'validation/galaxies/nrows' in r])==1
 
+@pytest.mark.slow
 def test_one_online_run_over_two_kills(survey, tmp_path, monkeypatch):
     "Online, against a stand-in of W&B's server: killed and resumed, it is one run with one history"
     pytest.importorskip('wandb')

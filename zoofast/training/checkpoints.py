@@ -116,11 +116,10 @@ def weights_sum(
     net # A module
 )->int: # The same wherever the module lies
     "The bits of all tensors of a module, added up: another number where a weight has been changed"
-    def one(v):
-        v = v.detach().contiguous()
-        bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[v.element_size()]
-        return int(v.view(bits).sum(dtype=torch.int64))
-    return hash(tuple(one(v) for v in net.state_dict().values() if v.numel()))
+    bits = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    def one(v): return v.contiguous().view(bits[v.element_size()]).sum(dtype=torch.int64)
+    sums = [one(v.detach()) for v in net.state_dict().values() if v.numel()]
+    return hash(tuple(torch.stack(sums).tolist())) if sums else 0        # a GPU is asked once
 
 # %% ../../nbs/training/06_checkpoints.ipynb #7a35f27a
 class EmaWeights(Callback):

@@ -351,8 +351,8 @@ def _take_best(self:GalaxyLearner):
     "Put the best model of this call in hand; a `SaveModelCallback` has decided for its fit"
     rows = [r for r in self.history if r.get("call", self.n_calls)==self.n_calls]
     if not rows: return
-    best,weights = self._saved_by_callback(rows),None
-    if best is None and self.keep_best: best,weights = self.best_epoch,self.best_weights
+    if self._saver is not None: return self._hold(self._saved_by_callback(rows))
+    best,weights = (self.best_epoch,self.best_weights) if self.keep_best else (None,None)
     if best is None:                                     # the last epoch's, unless a fit went on after it
         best = rows[-1] if self.keep_best or self._epoch_ended_with==weights_sum(self.net) else None
         if self.ema: weights = self.ema.module.state_dict()
@@ -361,16 +361,11 @@ def _take_best(self:GalaxyLearner):
 
 @patch
 def _saved_by_callback(self:GalaxyLearner, rows):
-    "The epoch whose model a `SaveModelCallback` has put in hand at the end of the last fit; `None` without one"
-    if self._saver is None or not rows: return None
+    "The epoch whose model a `SaveModelCallback` has put in hand at the end of a fit; `None` where that is of another"
     cb,rows = self._saver,[r for r in rows if r["fit"]==rows[-1]["fit"]]
     if cb.every_epoch or cb.at_end: return rows[-1]
     name = cb.monitor if cb.monitor in rows[-1] else cb.monitor.removeprefix("valid_")
-    found,best = None,-np.inf if cb.comp is np.greater else np.inf
-    for r in rows:                                       # as fastai's TrackerCallback compares
-        v = r.get(name, np.nan)
-        if cb.comp(v-cb.min_delta, best): found,best = r,v
-    return found or rows[-1]
+    return next((r for r in rows if r.get(name)==cb.best), None)
 
 # %% ../../nbs/training/09_learner.ipynb #ef9f4702
 @patch
@@ -545,11 +540,6 @@ def _needs_images(cb):
     known = type(cb).__module__.startswith(("zoofast.", "fastai."))
     return not known and any(hasattr(cb, o) for o in ("before_batch", "after_pred"))
 
-def _tensor_states(module):
-    "What differs where a tensor has been changed: torch counts changes, but for those by .data"
-    tensors = module.state_dict(keep_vars=True).values()
-    return [(o.data_ptr(), o._version, float(o.detach().double().sum())) for o in tensors]
-
 # %% ../../nbs/training/09_learner.ipynb #ef9f4709
 @patch
 @contextmanager
@@ -557,7 +547,7 @@ def _fitting(self:GalaxyLearner, cbs):
     "Within a fit, which is on features while nothing of the encoder is trained"
     images = self.dls
     if self._encoder_frozen(cbs):
-        key = images,self.views,_tensor_states(self.net.encoder)
+        key = images,self.views,weights_sum(self.net.encoder)
         if self._cached[0]!=key:
             self._cached = key,feature_loaders(images, self.net, self.views, hasattr(self, "progress"))
         self._dls = self._cached[1]

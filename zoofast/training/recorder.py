@@ -12,21 +12,28 @@ __all__ = ['InUnits', 'by_name', 'GalaxyRecorder']
 import numpy as np
 from fastcore.basics import GetAttr, patch
 from ..core.errors import quiet
-with quiet(): from fastai.learner import Recorder
+with quiet():
+    from fastai.learner import Recorder
+    from fastai.torch_core import to_detach
 
 # %% ../../nbs/training/08_recorder.ipynb #167766a9
 class InUnits(GetAttr):
-    "A learner as a metric of the user's sees it: outputs and targets in the units of the catalogue"
+    """A learner as a metric of the user's sees it: outputs and targets in the units of the catalogue, those of all
+    processes, without galaxies that lack what is compared"""
     _default = "learn"
     def __init__(self,
         learn # Within a batch: it has `pred`, `yb` and a task
     ):
-        self.learn = learn
-        self.pred,y = learn.task.for_metrics(learn.pred, learn.yb[0])
+        self.learn,dl = learn,learn.dl
+        out,y = learn.pred,learn.yb[0]
+        if getattr(dl, "world", 1)>1: out,y = dl.of_all(out),dl.of_all(y)
+        self.pred,y = learn.task.for_metrics(out, y)
         self.yb = (y, *learn.yb[1:])
 
     @property
     def y(self): return self.yb[0]
+
+    def to_detach(self, b, cpu=True, gather=True): return to_detach(b, cpu, gather=False)      # all are here
 
 # %% ../../nbs/training/08_recorder.ipynb #60f44755
 def by_name(
@@ -56,7 +63,7 @@ class GalaxyRecorder(Recorder):
         for met in self._train_mets if self.training else self._valid_mets:
             own = met in (self.loss, self.smooth_loss) or getattr(met, "of_task", False)
             if not own and seen is None: seen = InUnits(self.learn)
-            met.accumulate(self.learn if own else seen)
+            if own or len(seen.y): met.accumulate(self.learn if own else seen)
         if not self.training: return
         self.lrs.append(self.opt.hypers[-1]["lr"])
         self.losses.append(self.smooth_loss.value)
@@ -73,8 +80,8 @@ class GalaxyRecorder(Recorder):
 # %% ../../nbs/training/08_recorder.ipynb #0eba9a3c
 @patch
 def _note(self:GalaxyRecorder, mets, start):
-    "Put values of an epoch's part into `row`"
-    if self.row is None: return                          # validate() and get_preds have no epoch
-    for i,m in enumerate(mets):
+    "Put the values of an epoch's part, the last ones of `log`, into `row`"
+    if self.row is None or not mets: return              # validate() and get_preds have no epoch
+    for i,(m,value) in enumerate(zip(mets, self.log[-len(mets):])):
         name = f"{start or 'valid_'}loss" if i==0 else f"{start}{m.name}"
-        self.row |= by_name(name, m.value, self.learn.task.output_names)
+        self.row |= by_name(name, value, self.learn.task.output_names)

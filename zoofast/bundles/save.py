@@ -12,8 +12,7 @@ __all__ = ['FILES', 'data_summary', 'push_to_hub']
 # %% ../../nbs/bundles/04_save.ipynb #f029bd04
 import copy, json, tempfile, warnings
 from pathlib import Path
-import torch
-from fastcore.basics import patch
+from fastcore.basics import noop, patch
 from ..core.errors import BundleError
 from ..core.files import unfinished
 from ..encoders.hub import find_bundle, hub_or_cache, hub_reason
@@ -27,16 +26,12 @@ from .model import GalaxyModel
 
 # %% ../../nbs/bundles/04_save.ipynb #3fea4412
 @patch
-@torch.inference_mode()
 def calibrate(self:GalaxyLearner)->dict: # `n`; for classes `temperature`, `error_before`, `error_after`
     """Calibrate the model in hand on the validation galaxies, with `fit_calibration`
 
     Raises `ValueError` for votes, or for fewer than ten galaxies."""
-    net,was = self.net.eval(),self.net.autocast
-    net.autocast = None                                  # as predictions are made
-    try: outs,ys = zip(*((net(x).cpu(), y.cpu()) for x,y in self.dls.valid))
-    finally: net.autocast = was
-    self.calibration = fit_calibration(self.task, torch.cat(outs), torch.cat(ys))
+    with self.no_bar(): out,y = self.get_preds(act=noop)     # as predictions are made
+    self.calibration = fit_calibration(self.task, out, y)
     return {k: v for k,v in self.calibration.items() if k!="scores"}
 
 # %% ../../nbs/bundles/04_save.ipynb #a0174fd6

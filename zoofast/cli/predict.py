@@ -68,7 +68,8 @@ def _look_at_its_columns(wrong, config, given):
     with wrong: picked = named if config is None else pick_columns(catalog, **named, before=config)
     wanted = {o: "" for o in given["columns"] or [] if o!="all"}
     for k,v in (picked or {}).items():                         # a bundle that is not here may have others
-        cols = dict.fromkeys(([v] if isinstance(v, str) else v) or [], f"; name the right one with {PARAMETERS[k].option}")
+        hint = f"; name the right one with {PARAMETERS[k].option}"
+        cols = dict.fromkeys(([v] if isinstance(v, str) else v) or [], hint)
         wanted = cols | wanted
     look_at_columns(wrong, catalog, there, wanted)
 

@@ -179,6 +179,7 @@ def _agents(path, folder, n, jobs):
 def _top(settings, table):
     "The five best finished trials"
     done = table[table.state=="finished"]
+    if not len(done): return done                            # without an epoch there is no such column
     return done.sort_values(settings.metric, ascending=settings.goal=="minimize").head(5)
 
 def _states(table): return ", ".join(f"{v} {k}" for k,v in table.state.value_counts().items())

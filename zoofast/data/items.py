@@ -31,7 +31,7 @@ class GivenImages:
         images:list,       # Paths, PIL images, arrays or tensors
         reader:ImageReader # How they are read
     ):
-        self.files,self.reader,self.bad = images,reader,{}
+        self.files,self.reader = images,reader
 
     def __len__(self): return len(self.files)
 
@@ -147,22 +147,6 @@ def decode_batch(self:GalaxyDL,
     if not y: return L((o,) for o in x[:max_n])
     units = self.task.in_units(y[0][:max_n].cpu())
     return L((o, self.task.answer_of(t)) for o,t in zip(x, units))
-
-# %% ../../nbs/data/06_items.ipynb #b69bd838
-@patch
-def decode(self:GalaxyDataLoaders,
-    b:tuple # Images and targets: a batch, or one galaxy
-)->tuple:   # The same, as `decode` of a loader gives it
-    "A batch as the catalogue has it"
-    return self.valid.decode(b)
-
-@patch
-def decode_batch(self:GalaxyDataLoaders,
-    b:tuple,     # Images and targets
-    max_n:int=9  # Galaxies, at most
-)->L:            # A tuple of image and label for each
-    "The galaxies of a batch, labels in words"
-    return self.valid.decode_batch(b, max_n)
 
 # %% ../../nbs/data/06_items.ipynb #45c0becc
 @patch

@@ -175,8 +175,10 @@ def __iter__(self:GalaxyDL):
 
 # %% ../../nbs/data/05_loaders.ipynb #3dbc6809
 @patch
-def _of_all(self:GalaxyDL, x):
-    "This process's part of a tensor for the batch of now, and the others' parts around it"
+def of_all(self:GalaxyDL,
+    x:torch.Tensor # This process's part of a tensor for the batch of now
+)->torch.Tensor:   # The parts of all processes, in their order
+    "A tensor for the galaxies of the whole batch"
     own = x.detach()[:None if self.share(self.i) else 0]
     n = self.size(self.i)
     parts = [(r+1)*n//self.world - r*n//self.world for r in range(self.world)]
@@ -190,7 +192,7 @@ def _of_all(self:GalaxyDL, x):
 def to_detach(self:GalaxyDL, b, cpu=True, gather=True):
     "Tensors without gradients, those of all processes together, as fastai's metrics need them"
     def one(x):
-        if self.world>1 and gather and x.ndim: x = self._of_all(x)
+        if self.world>1 and gather and x.ndim: x = self.of_all(x)
         return x.detach().cpu() if cpu else x.detach()
     return apply(one, b)
 

@@ -112,10 +112,11 @@ def run_config(
                          device=_about_device(device), versions=package_versions(), git=git_state()))
 
 # %% ../../nbs/training/11_run_folder.ipynb #04d29ba1
-# What a run writes into its folder, and the command line beside it: of a run that is replaced, nothing stays
+# What a run writes into its folder, and the command line beside it: of a run that is replaced, nothing stays, but for
+# `wandb/`, which may hold what has not been uploaded yet
 _written = ("config.yaml", "history.csv", "state.json", "log.txt", "report.html", "predictions.parquet",
-            "groups.csv", "rates.csv", "check.csv", "mosaic.png", "confusion.png", "curves.png", "answers",
-            "checkpoints", "bundle")
+            "groups.csv", "rates.csv", "check.csv", "wandb.json", "mosaic.png", "confusion.png", "curves.png",
+            "answers", "checkpoints", "bundle")
 
 def clear_run(
     folder # A run's folder

@@ -245,7 +245,7 @@ def list_runs(
     return table.sort_values(sort or "started", ascending=up, kind="stable", na_position="last", ignore_index=True)
 
 # %% ../../nbs/training/04_runs.ipynb #98aeb211
-_of_each_run = {"zoofast_run", "command", "folder", "started", "resumed"}
+_of_each_run = {"zoofast_run", "command", "folder", "started", "resumed", "model"}     # or said elsewhere
 
 def _flat(o, name=""):
     "Nested dicts as one, its names joined by dots"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Optional
 import typer
 from ..training.parameters import PARAMETERS, arguments, check_stages, check_together
+from ..training.runs import as_command, catalog_words
 from .app import Mistakes, bars, command, echo, is_first, say, sentence
 from .options import Catalog, Encoder, Epochs, NoReport, RandomWeights, Seed, Size, Weights
 from .options import about, as_arguments, folder, image_reader, pick_task, with_options
@@ -353,19 +354,27 @@ def finetune(**given):
     learn = train(_load(df, task, given), given, given["calibrate"], given["profile"])
     if not is_first(): return
     _judge(learn, given)
+    where = catalog_words(learn.dls.source, given["catalog"])
     echo(f"\nthe model is in {save_dir}/bundle; use it with\n"
-         f"  zoofast predict {save_dir} CATALOGUE --out predictions.parquet")
+         f"  {as_command('predict', save_dir, *where, '--out', 'predictions.parquet')}")
 
 # %% ../../nbs/cli/04_finetune.ipynb #7c140020
 _next = """
 in {out}: catalog.csv, images/, fits/, bundle/, checkpoints/, predictions.parquet, config.yaml, history.csv, log.txt, \
 {report}mosaic.png, confusion.png, curves.png
 
-next, try
-  zoofast predict {out} {out}/catalog.csv --out again.parquet
-  zoofast represent {out} {out}/catalog.csv --out features.parquet
-  zoofast encoders convnext
-  zoofast finetune YOUR_CATALOGUE.csv --label YOUR_COLUMN --encoder {encoder} --save-dir runs/first"""
+next, try these, the last one also with a catalogue of your own
+  {commands}"""
+
+def _commands(out, size, which):
+    "What to try after a demo, to be pasted as it is"
+    catalog,weights = out/"catalog.csv",["--weights", which["weights"]] if which["weights"] else []
+    encoder = ["--encoder", which["encoder"], *weights, *["--random-weights"]*which["random_weights"]]
+    commands = [("predict", out, catalog, "--out", "again.parquet"),
+                ("represent", out, catalog, "--out", "features.parquet"),
+                ("encoders", "convnext"),
+                ("finetune", catalog, "--label", "morphology", *encoder, "--size", size, "--save-dir", "runs/first")]
+    return "\n  ".join(as_command(*o) for o in commands)
 
 def _holds_a_demo(out):
     "Is the run in the folder one of this command's? Another is not touched; raises `ValueError` for it"
@@ -421,7 +430,7 @@ def demo(
     import zoofast.data.loaders      # noqa: F401 - takes a while
     df = _simulate(out, n, size, seed)
     _predict_survey(train(_survey_loaders(df, size, seed), params), df, out, no_report)
-    echo(_next.format(out=out, encoder=encoder, report="" if no_report else "report.html, "))
+    echo(_next.format(out=out, report="" if no_report else "report.html, ", commands=_commands(out, size, which)))
 
 # %% ../../nbs/cli/04_finetune.ipynb #5f601d0b
 def _survey_loaders(df, size, seed):

@@ -17,6 +17,7 @@ import typer
 from .app import Mistakes, command, echo, say
 from .options import folder, look_at_encoder, look_at_values, parse
 from ..core.checks import check_one_of
+from ..training.runs import as_command, catalog_words
 
 # %% ../../nbs/cli/07_share.ipynb #f60c4d68
 def _look_at_bundle(wrong, bundle, here=False):
@@ -124,7 +125,7 @@ def _say_model(model, out):
     cols,enc = model.task.label_cols,model.net.encoder
     what = f"{type(model.task).__name__} of {', '.join(cols[:3])}{', ...' if len(cols)>3 else ''}"
     echo(f"{what} from {enc.channels} x {enc.size} x {enc.size} images; use it with\n"
-         f"  zoofast predict {out} CATALOGUE --out predictions.parquet")
+         f"  {as_command('predict', out, *catalog_words(None), '--out', 'predictions.parquet')}")
 
 # %% ../../nbs/cli/07_share.ipynb #bf3bd26b
 @command(gathers=True)
@@ -136,7 +137,7 @@ def bundle(
 
     Example: zoofast bundle runs/rings
     """
-    from zoofast.training.runs import best_weights
+    from zoofast.training.runs import best_weights, read_run_config
     wrong = Mistakes()
     with wrong: best_weights(run)
     if out:
@@ -147,5 +148,6 @@ def bundle(
     from zoofast.encoders.safe_files import read_config
     made = bundle_from_run(run, out)
     scores = ", ".join(f"{k.replace('_', ' ')} {v:.3f}" for k,v in read_config(made)["metrics"].items())
+    where = catalog_words((read_run_config(run) or {}).get("data"))
     echo(f"{made}: a model with {scores}; use it with\n"
-         f"  zoofast predict {made} CATALOGUE --out predictions.parquet")
+         f"  {as_command('predict', made, *where, '--out', 'predictions.parquet')}")

@@ -18,6 +18,7 @@ import typer
 from ..core.checks import check_number
 from ..core.errors import first_line
 from ..training.parameters import PARAMETERS
+from ..training.runs import as_command, catalog_words
 from .app import Mistakes, command, echo, say
 from .options import Device, about, as_arguments, folder, image_reader, option, pick_task, with_options
 from .options import look_at_catalog, look_at_encoder, look_at_labels, look_at_values
@@ -201,7 +202,7 @@ def _on_wandb(wandb, settings, given, save_dir, n):
     echo(f"sweep {path}: {_states(table)}")
     shown = top[["run", settings.metric, "epochs", "kept", "encoder", "seconds"]]
     echo(shown.to_string(index=False, float_format="{:.4g}".format))
-    echo(f"\nbest run here: {folder/top.run.iloc[0]}; zoofast runs {folder} lists and compares them")
+    echo(f"\nbest run here: {folder/top.run.iloc[0]}; {as_command('runs', folder)} lists them")
 
 # %% ../../nbs/cli/08_sweep.ipynb #1cfec291
 def _tell(s, table, save_dir, n):
@@ -218,7 +219,7 @@ def _tell(s, table, save_dir, n):
          f"in {save_dir}: sweep.html, trials.csv, trials/, study.db")
 
 # %% ../../nbs/cli/08_sweep.ipynb #fa148f7e
-def _retrain(s, data, study, table, save_dir, fixed, seed):
+def _retrain(s, data, study, table, save_dir, fixed, seed, catalog=None):
     "Train the best setting again and save it"
     from zoofast.predict.table import predict_catalog
     from zoofast.sweep.trials import train_best
@@ -231,8 +232,9 @@ def _retrain(s, data, study, table, save_dir, fixed, seed):
         rows = data.df[data.df.split==name].reset_index(drop=True)
         if not len(rows): continue
         echo(score_line(score_predictions(predict_catalog(learn, rows), rows, data.task), what))
+    where = catalog_words(learn.dls.source, catalog)
     echo(f"\nthe model is in {save_dir}/best/bundle; use it with\n"
-         f"  zoofast predict {save_dir}/best CATALOGUE --out predictions.parquet")
+         f"  {as_command('predict', save_dir/'best', *where, '--out', 'predictions.parquet')}")
 
 # %% ../../nbs/cli/08_sweep.ipynb #7c180003
 def _read_settings(given):
@@ -301,7 +303,7 @@ def _search(s, data, fixed, given, save_dir, n):
     if worker: return
     story(study, s, table, now=True)
     _tell(s, table, save_dir, n)
-    if given["best"]: _retrain(s, data, study, table, save_dir, fixed, given["seed"])
+    if given["best"]: _retrain(s, data, study, table, save_dir, fixed, given["seed"], given["catalog"])
 
 # %% ../../nbs/cli/08_sweep.ipynb #7c180005
 _settings = typer.Argument(help="YAML file in the form of a W&B sweep: method, metric, parameters, early_terminate; "

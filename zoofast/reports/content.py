@@ -9,11 +9,12 @@ that is done by the page."""
 __all__ = []
 
 # %% ../../nbs/reports/02_content.ipynb #b2c00004
-import base64, io, json, os, shlex
+import base64, io, json, os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np, pandas as pd
 from ..core.errors import ImageError
+from ..training.runs import as_command, catalog_words
 from ..predict.answers import KEPT, Answers
 from ..plots.galaxies import pick_galaxies
 from ..plots.style import count
@@ -213,7 +214,8 @@ def data_section(
 # %% ../../nbs/reports/02_content.ipynb #b2c00015
 def use_section(
     run:str, # As the user named it
-    bundle   # The run's bundle
+    bundle,  # The run's bundle
+    source:"dict|None"=None # What its catalogue was read from
 )->dict:
     "Python and shell that use the model"
     python = f"""from zoofast.all import *
@@ -222,8 +224,9 @@ preds = predict_catalog({run!r}, "catalogue.csv", out="predictions.parquet")
 
 model = load_bundle({run!r})            # for single images: model.predict(["galaxy.jpg"])
 learn = galaxy_learner(dls, {str(bundle)!r})    # to go on from its encoder"""
-    shell = (f"zoofast predict {shlex.quote(run)} CATALOGUE --out predictions.parquet\n"
-             f"zoofast represent {shlex.quote(run)} CATALOGUE --out features.parquet")
+    where = catalog_words(source)
+    shell = (as_command("predict", run, *where, "--out", "predictions.parquet") + "\n"
+             + as_command("represent", run, *where, "--out", "features.parquet"))
     return dict(python_code=python, shell_code=shell)
 
 # %% ../../nbs/reports/02_content.ipynb #b2c0005c

@@ -153,7 +153,7 @@ def make_report(
     small = replace(reader_from_config(config["reader"]), size=_side)
     galaxies = galaxies_section(*last, small) if last else {}
     page = _render(**_head(run, config, task, scores, last), **galaxies, **data_section(run, config.get("data") or {}),
-        **use_section(given, find_bundle(run)), **repeat_section(config),
+        **use_section(given, find_bundle(run), _yaml(run/"config.yaml").get("data")), **repeat_section(config),
         sections=[o for o in _sections.items() if o[0]!="galaxies" or galaxies.get("galaxies")],
         score_figures=score_figures, training_figures=training_figures,
         training_text=training_text(history, config), groups_table=groups_rows(run))

@@ -9,11 +9,11 @@ the same on a terminal."""
 
 # %% auto #0
 __all__ = ['NOT_MEASURED', 'as_plain', 'package_versions', 'to_yaml', 'read_run_config', 'run_lock', 'read_state', 'is_low_best',
-           'read_history', 'kept_epoch', 'find_runs', 'columns_of', 'kept_row', 'held_run', 'check_free',
-           'best_weights', 'list_runs', 'read_run', 'compare_runs']
+           'read_history', 'kept_epoch', 'find_runs', 'columns_of', 'kept_row', 'held_run', 'check_free', 'as_command',
+           'catalog_words', 'best_weights', 'list_runs', 'read_run', 'compare_runs']
 
 # %% ../../nbs/training/04_runs.ipynb #530a7eda
-import json, os, sys
+import json, os, shlex, sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 import numpy as np, pandas as pd, yaml
@@ -191,6 +191,29 @@ def check_free(
     "Raise a `ValueError` that says which run a folder holds and what would do; nothing is changed"
     if not (held := held_run(folder)): return
     raise ValueError(f"{folder} holds {held}: {overwrite} replaces it, {resume} goes on with it, or {another}")
+
+# %% ../../nbs/training/04_runs.ipynb #dc671084
+def as_command(
+    *words # Of the `zoofast` command
+)->str:
+    "A command that can be pasted into a shell"
+    def word(o): return f"./{o}" if isinstance(o, Path) and str(o).startswith("-") else str(o)     # no option
+    return shlex.join(["zoofast", *map(word, words)])
+
+def catalog_words(
+    source:"dict|None",   # What a catalogue was read from: `catalog`, `image_dir`, `id_col`, `file_col`
+    catalog:"Path|None"=None # As the user named it
+)->list:
+    "A catalogue and the options with which it is read, as words of a command"
+    s = source or {}
+    catalog = catalog or s.get("catalog")
+    known = catalog and (str(catalog).startswith("hf_dataset:") or Path(catalog).expanduser().exists())
+    if not known: return ["CATALOGUE"]
+    words = [Path(catalog)]
+    if s.get("image_dir"): words += ["--image-dir", s["image_dir"]]
+    if s.get("id_col", "id_str")!="id_str": words += ["--id-col", s["id_col"]]
+    if s.get("file_col", ["file_loc"])!=["file_loc"]: words += [w for c in s["file_col"] for w in ("--file-col", c)]
+    return words
 
 # %% ../../nbs/training/04_runs.ipynb #fcdc925f
 def best_weights(

@@ -510,6 +510,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'zoofast.core.checks': { 'zoofast.core.checks._limits': ('core/checks.html#_limits', 'zoofast/core/checks.py'),
                                      'zoofast.core.checks.check_number': ('core/checks.html#check_number', 'zoofast/core/checks.py'),
                                      'zoofast.core.checks.check_one_of': ('core/checks.html#check_one_of', 'zoofast/core/checks.py'),
+                                     'zoofast.core.checks.explains_words': ('core/checks.html#explains_words', 'zoofast/core/checks.py'),
                                      'zoofast.core.checks.is_number': ('core/checks.html#is_number', 'zoofast/core/checks.py')},
             'zoofast.core.errors': { 'zoofast.core.errors.BundleError': ('core/errors.html#bundleerror', 'zoofast/core/errors.py'),
                                      'zoofast.core.errors.CatalogError': ('core/errors.html#catalogerror', 'zoofast/core/errors.py'),

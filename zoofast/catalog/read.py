@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np, pandas as pd
 from .paths import file_locations, file_parts
 from .tables import column_names, id_column, read_table, text_column
+from ..core.checks import explains_words
 from ..core.errors import CatalogError, did_you_mean
 
 # %% ../../nbs/catalog/03_read.ipynb #fe0963e0
@@ -77,6 +78,9 @@ def _noted(df, source, image_dir, id_col, file_cols):
     return df
 
 # %% ../../nbs/catalog/03_read.ipynb #bceff17e
+_by_pandas = "read the table with pandas, and give the DataFrame"
+
+@explains_words(path="say source=", sep=_by_pandas, delimiter=_by_pandas)
 def read_catalog(
     # A DataFrame; the path of a csv (also .gz), parquet, FITS table, VOTable or ECSV file; a Hugging Face dataset: its
     # folder, or "hf_dataset:user/name"

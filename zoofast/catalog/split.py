@@ -12,7 +12,7 @@ __all__ = ['label_list', 'is_categorical', 'check_classes', 'check_labels', 'che
 # %% ../../nbs/catalog/04_split.ipynb #87ff0ae5
 import numpy as np, pandas as pd, pyarrow as pa, pyarrow.compute as pc
 from .read import need_columns
-from ..core.checks import check_number
+from ..core.checks import check_number, explains_words
 from ..core.errors import CatalogError
 
 # %% ../../nbs/catalog/04_split.ipynb #b033074b
@@ -173,6 +173,7 @@ def check_split(
     raise ValueError(f"valid={valid} and test={test}: each must be a fraction from 0, and together less than 1")
 
 # %% ../../nbs/catalog/04_split.ipynb #3ba649f1
+@explains_words(valid_pct="say valid=", test_size="say test=", random_state="say seed=", stratify="say label_cols=")
 def split_catalog(
     df:pd.DataFrame,                 # Catalogue from `read_catalog`
     # Column(s) to stratify by: classes are dealt out separately, numbers by tenths of their range

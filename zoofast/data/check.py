@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from ..catalog.paths import absent_files, file_parts
 from ..catalog.read import need_columns
 from ..catalog.split import check_classes, is_categorical, label_list
+from ..core.checks import explains_words
 from ..core.errors import CatalogError, first_line
 from ..core.files import fingerprint
 
@@ -203,6 +204,7 @@ def _reasons(df, why):
     return df.iloc[rows][["id_str","file_loc"]].assign(reason=reason).reset_index(drop=True)
 
 # %% ../../nbs/data/01_check.ipynb #467d1c6e
+@explains_words(label="say label_cols=", label_col="say label_cols=", y_col="say label_cols=")
 def check_catalog(
     df:pd.DataFrame,                  # Catalogue from `read_catalog`
     label_cols:"str|list|None"=None,  # Column(s) with labels; all must be there

@@ -20,6 +20,7 @@ with warnings.catch_warnings():
     from fastai.data.core import DataLoaders
     from fastai.data.load import DataLoader
     from fastai.torch_core import apply, default_device
+from ..core.checks import explains_words
 from ..core.errors import CatalogError
 from .check import check_catalog
 from ..catalog.split import check_split, split_catalog
@@ -390,8 +391,25 @@ def _sample_by(self:GalaxyDataLoaders, sampling):
         raise CatalogError(f"sampling={sampling!r}: all weights of the training galaxies are 0")
     return self
 
+# %% ../../nbs/data/05_loaders.ipynb #80080ce5
+_of_learner,_by_split = "is a parameter of galaxy_learner, or of fine_tune","a column split in the catalogue says it"
+_other_words = dict(
+    bs="say batch_size=", valid_pct="say valid=", y_col="say label_cols=", label_col="say label_cols=",
+    fn_col="say file_col=", folder="say image_dir=", img_size="say size=", random_state="say seed=",
+    y_block="say task=", valid_col=_by_split, splitter=_by_split,
+    vocab="classes are found from the labels; task=Classification(label, classes=[...]) sets them",
+    path="the catalogue says where the images are; image_dir= is the folder that relative paths start from",
+    suff="write whole names into the catalogue's column of paths", dl_type="say sampling=",
+    item_tfms="images are read at one size: size=, or reader=ImageReader(...) for crop, stretch and bands",
+    batch_tfms="say augment=, which takes fastai's batch transforms, too", tfms="say augment=",
+    num_workers="images are decoded once, by all cores, and kept (cache=): there is no number to set",
+    label_delim="give a column of 0 and 1 for each label: label_cols=[...]",
+    shuffle="training galaxies are always shuffled", drop_last="no galaxy is dropped",
+    **dict.fromkeys("encoder arch learning_rate lr epochs metrics loss_func save_dir mixup".split(), _of_learner))
+
 # %% ../../nbs/data/05_loaders.ipynb #ca00ace2
 @patch(cls_method=True)
+@explains_words(**_other_words)
 def from_catalog(cls:GalaxyDataLoaders,
     catalog,                          # DataFrame, or path of a catalogue; see `read_catalog`
     label_cols:"str|list|None"=None,  # Column with the labels, or several

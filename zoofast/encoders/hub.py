@@ -119,6 +119,7 @@ def _check_timm_name(encoder):
     "Raise `ValueError` for an architecture, or a set of its weights, that stands nowhere in timm's source"
     arch,_,tag = encoder.partition(".")
     if not (source := _timm_source()): return
+    if f"def {arch}(" in source and (not tag or f"'{encoder}'" in source): return              # soon found, mostly
     if not re.search(rf"\b{re.escape(arch)}\b", source): raise ValueError(unknown_encoder(arch, timm_names()))
     tags = sorted(set(re.findall(rf"['\"]{re.escape(arch)}\.(\w+)['\"]\s*:", source)))
     if not tag or not tags or tag in tags: return

@@ -18,7 +18,7 @@ import numpy as np
 from fastcore.basics import patch
 from PIL import Image
 from ..catalog.paths import file_and_place, file_parts
-from ..core.checks import check_number, check_one_of, is_number
+from ..core.checks import check_number, check_one_of, explains_words, is_number
 from ..core.errors import ImageError, first_line
 from .archives import PACKED_TARS, ZIP_STARTS, ZIP_SUFFIXES, is_tar, read_tar, read_zip
 from .arrays import ARRAY_STARTS, ARRAY_SUFFIXES, array_pixels
@@ -252,6 +252,10 @@ class ImageReader:
     def __call__(self, path)->"torch.Tensor":
         "The image as bytes `(channels, size, size)`; raises `ImageError`"
         return crop_center(self.wide(path), self.size)
+
+_other_words = dict(img_size="say size=", resize="say size=", n_in="say channels=", in_chans="say channels=",
+                    mean="the encoder normalises images itself", std="the encoder normalises images itself")
+ImageReader.__init__ = explains_words(**_other_words)(ImageReader.__init__)
 
 # %% ../../nbs/images/08_reader.ipynb #5bcf7c8b
 @patch

@@ -16,6 +16,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 import numpy as np, pandas as pd, pyarrow as pa, torch
 from tqdm.auto import tqdm
+from ..core.checks import explains_words
 from ..core.errors import CatalogError
 from ..catalog.read import pick_columns
 from ..catalog.stream import CatalogStream
@@ -261,6 +262,10 @@ def _parameters(made, stream, **more):
     return dict(made=made, **more, image_dir=stream.base, id_col=stream.id_col, file_col=stream.file_cols)
 
 # %% ../../nbs/predict/02_table.ipynb #de1c3cf6
+_other_words = dict(bs="say batch_size=", dl="say catalog=", df="say catalog=", label_cols="labels are not looked at",
+                    num_workers="images are read by all cores: there is no number to set")
+
+@explains_words(**_other_words, size="the model reads images as in training")
 def predict_catalog(
     model,                     # A learner, a `GalaxyModel`, a bundle's or a run's folder, or "hf_hub:user/name"
     catalog,                   # DataFrame, or path of a catalogue; see `read_catalog`
@@ -310,6 +315,7 @@ def _encoder_of(model, reader, device, pretrained, weights):
     return enc.to(dev, memory_format=torch.channels_last).eval(),reader
 
 # %% ../../nbs/predict/02_table.ipynb #3f3b26cd
+@explains_words(**_other_words, encoder="say model=")
 def represent(
     model,                     # As for `predict_catalog`; or an encoder's name, or an `Encoder`
     catalog,                   # DataFrame, or path of a catalogue

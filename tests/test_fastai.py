@@ -324,6 +324,18 @@ def test_callback(name, frozen, loaders, tmp_path, monkeypatch):
     assert learn.history and not torch.equal(before, weights(learn))
     assert (learn.in_hand is None)==(name=='SkipToEpoch')
 
+TENSORBOARD = '`log_preds=False`; without it, it is refused, since its pictures are of fastai\'s own kinds of labels'
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_tensorboard(kind, loaders, tmp_path):
+    pytest.importorskip('tensorboard')
+    from fastai.callback.tensorboard import TensorBoardCallback
+    learn = learner(loaders[kind])
+    with silent(learn), pytest.raises(ValueError, match='log_preds=False'):
+        learn.fit(1, cbs=TensorBoardCallback(log_dir=tmp_path))
+    with silent(learn): learn.fit(1, cbs=TensorBoardCallback(log_dir=tmp_path, log_preds=False))
+    assert learn.in_hand and any(o.stat().st_size>1000 for o in tmp_path.iterdir())
+
 RUN_ON = 'the names of learner, loaders and recorder on classes, labels, numbers and votes, the callbacks'
 ABOUT = f"""# What of fastai works, and how
 
@@ -340,6 +352,7 @@ def table():
     "The page docs/fastai.md"
     rows = [(where, quoted(names), outcome, how) for where,names,outcome,how,_ in NAMES]
     rows += [('Callbacks', quoted(n), *HOW.get(n, (WORKS, ''))) for n in EVERY]
+    rows.append(('Callbacks', '`TensorBoardCallback`', OTHER, TENSORBOARD))
     return ABOUT+''.join('| '+' | '.join(r)+' |\n' for r in rows)
 
 def test_the_page_says_what_was_run(): assert DOC.read_text(encoding='utf-8')==table()

@@ -426,6 +426,9 @@ def _check_callbacks(self:GalaxyLearner, cbs):
     for cb in [*self.cbs, *cbs]:
         use = next((use for kinds,use in _done_here.items() if isinstance(cb, kinds)), None)
         if use: raise ValueError(f"{type(cb).__name__} would act twice here: use {use}= of galaxy_learner")
+        if type(cb).__name__=="TensorBoardCallback" and cb.log_preds:
+            raise ValueError("TensorBoardCallback: its pictures of predictions are of fastai's own kinds of labels; "
+                             "use log_preds=False, and learn.show_results() for pictures")
 
 # %% ../../nbs/training/09_learner.ipynb #8a94b907
 @patch

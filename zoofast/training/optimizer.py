@@ -170,7 +170,7 @@ class _Hypers(Sequence):
         if isinstance(i, slice): return [self[j] for j in range(*i.indices(len(self)))]
         i,o = range(len(self))[i],self.opt
         group = detuplify_pg(o.opt.param_groups[o.first.get(i, 0)])
-        found = {"mom": 0.} | {o.fwd_map.get(k, k): v for k,v in group.items() if k!="params"}
+        found = {"mom": 0.} | {o.fwd_map.get(k, k): v for k,v in group.items() if k!="params" and v is not None}
         return _Hyper(o, i, found if i in o.first else {**found, "lr": 0.})
 
 # %% ../../nbs/training/02_optimizer.ipynb #ed317ccf

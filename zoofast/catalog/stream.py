@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np, pandas as pd, pyarrow as pa, pyarrow.compute as pc
 from fastcore.basics import patch
 from ..core.errors import CatalogError, first_line
-from .read import need_columns, read_catalog
+from .read import check_decimals, check_file_cols, is_given, names_and_files, need_columns, read_catalog
 from .tables import _astropy, _format, _text, parquet_parts                          # formats
 from .tables import _check_nulls, _check_quotes, _check_text, _header, _too_many_cells  # csv
-from .tables import _frame, _missing, id_column                                      # columns
+from .tables import _frame, _missing, check_rows, file_columns, id_column, image_columns
 
 # %% ../../nbs/catalog/05_stream.ipynb #4a9e29f3
 def _hint(said):
@@ -116,11 +116,14 @@ class _Csv:
 @patch
 def learn(self:_Csv, carried):
     "Count the rows, and find the types of the columns in `carried`: name -> `(type, can it be missing?)`"
-    self.rows,kinds,nulls,last = 0,{o: list(_types) for o in carried},dict.fromkeys(carried, 0),()
+    text = (self.id_col, *self.file_cols)
+    kinds = {o: [pa.string()] if o in text else list(_types) for o in carried}
+    self.rows,nulls,last = 0,dict.fromkeys(carried, 0),()
     def n_missing(col): return _as(col, pa.string()).null_count
     for t in self._tables(dict.fromkeys([self.id_col, *self.file_cols, *carried, *self.extra])):
         id_column(t[self.id_col].to_pandas(), self.id_col)
         for o in carried:
+            if o in text: continue                                          # names of galaxies and files
             kinds[o] = [k for k in kinds[o] if _can_be(t[o], k)]
             nulls[o] += n_missing(t[o])
         if any(n_missing(t[o])<len(t) for o in self.extra):
@@ -133,7 +136,9 @@ def learn(self:_Csv, carried):
 def blocks(self:_Csv, names, skip):
     "The columns in `names`, block by block, each with the number of its first row"
     first = 0
-    def typed(t): return pa.table({o: _as(t[o], self.types[o][0]) if o in self.types else t[o] for o in t.column_names})
+    text = (self.id_col, *self.file_cols)
+    def one(o, col): return _as(col, self.types[o][0]) if o in self.types and o not in text else col
+    def typed(t): return pa.table({o: one(o, t[o]) for o in t.column_names})
     for t in self._tables(names):
         if not skip(first, first+len(t)): yield first,typed(t)
         first += len(t)
@@ -141,9 +146,9 @@ def blocks(self:_Csv, names, skip):
 # %% ../../nbs/catalog/05_stream.ipynb #4eb63345
 class _Parquet:
     "A parquet file or several, read a few thousand rows at a time"
-    def __init__(self, parts):
+    def __init__(self, parts, path=None):
         from pyarrow import parquet
-        self.parts = parts
+        self.parts,self.path = parts,path
         schemas = [parquet.read_schema(o).remove_metadata() for o in parts]
         self.schema = pa.unify_schemas(schemas, promote_options="permissive")
         self.names = names = self.schema.names
@@ -160,6 +165,7 @@ class _Parquet:
                 group = m.row_group(g)
                 stats = {c.path_in_schema: c.statistics for c in map(group.column, range(group.num_columns))}
                 for c in carried: nulls[c] |= _may_have_nulls(stats.get(c))
+        if self.path is not None: check_rows(self.path, self.rows)
         self.types = {o: (self.schema.field(o).type, nulls[o]) for o in carried}
 
 def _may_have_nulls(stats): return stats is None or not stats.has_null_count or stats.null_count>0
@@ -221,12 +227,13 @@ class CatalogStream:
         source,                        # DataFrame, or path of a catalogue; see `read_catalog`
         image_dir=None,                # Folder that relative image paths start from
         id_col:str="id_str",           # Column with the identifiers
-        file_col:"str|list"="file_loc",# Column with the images' paths, or several
-        columns:"str|list|None"=None   # More columns to carry along, or "all"
+        file_col:"str|list"="file_loc",# Column with the images' paths, or several; or patterns, see `files`
+        columns:"str|list|None"=None,  # More columns to carry along, or "all"
+        files:"str|list|None"=None,    # Pattern of the images' paths, see `read_catalog`
+        table_hdu:"int|str|None"=None  # Which table of a FITS file or VOTable, see `read_catalog`
     ):
-        self.id_col,self.file_cols = id_col,[file_col] if isinstance(file_col, str) else list(file_col)
-        if not self.file_cols or len(set(self.file_cols))<len(self.file_cols):
-            raise CatalogError(f"file_col={file_col!r}: name one column, or several different ones")
+        self.id_col,self.file_cols = id_col,check_file_cols(file_col, files)
+        self.table_hdu = table_hdu
         self._open(source, image_dir, columns)
         self.n_rows = self.src.rows
         if not self.n_rows: raise CatalogError(f"{self.name} has no rows")
@@ -239,16 +246,18 @@ class CatalogStream:
 @patch
 def _open(self:CatalogStream, source, image_dir, columns):
     "Find out what there is to read, and what is to be known before"
-    given = isinstance(source, pd.DataFrame)
+    given = is_given(source)
     self.name = "the catalogue" if given else str(source)
     self.path = None if given else Path(source).expanduser().absolute()
     self.kind = "" if given else _format(self.path, source)
-    whole = given or self.kind=="dataset" or self.kind in _astropy
-    df = read_catalog(source, image_dir, self.id_col, self.file_cols) if whole else None
+    whole = given or self.kind=="dataset" or self.kind in _astropy or self._has_images()
+    asked = dict(id_col=self.id_col, file_col=self.file_cols, table_hdu=self.table_hdu)
+    df = read_catalog(source, image_dir, **asked) if whole or self.table_hdu is not None else None
     with _reading(self.name, self.kind.lstrip(".")):
         self.src = _Whole(df) if whole else self._open_file()
         self.columns = self._carried(columns)
         self.src.learn(self.columns)
+        if not whole: self._check_first()
     if image_dir is not None: self.base = str(Path(image_dir).expanduser().absolute())
     else: self.base = str(Path.cwd() if given else self.path.parent)
 
@@ -256,12 +265,33 @@ def _open(self:CatalogStream, source, image_dir, columns):
 def _open_file(self:CatalogStream):
     "What reads the blocks of a file"
     path = self.path
-    if self.kind in (".parquet", ".pq"): src = _Parquet([str(path)] if path.is_file() else parquet_parts(path))
-    else: src = _Csv(path, next(v for k,v in _text.items() if self.kind.startswith(k)), self.id_col, self.file_cols)
+    if self.kind in (".parquet", ".pq"): src = _Parquet([str(path)] if path.is_file() else parquet_parts(path), path)
+    else:
+        sep = next(v for k,v in _text.items() if self.kind.startswith(k))
+        src = _Csv(path, sep, self.id_col, self._path_columns())
     there = pd.DataFrame(columns=src.names)
     need_columns(there, self.id_col, name=self.name, hint="; name the right one with id_col=")
-    need_columns(there, *self.file_cols, name=self.name, hint="; name the right one with file_col=")
+    hint = "; name the right one with file_col=, or give files="
+    need_columns(there, *self._path_columns(), name=self.name, hint=hint)
     return src
+
+@patch
+def _path_columns(self:CatalogStream):
+    "The columns that paths of images are made of"
+    return list(dict.fromkeys(c for o in self.file_cols for c in file_columns(o)))
+
+@patch
+def _has_images(self:CatalogStream):
+    "Are there images in the table, which become files?"
+    if self.kind not in (".parquet", ".pq"): return False
+    with _reading(self.name, "parquet"): return bool(image_columns(self.path, self._path_columns()))
+
+@patch
+def _check_first(self:CatalogStream):
+    "Raise a `CatalogError` where the first identifiers cannot be right"
+    for _,t in self.src.blocks([self.id_col], lambda a, b: False):
+        ids = _frame(t.select([self.id_col]), [self.id_col])[self.id_col]
+        return check_decimals(id_column(ids, self.id_col), self.id_col)
 
 # %% ../../nbs/catalog/05_stream.ipynb #dd128e4c
 def _state(files):
@@ -327,7 +357,7 @@ def pieces(self:CatalogStream,
     todo = sorted(range(n) if todo is None else todo)
     wanted = np.zeros(n, dtype=bool)
     wanted[todo] = True
-    names = ["id_str", "file_loc"] if isinstance(self.src, _Whole) else [self.id_col, *self.file_cols]
+    names = ["id_str", "file_loc"] if isinstance(self.src, _Whole) else [self.id_col, *self._path_columns()]
     def skip(a, b): return not wanted[a//size:(b-1)//size+1].any()
     held,blocks = [],self.src.blocks(list(dict.fromkeys([*names, *self.columns])), skip)
     with _reading(self.name, self.kind.lstrip(".")):
@@ -346,11 +376,9 @@ def rows(self:CatalogStream,
 )->pa.Table:        # `id_str`, `file_loc`, and the columns carried along
     "Names, absolute paths and columns carried along; raises `CatalogError` for names that cannot be used"
     if isinstance(self.src, _Whole): return piece.cast(self.schema)
-    text = (self.id_col, *self.file_cols)
+    text = (self.id_col, *self._path_columns())
     df = _frame(piece.select(list(dict.fromkeys(text))), text)
-    try: head = read_catalog(df, self.base, self.id_col, self.file_cols)
+    try: known = names_and_files(df, self.base, self.id_col, self.file_cols)
     except CatalogError as e:
-        why = str(e).removeprefix("the catalogue: ")
-        raise CatalogError(f"{self.name}, rows {first+1} to {first+len(piece)}: {why}") from e
-    known = [pa.array(head[o], pa.large_string()) for o in ("id_str", "file_loc")]
+        raise CatalogError(f"{self.name}, rows {first+1} to {first+len(piece)}: {e}") from e
     return pa.table([*known, *(piece[o] for o in self.columns)], self.schema)

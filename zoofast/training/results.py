@@ -56,8 +56,8 @@ def get_preds(self:GalaxyLearner,
 # %% ../../nbs/training/10_results.ipynb #6967fd55
 @patch
 def predict(self:GalaxyLearner,
-    # A path, an image of Pillow's, an array or a tensor: whole numbers of 8 bits are finished pixels, others flux, as in
-    # a file; views from a batch are pixels over 255, so (255*x).round().byte()
+    # A path, an image of Pillow's, an array or a tensor: bytes are finished pixels, other numbers flux, as in a file;
+    # views from a batch are pixels over 255, so (255*x).round().byte()
     item,
     rm_type_tfms=None,     # Taken for fastai's sake
     with_input:bool=False  # The image that the encoder sees, before the three

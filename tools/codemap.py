@@ -98,7 +98,8 @@ def sidebar(pages):
     modules = [section(k or 'simulate', listed(v)) for k,v in by_floor(pages).items()]
     return [
         section('Start', links(zoofast='index.ipynb', What_you_can_type='docs/names.md', How_it_fits_together='code.md',
-                               Reading_images='docs/images.md', What_of_fastai_works='docs/fastai.md')),
+                               Reading_images='docs/images.md', Which_image_of_a_file='docs/survey_products.md',
+                               What_of_fastai_works='docs/fastai.md')),
         section('Guides', [dict(text=p.title, href=p.href) for p in guides]),
         section('Reference', modules),
         section('Measured', links(Speed_and_accuracy='docs/measured.md',

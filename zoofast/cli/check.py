@@ -114,6 +114,7 @@ def _tell_rows(res, write):
     if write: write_table(pd.concat([res.bad.assign(kind="bad"), res.suspect.assign(kind="suspect")]), write)
     _rows(res.bad, "cannot be used")
     _rows(res.suspect, "should be looked at")
+    for o in res.notes: echo(o)
 
 def _conclude(res, df, catalog, write):
     "The last line; raises `ValueError` where some rows cannot be used"

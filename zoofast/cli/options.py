@@ -122,7 +122,7 @@ def image_reader(
     channels, # Number of channels
     stretch,  # Name of a stretch, or json
     bands,    # Numbers or names with commas
-    hdu,      # Number or name, or several with commas
+    hdu,      # Number or name, name and version with a comma, or several
     crop=None # Pixels, or a fraction of the side below 1
 ):
     "The reader that the options ask for; bands and HDUs have numbers or names, several with commas"

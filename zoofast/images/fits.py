@@ -42,7 +42,8 @@ def _shape(h):
 
 def _describe_hdu(i, h):
     "`1 'SCI': ImageHDU of 3 x 40 x 50`"
-    name = f" {h.name!r}" if h.name else ""
+    version = f",{h.ver}" if "EXTVER" in h.header else ""
+    name = f" {h.name!r}{version}" if h.name else ""
     if not h.is_image: size = ""
     else: size = f" of {by_sides(h.shape)}" if getattr(h, "shape", ()) else " without pixels"
     return f"{i}{name}: {type(h).__name__}{size}"
@@ -52,22 +53,36 @@ def _list_hdus(hdus):
     return ", ".join(_describe_hdu(i, h) for i,h in enumerate(hdus))
 
 # %% ../../nbs/images/01_fits.ipynb #71c404ae
-# names of what is not the galaxy
-_beside = set("MASK MSK DQ FLAG FLAGS BPM WHT WGT WEIGHT IVAR INVVAR ERR ERROR SIGMA STDDEV UNCERT VAR VARIANCE RMS "
-              "SEG SEGM SEGMAP PSF".split())
+# names of what accompanies an image
+_companions = set("MASK MASKS MASKBITS MSK DQ FLAG FLAGS FLG BPM BADPIX QUALITY WHT WGT WT WEIGHT WEIGHTS IVAR INVVAR "
+    "ERR ERROR ERRORS SIGMA STD STDEV STDDEV STAT UNC UNCERT UNCERTAINTY VAR VARIANCE RMS NOISE CON CTX CONTEXT EXP "
+    "EXPOSURE EXPMAP EXPTIME NEXP COV COVERAGE SEG SEGM SEGMAP BKG BACKGROUND PSF D2IMARR WCSDVARR".split())
+_part = "MASK|MSK|DQ|FLG|WHT|WGT|WEIGHT|IVAR|INVVAR|ERR|ERROR|VAR|VARIANCE|RMS"
+_named_as_companion = re.compile(rf"(VAR|ERR|DQ|MASK|WHT)_.*|.*[^A-Z0-9]({_part})").fullmatch
 
+def _is_companion(h):
+    "Is it a mask, a weight, an error or the like, by its name?"
+    name = h.name.upper()
+    return name in _companions or _named_as_companion(name) is not None
+
+
+# %% ../../nbs/images/01_fits.ipynb #5c10a001
 def _is_picture(h): return len(_shape(h)) in (2,3)
 
 def _first_image(hdus):
-    """The first HDU with an image of two or three dimensions that is no mask, weight or error by its name, if there is
-    one"""
-    first = None
-    for h in hdus:                 # astropy reads them one after the other: no further than needed
+    """The HDU called `SCI`, or else the first that is no companion by its name, or else the first; of two or three
+    dimensions"""
+    first = companion = None
+    for i,h in enumerate(hdus):            # astropy reads them one after the other: no further than needed
         if not _is_picture(h): continue
-        if h.name not in _beside: return h
-        first = first or h
-    if first is None: raise ValueError(f"holds no image of two or three dimensions ({_list_hdus(hdus)})")
-    return first
+        if h.name.upper()=="SCI": return h
+        if _is_companion(h): companion = companion or h
+        elif i==0: return h                # the file's own image, before any extension
+        else: first = first or h
+    found = first or companion
+    if found is None: raise ValueError(f"holds no image of two or three dimensions ({_list_hdus(hdus)})")
+    return found
+
 
 # %% ../../nbs/images/01_fits.ipynb #00b05f00
 def _find_hdu(hdus, hdu):
@@ -77,6 +92,59 @@ def _find_hdu(hdus, hdu):
     except (KeyError, IndexError): raise ValueError(f"has no HDU {hdu!r} ({_list_hdus(hdus)})") from None
     if _is_picture(h): return h
     raise ValueError(f"holds no image of two or three dimensions in HDU {hdu!r} ({_list_hdus(hdus)})")
+
+# %% ../../nbs/images/01_fits.ipynb #5c10a004
+def _is_version(hdu):
+    "Can it be a name and its version, `(\"SCI\", 2)`?"
+    return len(hdu)==2 and isinstance(hdu[0], str) and isinstance(hdu[1], (int, np.integer))
+
+def _find_version(hdus, name, version, written=True):
+    "The image of this name and version, if there is one; a version that is not written is 1"
+    def fits_both(h): return h.name.upper()==name.strip().upper() and h.ver==version
+    return next((h for h in hdus if _is_picture(h) and fits_both(h) and (not written or "EXTVER" in h.header)), None)
+
+
+# %% ../../nbs/images/01_fits.ipynb #5c10a006
+def _why_no_bands(hdu, found, what):
+    "Why images cannot be the bands of one; nothing where they can"
+    if len({id(h) for h in found})<len(found):
+        return f"hdu={hdu!r} names one HDU twice; give a number or name for each band ({what})"
+    of_companions = {_is_companion(h) for h in found}
+    if len({isinstance(o, str) for o in hdu})==2 and len(of_companions)==2:
+        return (f"hdu={hdu!r} is an image and what accompanies it, where each should be a band ({what}); "
+                f"write a name and its version, or all by name, or all by number")
+
+def _find_hdus(hdus, hdu):
+    "HDUs that are asked for, and whether each is a band"
+    if not isinstance(hdu, (list, tuple)): return [_find_hdu(hdus, hdu)],False
+    if _is_version(hdu) and (h := _find_version(hdus, *hdu)) is not None: return [h],False
+    found = [_find_hdu(hdus, h) for h in hdu]
+    if not (why := _why_no_bands(hdu, found, _list_hdus(hdus))): return found,True
+    if _is_version(hdu) and (h := _find_version(hdus, *hdu, written=False)) is not None: return [h],False
+    raise ValueError(why)
+
+
+# %% ../../nbs/images/01_fits.ipynb #5c10a009
+def _ways_to_ask(hdus, found):
+    "For each of several HDUs the `hdu` that reads it: names, or versions of one name, or numbers"
+    names = [h.name for h in found]
+    plain = all(re.fullmatch(r"(?!-?\d+$)[^,]+", o) for o in names)            # as an option, too
+    if plain and len(set(names))==len(names): return names
+    versions = {(h.name, h.ver) for h in found}
+    if plain and len(set(names))==1 and len(versions)==len(found): return [(h.name, h.ver) for h in found]
+    return [next(i for i,o in enumerate(hdus) if o is h) for h in found]
+
+def images_of_one_shape(
+    path # FITS file
+)->list: # An `hdu` for each image with the shape of the one that is read, which is the first; [] where it is alone
+    "Images of a file that may be bands; raises what astropy raises"
+    from astropy.io import fits
+    with fits.open(path, memmap=False) as hdus:
+        read = _first_image(hdus)
+        if len(_shape(read))!=2: return []
+        others = [h for h in hdus if h is not read and _shape(h)==_shape(read) and not _is_companion(h)]
+        return _ways_to_ask(hdus, [read, *others]) if others else []
+
 
 # %% ../../nbs/images/01_fits.ipynb #de6785d7
 def as_flux(
@@ -134,6 +202,25 @@ def _on_sky(shape, header):
     ctypes = [str(header.get(f"CTYPE{i+1}", "")) for i in reversed(range(len(shape)))]
     return [c.split("-")[0].strip().upper() in _sky for c,n in zip(ctypes, shape) if n!=1]
 
+# %% ../../nbs/images/01_fits.ipynb #5c10a012
+_stokes = {1: "I", 2: "Q", 3: "U", 4: "V",
+           -1: "RR", -2: "LL", -3: "RL", -4: "LR", -5: "XX", -6: "YY", -7: "XY", -8: "YX"}
+
+def _stokes_names(header, n):
+    "Names of the bands where they are polarizations: an axis of the header, `STOKES`, of this length"
+    axes = (i for i in range(1, header.get("NAXIS", 0)+1) if str(header.get(f"CTYPE{i}", "")).strip().upper()=="STOKES")
+    i = next(axes, None)
+    if i is None or header.get(f"NAXIS{i}")!=n: return None
+    first,step,at = header.get(f"CRVAL{i}", 1),header.get(f"CDELT{i}", 1) or 1,header.get(f"CRPIX{i}", 1)
+    return [_stokes.get(round(first+(k+1-at)*step), str(k)) for k in range(n)]
+
+def _total_intensity(names):
+    "The one of several polarizations that one channel shows, or nothing where that is the mean of them"
+    if "I" in names: return "I"
+    if set(names) in ({"RR", "LL"}, {"XX", "YY"}): return None
+    raise ValueError(f"has the polarizations {', '.join(names)}, and no I for one channel; choose with bands=")
+
+
 # %% ../../nbs/images/01_fits.ipynb #8f50bdcb
 def _numbered_bands(header, n):
     "Names in `BAND0`, `BAND1`, ... or `FILTER1`, ..., if there are any"
@@ -142,6 +229,7 @@ def _numbered_bands(header, n):
 
 def _band_names(header, n):
     "Names of the bands, as far as the header has them"
+    if names := _stokes_names(header, n): return names
     if names := _numbered_bands(header, n): return names
     if n==1:
         for key in ("BAND", "FILTER"):
@@ -171,24 +259,30 @@ def _read_cube(hdus, h, path):
     return bands_first(flux, _on_sky(flux.shape, h.header))
 
 # %% ../../nbs/images/01_fits.ipynb #c6e312c4
-def read_fits(
-    path,        # FITS file, compressed or not
-    hdu=None,    # Number or name of the HDU, or several of them with a band each; default the first image
-    bands=None   # Numbers or names of the bands, in the order wanted; default all of them
-)->np.ndarray:   # float32 or float64 `(bands, y, x)`, top row first, NaN where there is no flux
-    "Read the flux of a FITS image; raises `ValueError` where there is none, and passes astropy's errors on"
-    from astropy.io import fits
-    several = isinstance(hdu, (list, tuple))
-    with fits.open(path, memmap=False) as hdus:
-        found = [_find_hdu(hdus, h) for h in (hdu if several else [hdu])]
-        if len({id(h) for h in found})<len(found):
-            raise ValueError(f"hdu={hdu!r} names one HDU twice; "
-                             f"give a number or name for each band ({_list_hdus(hdus)})")
-        cubes = [_read_cube(hdus, h, path) for h in found]
-        if several: names = [h.name or str(i) for i,h in enumerate(found)]
-        else: names = _band_names(found[0].header, len(cubes[0]))
-    if several and any(c.shape!=(1, *cubes[0].shape[1:]) for c in cubes):
+def _read_hdus(hdus, hdu, path):
+    "Flux `(bands, y, x)`, names of the bands, and whether they are polarizations"
+    found,several = _find_hdus(hdus, hdu)
+    cubes = [_read_cube(hdus, h, path) for h in found]
+    header,n = found[0].header,len(cubes[0])
+    if not several: return cubes[0],_band_names(header, n),_stokes_names(header, n) is not None
+    if any(c.shape!=(1, *cubes[0].shape[1:]) for c in cubes):
         shapes = [c.shape for c in cubes]
         raise ValueError(f"has HDUs {list(hdu)} of different shapes, {shapes}; each should be one band")
-    flux = np.concatenate(cubes) if several else cubes[0]
+    return np.concatenate(cubes),[h.name or str(i) for i,h in enumerate(found)],False
+
+
+# %% ../../nbs/images/01_fits.ipynb #5c10a015
+def read_fits(
+    path,         # FITS file, compressed or not
+    # Number or name of the HDU, name and version ("SCI", 2), or several numbers or names with a band each; default the
+    # first image
+    hdu=None,
+    bands=None,   # Numbers or names of the bands, in the order wanted; default all of them
+    channels=None # Channels that are wanted: for 1 of them, polarizations give Stokes I where `bands` says nothing
+)->np.ndarray:    # float32 or float64 `(bands, y, x)`, top row first, NaN where there is no flux
+    "Read the flux of a FITS image; raises `ValueError` where there is none, and passes astropy's errors on"
+    from astropy.io import fits
+    with fits.open(path, memmap=False) as hdus: flux,names,polarized = _read_hdus(hdus, hdu, path)
+    if bands is None and polarized and channels==1 and len(flux)>1: bands = _total_intensity(names)
     return (flux if bands is None else pick_bands(flux, bands, names))[:,::-1]
+

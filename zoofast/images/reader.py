@@ -22,7 +22,7 @@ from ..core.checks import check_number, check_one_of, explains_words, is_number
 from ..core.errors import ImageError, first_line
 from .archives import PACKED_TARS, ZIP_STARTS, ZIP_SUFFIXES, is_tar, read_tar, read_zip
 from .arrays import ARRAY_STARTS, ARRAY_SUFFIXES, array_pixels
-from .fits import FITS_STARTS, FITS_SUFFIXES, pick_bands, read_fits
+from .fits import FITS_STARTS, FITS_SUFFIXES, images_of_one_shape, pick_bands, read_fits
 from .raster import RASTER_STARTS, picture_pixels, read_raster
 from .stacks import HDF5_STARTS, HDF5_SUFFIXES, ZARR_SUFFIXES, read_hdf5, read_npy, read_zarr
 from .stretch import fit_stretch, stretch_flux, stretch_params
@@ -44,8 +44,8 @@ class ImageFormat:
     # From a path to `(bands, y, x)`, top row first: bytes are finished pixels, other numbers flux. An archive gives
     # the name of a file in it, the open file, and the place in that
     read:callable
-    # What the function takes as well: of the reader's parameters "bands" and "hdu"; in a file of many pictures the
-    # "place" of one, which is "" where none is given
+    # What the function takes as well: of the reader's parameters "bands", "hdu" and "channels"; in a file of many
+    # pictures the "place" of one, which is "" where none is given
     takes:tuple=()
 
 _by_pillow = ImageFormat("jpg, png, tiff or another of Pillow's", RASTER_STARTS, (), read_raster)
@@ -53,7 +53,7 @@ _tar = ImageFormat("tar", (), (".tar", *PACKED_TARS), read_tar, ("bands", "place
 _zarr = ImageFormat("Zarr", (), ZARR_SUFFIXES, read_zarr, ("bands", "place"))
 
 FORMATS = [
-    ImageFormat("FITS", FITS_STARTS, FITS_SUFFIXES, read_fits, ("hdu", "bands")),
+    ImageFormat("FITS", FITS_STARTS, FITS_SUFFIXES, read_fits, ("hdu", "bands", "channels")),
     ImageFormat("npy", ARRAY_STARTS, ARRAY_SUFFIXES, read_npy, ("bands", "place")),
     ImageFormat("HDF5", HDF5_STARTS, HDF5_SUFFIXES, read_hdf5, ("bands", "place")),
     ImageFormat("zip or npz", ZIP_STARTS, ZIP_SUFFIXES, read_zip, ("bands", "place")),
@@ -159,7 +159,7 @@ def _one_band(px, path, n):
 # %% ../../nbs/images/08_reader.ipynb #7e65299a
 def _read_bands(path, parts, hdu, bands):
     "Bytes or flux `(bands, y, x)` of a galaxy with a file a band"
-    read = [_one_band(_read_file(p, hdu=hdu, bands=None), p, len(parts)) for p in parts]
+    read = [_one_band(_read_file(p, hdu=hdu, bands=None, channels=1), p, len(parts)) for p in parts]
     def alike(a, b): return a.shape==b.shape and (a.dtype==np.uint8)==(b.dtype==np.uint8)
     for p,px in zip(parts, read):
         if alike(px, read[0]): continue
@@ -170,12 +170,13 @@ def _read_bands(path, parts, hdu, bands):
     except ValueError as e: raise ImageError(f"{path}: {e}") from e
 
 # %% ../../nbs/images/08_reader.ipynb #89fd3d0c
-def _read_pixels(path, hdu, bands):
+def _read_pixels(path, hdu, bands, channels=None):
     "Bytes or flux `(bands, y, x)` of a galaxy; raises `ImageError`"
     if not isinstance(path, (str, os.PathLike)): return _given_pixels(path, bands)
     path = str(path)
     parts = file_parts(path)
-    return _read_file(path, hdu=hdu, bands=bands) if len(parts)==1 else _read_bands(path, parts, hdu, bands)
+    if len(parts)>1: return _read_bands(path, parts, hdu, bands)
+    return _read_file(path, hdu=hdu, bands=bands, channels=channels)
 
 # %% ../../nbs/images/08_reader.ipynb #e74a45a3
 def crop_center(
@@ -222,6 +223,11 @@ def _fits_crop(crop):
     if crop is None or is_number(crop, above=0, high=1): return True
     return is_number(crop, low=2, below=1e6) and crop==int(crop)
 
+def _fits_hdu(hdu):
+    "Is it a number, a name, or several of them?"
+    each = hdu if isinstance(hdu, (list, tuple)) and len(hdu) else (hdu,)
+    return hdu is None or all(isinstance(o, str) or is_number(o, whole=True) for o in each)
+
 def _check_reader(r):
     "Raise a `ValueError` that names the parameter that cannot be"
     for name,low,high in (("size", 8, 8192), ("channels", 1, 1024)):
@@ -231,6 +237,9 @@ def _check_reader(r):
     check_one_of("grey", r.grey, ("mean", "luma"))
     if not _fits_crop(r.crop):
         raise ValueError(f"crop={r.crop!r} must be a whole number of pixels, or a fraction of the side, 1 at most")
+    if not _fits_hdu(r.hdu):
+        raise ValueError(f"hdu={r.hdu!r} must be a number, a name, a name and its version ('SCI', 2), "
+                         f"or several numbers or names with a band each")
     if not callable(r.stretch): stretch_params(r.stretch)
 
 # %% ../../nbs/images/08_reader.ipynb #9a748508
@@ -241,7 +250,8 @@ class ImageReader:
     channels:int=3 # 3 or 1, or the number of bands for more
     stretch:"str|dict|callable"="auto" # How flux becomes bytes: see `stretch_flux`
     bands:"tuple|None"=None # Flux, or one file a band: numbers or names of the bands, in the order of the channels
-    hdu:"int|str|tuple|None"=None # FITS: an HDU's number or name, or several with a band each; default the first image
+    # FITS: an HDU's number or name, name and version ("SCI", 2), or several with a band each; default the first image
+    hdu:"int|str|tuple|None"=None
     crop:"int|float|None"=None # Keep the middle: a number of pixels, or a fraction of the side below 1
     margin:float=1.0 # The image is read this much larger and its middle is given; see `wide`
     zoom:float=1.0 # Enlarge the middle first, pixel for pixel, as zoobot does (1.2 there)
@@ -261,7 +271,7 @@ ImageReader.__init__ = explains_words(**_other_words)(ImageReader.__init__)
 @patch
 def flux(self:ImageReader, path)->np.ndarray:
     "The middle square as it is in the file(s), `(bands, y, x)`: flux, or bytes of a raster; raises `ImageError`"
-    return _middle(_read_pixels(path, self.hdu, self.bands), self.crop)
+    return _middle(_read_pixels(path, self.hdu, self.bands, self.channels), self.crop)
 
 # %% ../../nbs/images/08_reader.ipynb #6dac8f1c
 @patch(as_prop=True)
@@ -275,7 +285,7 @@ def wide(self:ImageReader, path)->"torch.Tensor":
     import torch
     from torchvision.transforms.v2 import functional as TF
     zoomed_whole = self.zoom!=1 and self.crop is None
-    px = _read_pixels(path, self.hdu, self.bands) if zoomed_whole else self.flux(path)
+    px = _read_pixels(path, self.hdu, self.bands, self.channels) if zoomed_whole else self.flux(path)
     try:
         if px.dtype!=np.uint8: px = stretch_flux(px, self.stretch)
         px = _match_channels(px, self.channels, self.grey)
@@ -283,6 +293,18 @@ def wide(self:ImageReader, path)->"torch.Tensor":
     if self.zoom!=1: return torch.from_numpy(_enlarge(px, self.zoom, self.wide_size))
     px = torch.from_numpy(np.require(px, requirements=["C", "W"]))
     return TF.resize(px, [self.wide_size]*2, antialias=True)
+
+# %% ../../nbs/images/08_reader.ipynb #5c10b002
+@patch
+def unread(self:ImageReader,
+    path     # Image file
+)->list:     # An `hdu` for each of several images of one shape in it, of which the first is read; [] where that is all
+    "Images in a FITS file that may be bands, where this reader takes the first; raises what astropy raises"
+    path = str(path)
+    if self.hdu is not None or len(file_parts(path))>1: return []
+    file = file_and_place(path)[0]
+    return images_of_one_shape(file) if image_format(file).read is read_fits else []
+
 
 # %% ../../nbs/images/08_reader.ipynb #8685540d
 def _some_flux(reader, files, n, seed):

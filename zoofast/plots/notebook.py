@@ -48,8 +48,9 @@ def _repr_html_(self:CatalogCheck):
     n = len(self.ok)+len(self.bad)
     said = _p(f"all {n} rows of the catalogue can be used")
     if len(self.bad): said = _p(f"{len(self.bad)} of {n} rows of the catalogue cannot be used:")+_rows(self.bad, 10)
-    if not len(self.suspect): return said
-    return said + _p(f"{len(self.suspect)} of those that can should be looked at:")+_rows(self.suspect, 10)
+    if n := len(self.suspect):
+        said += _p(f"{n} of those that can should be looked at:")+_rows(self.suspect, 10)
+    return said + "".join(map(_p, self.notes))
 
 # %% ../../nbs/plots/07_notebook.ipynb #a2548d0f
 @patch

@@ -227,7 +227,8 @@ _table("Images",
     _P("bands", None, "name", taken_by="ImageReader", none=True, varies=False,
        help="FITS: numbers or names of the bands, with commas, such as z,r,g."),
     _P("hdu", None, "name", taken_by="ImageReader", none=True, varies=False,
-       help="FITS: number or name of the HDU, or several with a band each; default: the first image."),
+       help="FITS: number or name of the HDU, name and version (SCI,2), or several with a band each; default: the "
+            "first image."),
     _P("fit_stretch", False, "flag", **_command,
        help="FITS: one scale for the survey, found from its images, so that brightness can be compared."))
 

@@ -17,7 +17,7 @@ import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
 from ..training.runs import package_versions
 from ..images.reader import reader_config, reader_from_config
-from ..tasks.infer import same_task, task_from_config
+from ..tasks.infer import config_of, same_task, task_from_config
 from ..tasks.losses import loss_from_config
 from ..encoders.safe_files import FORMAT, FORMAT_VERSION, WeightsFile
 from ..encoders.safe_files import check_plain, check_tensors, read_config, read_tensors
@@ -49,7 +49,7 @@ def _config(model, weights, about):
     encoder = {**enc.config, "size": enc.size, "channels": enc.channels, "num_features": enc.num_features}
     more = {k: v for k,v in {"base_model": base_model(encoder), **about}.items() if v is not None}
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    return _json(dict(format=FORMAT, format_version=FORMAT_VERSION, created=created, task=model.task.config,
+    return _json(dict(format=FORMAT, format_version=FORMAT_VERSION, created=created, task=config_of(model.task),
                       reader=reader_config(model.reader), encoder=encoder, head=dict(dropout=model.net.head[0].p),
                       **more, versions=package_versions(), sha256={"model.safetensors": _sha256(weights)}))
 

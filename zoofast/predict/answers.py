@@ -21,21 +21,29 @@ from ..catalog.read import need_columns, pick_columns, read_catalog
 from ..catalog.tables import read_table
 from ..catalog.write import SavedTable, write_table
 from ..tasks.schema import Schema
-from ..tasks.task import Task
+from ..tasks.task import Task, plain_name
 from ..tasks.classes import Classification, MultiLabel
 from ..tasks.votes import VoteCounts
-from ..tasks.infer import infer_task, score_predictions, task_from_config
+from ..tasks.infer import config_of, infer_task, score_predictions, task_from_config
 from .table import as_model, predict_catalog
 
 # %% ../../nbs/predict/03_answers.ipynb #652f4116
-def _classes_in(preds, label):
+def _written(name, names):
+    "A name as it is among others, where it may have been made plain for a column"
+    return name if name in names else next((o for o in names if isinstance(o, str) and plain_name(o)==name), name)
+
+def _classes_in(preds, label, truth=None):
     "The classes of a label, in the order of a table's columns of probabilities"
-    cols = list(preds.columns)
+    cols,label_of = list(preds.columns),label if f"{label}_pred" in preds else plain_name(label)
     found = []
-    for c in cols[cols.index(f"{label}_pred")+1:]:
-        if not c.startswith(f"{label}_") or not pd.api.types.is_float_dtype(preds[c]): break
-        found.append(c[len(label)+1:])
-    kind = preds[f"{label}_pred"].dropna().infer_objects()
+    for c in cols[cols.index(f"{label_of}_pred")+1:]:
+        if not c.startswith(f"{label_of}_") or not pd.api.types.is_float_dtype(preds[c]): break
+        if c.endswith("_std") and c.removesuffix("_std") in cols: break                  # of tta or mc_dropout
+        found.append(c[len(label_of)+1:])
+    said = [preds[f"{label_of}_pred"]] + ([truth[label]] if truth is not None and label in truth else [])
+    words = pd.concat([o.dropna().astype(str) for o in said]).unique()
+    found = [_written(o, words) for o in found]
+    kind = preds[f"{label_of}_pred"].dropna().infer_objects()
     if pd.api.types.is_bool_dtype(kind): return [o=="True" for o in found]
     whole = pd.api.types.is_integer_dtype(kind) and all(o.lstrip("-").isdigit() for o in found)
     return [int(o) for o in found] if whole else found
@@ -62,13 +70,15 @@ def task_in(
             raise ValueError("task=: the table of predictions does not say what was predicted; "
                              "give the task, or the label columns, such as task='redshift'")
     labels = [labels] if isinstance(labels, str) else list(labels)
-    if all(f"{c}_prob" in preds and f"{c}_pred" in preds for c in labels):
+    if truth is not None: labels = [_written(c, list(truth)) for c in labels]
+    def there(c, kind): return f"{c}_{kind}" in preds or f"{plain_name(c)}_{kind}" in preds
+    if all(there(c, "prob") and there(c, "pred") for c in labels):
         if truth is None:
             raise ValueError("task=: give the task, since the table does not hold both values of each label")
         return MultiLabel(labels).fit(truth)
-    if len(labels)==1 and f"{labels[0]}_pred" in preds:
-        return Classification(labels[0], _classes_in(preds, labels[0]))
-    need_columns(preds, *labels, name="the table of predictions")
+    if len(labels)==1 and there(labels[0], "pred"):
+        return Classification(labels[0], _classes_in(preds, labels[0], truth))
+    need_columns(preds, *(c if c in preds else plain_name(c) for c in labels), name="the table of predictions")
     if truth is None: raise ValueError("task=: give the task, such as Regression('redshift')")
     return infer_task(truth, labels).fit(truth)
 
@@ -175,7 +185,11 @@ class Answers:
 def _find_task(self:Answers, task, preds, truth):
     "The task itself, that inside a calibrated one, or what columns tell; fitted, on a copy, where it is not yet"
     if not isinstance(task, Task): task = getattr(task, "task", None) or task_in(preds, truth, task)
-    return task if task.is_fitted else copy.deepcopy(task).fit(need_truth(truth))
+    task = task if task.is_fitted else copy.deepcopy(task).fit(need_truth(truth))
+    if set(task.columns)<=set(preds): return task
+    old = copy.deepcopy(task)                                   # a table of before odd characters became `_`
+    old.plain_columns = False
+    return old if set(old.columns)<=set(preds) else task
 
 @patch
 def _keep(self:Answers, truth, split):
@@ -212,7 +226,7 @@ def save(self:Answers,
     cols = [c for c in dict.fromkeys(["id_str", "file_loc", "split", *self.task.label_cols]) if c in truth]
     write_table(truth[cols].assign(split=truth.get("split", "valid")), folder/"truth.parquet")
     write_table(self.preds, folder/"predictions.parquet")
-    write_whole(folder/"task.json", json.dumps(self.task.config))
+    write_whole(folder/"task.json", json.dumps(config_of(self.task)))
     return folder
 
 # %% ../../nbs/predict/03_answers.ipynb #fd8eb301

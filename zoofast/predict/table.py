@@ -292,7 +292,9 @@ def predict_catalog(
     """Predict every galaxy of a catalogue; raises `CatalogError` or `BundleError` where that cannot start
 
     There is one row for each of the catalogue's, in its order. Where `out` is a folder, or a file of more than 100,000
-    rows, a `SavedTable` of them comes back. With `coverage` there are columns `_set`, or `_lower` and `_upper`."""
+    rows, a `SavedTable` of them comes back. With `coverage` there are columns `_set`, or `_lower` and `_upper`. In the
+    names of columns, what is no letter, digit, `_` or `-` of a label or class is `_`: `Class 1.1` gives
+    `Class_1_1_pred`, whose values stay as they are."""
     check_request(catalog, out, on_bad, batch_size)
     stream = _open_catalog(model, catalog, image_dir, id_col, file_col, columns)
     asked = _parameters("predictions", stream, coverage=coverage, tta=tta, mc_dropout=mc_dropout)

@@ -142,10 +142,10 @@ def _types(self:WithSets):
     return [*self.task._types(), *((f"{c}_{k}", t) for c in self.task.label_cols for k,t in kinds.items())]
 
 @patch(as_prop=True)
-def columns(self:WithSets)->list: return [k for k,_ in self._types()]
+def columns(self:WithSets)->list: return [self.named(k) for k,_ in self._types()]
 
 @patch(as_prop=True)
-def dtypes(self:WithSets)->dict: return dict(self._types())
+def dtypes(self:WithSets)->dict: return {self.named(k): t for k,t in self._types()}
 
 # %% ../../nbs/tasks/08_calibration.ipynb #64b1f3f8
 @patch
@@ -165,7 +165,7 @@ def _sets(self:WithSets, p):
     for i,c in enumerate(self.task.label_cols):
         if self.task.quantities: out[f"{c}_lower"],out[f"{c}_upper"] = self._interval(c, p[:,i])
         else: out[f"{c}_set"] = self._classes(c, p)
-    return pd.DataFrame(out)
+    return pd.DataFrame({self.named(k): v for k,v in out.items()})
 
 # %% ../../nbs/tasks/08_calibration.ipynb #a7bd711c
 @patch

@@ -119,7 +119,7 @@ def activation(self:Classification,
 @patch
 def _table(self:Classification, samples):
     "The most probable class, then every class's probability"
-    p,(pred,*names) = samples.mean(0),self.columns
+    p,(pred,*names) = samples.mean(0),[o for o,_ in self._types()]
     said = _column([self.classes[i] for i in p.argmax(1)], self.classes)
     return {pred: said, **dict(zip(names, p.T))},{n: samples[...,i] for i,n in enumerate(names)}
 
@@ -270,7 +270,7 @@ def choices(self:MultiLabel): return {c: list(self.values[c]) for c in self.labe
 @patch
 def compare_choices(self:MultiLabel, preds, truth=None):
     "Each label's two values"
-    p = preds[[f"{c}_prob" for c in self.labels]].to_numpy(dtype=float)
+    p = preds[self.named([f"{c}_prob" for c in self.labels])].to_numpy(dtype=float)
     y = np.full(p.shape, np.nan) if truth is None else self.encode(truth).numpy()
     y = np.where(np.isfinite(y), np.nan_to_num(y)>=.5, -1)
     return [Choice(c, v, np.stack([1-p[:,i], p[:,i]], 1), y[:,i], True) for i,(c,v) in enumerate(self.choices.items())]
@@ -288,7 +288,7 @@ def _labels_it_has(self:MultiLabel, on, there):
 @patch
 def judge(self:MultiLabel, preds, truth=None):
     "All labels together: as sure as of the least sure one, and off by their mean"
-    p = preds[[f"{c}_prob" for c in self.labels]].to_numpy(dtype=float)
+    p = preds[self.named([f"{c}_prob" for c in self.labels])].to_numpy(dtype=float)
     y = np.full(p.shape, np.nan) if truth is None else self.encode(truth).numpy()
     there = np.isfinite(y)
     sure = np.maximum(p, 1-p).min(1)
@@ -331,7 +331,7 @@ def limits(self:MultiLabel): return _unlike(self)
 @patch
 def outputs_of(self:MultiLabel, preds):
     "Logits"
-    p = torch.from_numpy(preds[[f"{c}_prob" for c in self.labels]].to_numpy(dtype=float, copy=True))
+    p = torch.from_numpy(preds[self.named([f"{c}_prob" for c in self.labels])].to_numpy(dtype=float, copy=True))
     return p.clamp(1e-300, 1-1e-16).logit()
 
 @patch
@@ -369,24 +369,24 @@ def distance(self:Classification, preds, y):
 @patch
 def distance(self:MultiLabel, preds, y):
     "Mean distance of the probabilities from 0 or 1"
-    return np.nan_to_num(np.abs(preds[[f"{c}_prob" for c in self.labels]].to_numpy(float)-y)).mean(1)
+    return np.nan_to_num(np.abs(preds[self.named([f"{c}_prob" for c in self.labels])].to_numpy(float)-y)).mean(1)
 
 # %% ../../nbs/tasks/04_classes.ipynb #06ab080f
 @patch
 def beside_truth(self:Classification, rows, preds, most=10):
     "The class that is true, the one that is said, and how surely"
     sure = as_numbers(preds[self.columns[1:]].max(axis=1))
-    return {f"{self.label}_true": as_texts(rows[self.label]),
-            f"{self.label}_pred": as_texts(preds[f"{self.label}_pred"]), "confidence": sure}
+    return {self.named(f"{self.label}_true"): as_texts(rows[self.label]),
+            self.columns[0]: as_texts(preds[self.columns[0]]), "confidence": sure}
 
 @patch
 def beside_truth(self:MultiLabel, rows, preds, most=10):
     "Of each label the true value, the one that is said, and the probability"
     out = {}
-    for c in self.labels[:most]:
-        out[f"{c}_true"] = as_texts(rows[c])
-        out[f"{c}_pred"] = as_texts(preds[f"{c}_pred"])
-        out[f"{c}_prob"] = as_numbers(preds[f"{c}_prob"])
+    for c,name in zip(self.labels[:most], self.named(self.labels)):
+        out[f"{name}_true"] = as_texts(rows[c])
+        out[f"{name}_pred"] = as_texts(preds[f"{name}_pred"])
+        out[f"{name}_prob"] = as_numbers(preds[f"{name}_prob"])
     return out
 
 # %% ../../nbs/tasks/04_classes.ipynb #c1a50007

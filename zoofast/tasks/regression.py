@@ -172,7 +172,7 @@ def metrics(self:Regression)->list:
         got = [self._of_label(i, r2_of, "r2")(out, y) for i in range(self.n_out)]
         got = [o for o in got if o==o]
         return float(np.mean(got)) if got else float("nan")
-    each = [self._of_label(i, f, f"{f.__name__}_{c}") for i,c in enumerate(self.labels) for f in errors]
+    each = [self._of_label(i, f, self.named(f"{f.__name__}_{c}")) for i,c in enumerate(self.labels) for f in errors]
     return over_set([r2, *each])
 
 # %% ../../nbs/tasks/05_regression.ipynb #7a5c0023
@@ -189,7 +189,7 @@ def facts(self:Regression): return {"loss": self.loss, "between 0 and 1": "yes" 
 def headline(self:Regression): return "rmse" if self.n_out==1 else "r2"
 
 @patch
-def is_predicted(self:Regression, preds): return preds[self.labels].notna().all(axis=1).to_numpy()
+def is_predicted(self:Regression, preds): return preds[self.named(self.labels)].notna().all(axis=1).to_numpy()
 
 # %% ../../nbs/tasks/05_regression.ipynb #72cacb09
 @patch(as_prop=True)
@@ -199,9 +199,10 @@ def quantities(self:Regression): return list(self.labels)
 def compare_quantities(self:Regression, preds, truth):
     "Each number, with its interval, or else one standard deviation where predictions have a spread"
     def interval(c):
+        c = self.named(c)
         if f"{c}_lower" in preds: return tuple(numbers(preds[f"{c}_{k}"]) for k in ("lower", "upper"))
         if f"{c}_std" in preds: return tuple(numbers(preds[c])+k*numbers(preds[f"{c}_std"]) for k in (-1, 1))
-    return [Quantity(c, numbers(preds[c]), numbers(truth[c]), interval(c)) for c in self.labels]
+    return [Quantity(c, numbers(preds[self.named(c)]), numbers(truth[c]), interval(c)) for c in self.labels]
 
 # %% ../../nbs/tasks/05_regression.ipynb #7a5c0024
 Regression.verdicts = Verdicts("close", "far", "far off", "by more than twice the typical error", "the farthest off")
@@ -214,6 +215,7 @@ def _mean_there(a):
 def _uncertainty(self:Regression, preds):
     "Width of each galaxy's intervals, or their spread, in units of the training galaxies' spread"
     def of(c):
+        c = self.named(c)
         if f"{c}_upper" in preds: return preds[f"{c}_upper"]-preds[f"{c}_lower"]
         return preds.get(f"{c}_std", pd.Series(np.nan, preds.index))
     unsure = np.stack([of(c) for c in self.labels], 1).astype(float)/self.std
@@ -224,7 +226,7 @@ def judge(self:Regression, preds, truth=None):
     "Errors and uncertainties are in units of the spread of the training galaxies"
     def name(c): return "" if len(self.labels)==1 else f"{c} "
     def say(row): return ", ".join(name(c)+number_text(v) for c,v in zip(self.labels, row) if v==v) or None
-    p = preds[self.labels].to_numpy(dtype=float)
+    p = preds[self.named(self.labels)].to_numpy(dtype=float)
     y = np.full(p.shape, np.nan) if truth is None else self.units(self.encode(truth)).numpy()
     off,known = _mean_there(np.abs(p-y)/self.std),np.isfinite(y).any(1)
     use = known & np.isfinite(p).all(1)
@@ -251,7 +253,7 @@ def in_a_line(self:Regression): return "numbers: " + ", ".join(self.labels)
 @patch
 def outputs_of(self:Regression, preds):
     "Standardised numbers, or their logits; in float64, since a Julian date has more digits than float32"
-    out = torch.from_numpy(preds[self.labels].to_numpy(dtype=float, copy=True))
+    out = torch.from_numpy(preds[self.named(self.labels)].to_numpy(dtype=float, copy=True))
     out = (out-torch.tensor(self.mean, dtype=torch.double))/torch.tensor(self.std, dtype=torch.double)
     return out.clamp(1e-16, 1-1e-16).logit() if self.unit_interval else out
 
@@ -267,14 +269,15 @@ def _summary(self:Regression, df):
 @patch
 def distance(self:Regression, preds, y):
     "Mean distance in units of the numbers' spread"
-    off = preds[self.labels].to_numpy(float)-self.units(torch.from_numpy(y)).numpy()
+    off = preds[self.named(self.labels)].to_numpy(float)-self.units(torch.from_numpy(y)).numpy()
     return np.nan_to_num(np.abs(off)/np.array(self.std)).mean(1)
 
 @patch
 def beside_truth(self:Regression, rows, preds, most=10):
     "Of each label the true number and the estimated one"
     out = {}
-    for c in self.labels[:most]: out |= {f"{c}_true": as_numbers(rows[c]), f"{c}_pred": as_numbers(preds[c])}
+    for c,name in zip(self.labels[:most], self.named(self.labels)):
+        out |= {f"{name}_true": as_numbers(rows[c]), f"{name}_pred": as_numbers(preds[name])}
     return out
 
 @patch

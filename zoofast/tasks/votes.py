@@ -339,7 +339,7 @@ def questions(self:VoteCounts): return {q: self.schema.answers[q] for q in self.
 @patch
 def compare_questions(self:VoteCounts, preds, truth):
     "Each question's fractions"
-    def of(c, kind): return preds[[f"{o}_{kind}" for o in c]].to_numpy(dtype=float)
+    def of(c, kind): return preds[self.named([f"{o}_{kind}" for o in c])].to_numpy(dtype=float)
     def one(q, answers):
         c = [f"{q}_{a}" for a in answers]
         votes = np.stack([numbers(truth[o]) for o in c], 1)
@@ -354,7 +354,7 @@ def judge(self:VoteCounts, preds, truth=None):
     q = next(q for q in s.questions if not s.asked_after[q])
     names,g = np.array(s.answers[q], dtype=object),s.groups[list(s.questions).index(q)]
     cols = [f"{q}_{a}" for a in s.answers[q]]
-    def of(kind, cols): return preds[[f"{c}_{kind}" for c in cols]].to_numpy(dtype=float)
+    def of(kind, cols): return preds[self.named([f"{c}_{kind}" for c in cols])].to_numpy(dtype=float)
     f,everything = of("fraction", cols),of("concentration", s.columns)
     votes = np.full(everything.shape, np.nan) if truth is None else self.encode(truth).double().numpy()
     first = votes[:,g]
@@ -382,13 +382,15 @@ def in_a_line(self:VoteCounts): return f"votes: {len(self.schema.questions)} que
 @patch
 def outputs_of(self:VoteCounts, preds):
     "What the head gives for these concentrations"
-    a = torch.from_numpy(preds[[f"{c}_concentration" for c in self.label_cols]].to_numpy(dtype=float, copy=True))
+    cols = self.named([f"{c}_concentration" for c in self.label_cols])
+    a = torch.from_numpy(preds[cols].to_numpy(dtype=float, copy=True))
     return from_concentration(a, self.min_concentration)
 
 @patch
 def more_scores(self:VoteCounts, score, preds, y):
     "`coverage`: the part of the counted fractions that are within the 90 % intervals"
-    low,high = (preds[[f"{c}_fraction_{k}" for c in self.label_cols]].to_numpy() for k in ("lower", "upper"))
+    cols = self.named([f"{c}_fraction" for c in self.label_cols])
+    low,high = (preds[[f"{c}_{k}" for c in cols]].to_numpy() for k in ("lower", "upper"))
     n = np.zeros(y.shape)
     for g in self.schema.groups: n[:,g] = np.nan_to_num(y[:,g].sum(1, keepdim=True).numpy())
     f = np.nan_to_num(y.numpy())/np.where(n>0, n, 1)
@@ -413,7 +415,7 @@ def _leading(fractions, answers):
 def distance(self:VoteCounts, preds, y):
     "Mean distance of the expected fractions from the counted ones"
     def one(g):
-        said = preds[[f"{self.label_cols[i]}_fraction" for i in g]].to_numpy(float)
+        said = preds[self.named([f"{self.label_cols[i]}_fraction" for i in g])].to_numpy(float)
         return np.abs(said-y[:,g]/np.maximum(np.nansum(y[:,g], 1, keepdims=True), 1))
     return np.nan_to_num(np.concatenate([one(list(g)) for g in self.schema.groups], 1)).mean(1)
 
@@ -425,7 +427,7 @@ def beside_truth(self:VoteCounts, rows, preds, most=10):
     cols = {q: [f"{q}_{a}" for a in s.answers[q]] for q in s.questions}
     votes = {q: rows[c].apply(pd.to_numeric, errors="coerce").fillna(0).to_numpy(float) for q,c in cols.items()}
     for q in sorted(s.questions, key=lambda q: -votes[q].sum())[:most//2]:
-        said = preds[[f"{c}_fraction" for c in cols[q]]].to_numpy(float)
+        said = preds[self.named([f"{c}_fraction" for c in cols[q]])].to_numpy(float)
         out[f"{q}_true"] = [counted(v, s.answers[q]) for v in votes[q]]
         out[f"{q}_pred"] = [_leading(v, s.answers[q]) for v in said]
     return out

@@ -19,6 +19,7 @@ from filelock import Timeout
 from ..core.errors import quiet
 from ..core.files import write_whole
 from ..images.reader import reader_config
+from ..tasks.infer import config_of
 from .runs import NOT_MEASURED, as_plain, check_free, held_run, package_versions, run_lock, to_yaml
 from .runs import read_history, read_run_config
 with quiet():
@@ -85,7 +86,7 @@ def _about_data(learn):
     "The galaxies, what is asked of them, and how they are read"
     dls = learn.dls
     augment = re.sub(r" at 0x[0-9a-f]+", "", repr(dls.augment)) if dls.augment else None
-    return dict(**(dls.source or {}), task=dls.task.config, label_cols=dls.task.label_cols,
+    return dict(**(dls.source or {}), task=config_of(dls.task), label_cols=dls.task.label_cols,
                 **dls.task.summarise(dls.catalog),
                 unusable=len(getattr(dls, "bad", ())), checksum=learn.identity.get("catalogue"),
                 reader=reader_config(dls.reader), augment=augment, flip=dls.flip)

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Annotated, Optional
 import typer
 from ..training.parameters import PARAMETERS, arguments, check_stages, check_together
-from ..training.runs import as_command, catalog_words
 from .app import Mistakes, bars, command, echo, is_first, say, sentence
 from .options import Catalog, Encoder, Epochs, NoReport, RandomWeights, Seed, Size, Weights
 from .options import about, as_arguments, folder, image_reader, pick_task, with_options
@@ -354,6 +353,7 @@ def finetune(**given):
     learn = train(_load(df, task, given), given, given["calibrate"], given["profile"])
     if not is_first(): return
     _judge(learn, given)
+    from zoofast.training.runs import as_command, catalog_words
     where = catalog_words(learn.dls.source, given["catalog"])
     echo(f"\nthe model is in {save_dir}/bundle; use it with\n"
          f"  {as_command('predict', save_dir, *where, '--out', 'predictions.parquet')}")
@@ -368,6 +368,7 @@ next, try these, the last one also with a catalogue of your own
 
 def _commands(out, size, which):
     "What to try after a demo, to be pasted as it is"
+    from zoofast.training.runs import as_command
     catalog,weights = out/"catalog.csv",["--weights", which["weights"]] if which["weights"] else []
     encoder = ["--encoder", which["encoder"], *weights, *["--random-weights"]*which["random_weights"]]
     commands = [("predict", out, catalog, "--out", "again.parquet"),

@@ -17,7 +17,6 @@ import typer
 from .app import Mistakes, command, echo, say
 from .options import folder, look_at_encoder, look_at_values, parse
 from ..core.checks import check_one_of
-from ..training.runs import as_command, catalog_words
 
 # %% ../../nbs/cli/07_share.ipynb #f60c4d68
 def _look_at_bundle(wrong, bundle, here=False):
@@ -122,6 +121,7 @@ def from_zoobot(
 
 def _say_model(model, out):
     "What a model predicts, from which images, and how to use it"
+    from zoofast.training.runs import as_command, catalog_words
     cols,enc = model.task.label_cols,model.net.encoder
     what = f"{type(model.task).__name__} of {', '.join(cols[:3])}{', ...' if len(cols)>3 else ''}"
     echo(f"{what} from {enc.channels} x {enc.size} x {enc.size} images; use it with\n"
@@ -137,7 +137,7 @@ def bundle(
 
     Example: zoofast bundle runs/rings
     """
-    from zoofast.training.runs import best_weights, read_run_config
+    from zoofast.training.runs import as_command, best_weights, catalog_words, read_run_config
     wrong = Mistakes()
     with wrong: best_weights(run)
     if out:

@@ -18,7 +18,6 @@ import typer
 from ..core.checks import check_number
 from ..core.errors import first_line
 from ..training.parameters import PARAMETERS
-from ..training.runs import as_command, catalog_words
 from .app import Mistakes, command, echo, say
 from .options import Device, about, as_arguments, folder, image_reader, option, pick_task, with_options
 from .options import look_at_catalog, look_at_encoder, look_at_labels, look_at_values
@@ -188,7 +187,7 @@ def _states(table): return ", ".join(f"{v} {k}" for k,v in table.state.value_cou
 # %% ../../nbs/cli/08_sweep.ipynb #5fe10aa7
 def _on_wandb(wandb, settings, given, save_dir, n):
     "Make the sweep, run its agents, and tell what came out; raises `ValueError` where no training ended well"
-    from zoofast.training.runs import list_runs
+    from zoofast.training.runs import as_command, list_runs
     command = finetune_command(settings, given, save_dir)
     path = _create(wandb, wandb_config(settings, command, n))
     folder = save_dir/path.split("/")[-1]
@@ -232,6 +231,7 @@ def _retrain(s, data, study, table, save_dir, fixed, seed, catalog=None):
         rows = data.df[data.df.split==name].reset_index(drop=True)
         if not len(rows): continue
         echo(score_line(score_predictions(predict_catalog(learn, rows), rows, data.task), what))
+    from zoofast.training.runs import as_command, catalog_words
     where = catalog_words(learn.dls.source, catalog)
     echo(f"\nthe model is in {save_dir}/best/bundle; use it with\n"
          f"  {as_command('predict', save_dir/'best', *where, '--out', 'predictions.parquet')}")

@@ -60,6 +60,8 @@ _companions = set("MASK MASKS MASKBITS MSK DQ FLAG FLAGS FLG BPM BADPIX QUALITY 
 _part = "MASK|MSK|DQ|FLG|WHT|WGT|WEIGHT|IVAR|INVVAR|ERR|ERROR|VAR|VARIANCE|RMS"
 _named_as_companion = re.compile(rf"(VAR|ERR|DQ|MASK|WHT)_.*|.*[^A-Z0-9]({_part})").fullmatch
 
+_images = {"", "SCI", "SCIENCE", "DATA", "IMAGE", "FLUX", "COMPRESSED_IMAGE"}          # names of the image itself
+
 def _is_companion(h):
     "Is it a mask, a weight, an error or the like, by its name?"
     name = h.name.upper()
@@ -75,7 +77,8 @@ def _first_image(hdus):
     first = companion = None
     for i,h in enumerate(hdus):            # astropy reads them one after the other: no further than needed
         if not _is_picture(h): continue
-        if h.name.upper()=="SCI": return h
+        name = h.name.upper()
+        if name=="SCI" or not first and name in _images: return h
         if _is_companion(h): companion = companion or h
         elif i==0: return h                # the file's own image, before any extension
         else: first = first or h
@@ -208,7 +211,8 @@ _stokes = {1: "I", 2: "Q", 3: "U", 4: "V",
 
 def _stokes_names(header, n):
     "Names of the bands where they are polarizations: an axis of the header, `STOKES`, of this length"
-    axes = (i for i in range(1, header.get("NAXIS", 0)+1) if str(header.get(f"CTYPE{i}", "")).strip().upper()=="STOKES")
+    if header.get("NAXIS", 0)<3: return None                               # at once, for most images
+    axes = (i for i in range(1, header["NAXIS"]+1) if str(header.get(f"CTYPE{i}", "")).strip().upper()=="STOKES")
     i = next(axes, None)
     if i is None or header.get(f"NAXIS{i}")!=n: return None
     first,step,at = header.get(f"CRVAL{i}", 1),header.get(f"CDELT{i}", 1) or 1,header.get(f"CRPIX{i}", 1)

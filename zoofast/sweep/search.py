@@ -15,6 +15,7 @@ __all__ = ['FAILURES', 'need_optuna', 'is_behind', 'open_study', 'trials_by_plac
 import json, math, time, warnings
 from contextlib import nullcontext
 import numpy as np, pandas as pd
+from ..core.checks import check_number
 from ..core.errors import first_line, quiet
 from .settings import REPEATS, Settings, _between
 
@@ -219,7 +220,7 @@ def n_trials(
 )->int:
     """How many trials there will be: as asked for, else `run_cap`, else the whole grid, else 20; never more than the
     grid has"""
-    if trials is not None and trials<1: raise ValueError(f"trials={trials}: give 1 or more")
+    check_number("trials", trials, whole=True, none=True, low=1)
     whole = len(settings.grid) if settings.method=="grid" else None
     n = trials or settings.run_cap or whole or 20
     return min(n, whole) if whole else n

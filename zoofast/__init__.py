@@ -41,6 +41,7 @@ Modules:
 - `zoofast.encoders.sources`: Any encoder by its name, and where its weights come from
 - `zoofast.images.archives`: Pictures in a zip or tar, and the arrays of a npz, without unpacking
 - `zoofast.images.arrays`: An array that numpy has saved, as flux or as pixels
+- `zoofast.images.cutouts`: Galaxies cut from the tiles of a survey, by their place on the sky
 - `zoofast.images.fits`: The flux in a FITS file, wherever it is
 - `zoofast.images.parallel`: Many images read at once, by several processes where that pays
 - `zoofast.images.reader`: One image file (jpg, png, tiff, FITS, npy) to one tensor: bands, stretch, size

@@ -172,16 +172,20 @@ def _read_data(h, path, number):
     import fitsio
     with fitsio.FITS(str(path)) as f: return f[number].read()
 
+def _flux_of(data, header):
+    "Numbers of an HDU, or of a part of it, as flux, with NaN where there is none"
+    flux,blank = as_flux(data),_blank(header)
+    if data.dtype.kind in "iu" and blank is not None:
+        scale,zero = header.get("BSCALE", 1),header.get("BZERO", 0)
+        flux[data==blank*scale+zero] = np.nan
+    return flux
+
 def _read_flux(h, path, number):
     "Flux of an HDU, with NaN where there is none"
     check_pixels(h.shape)
     data = _read_data(h, path, number)
     if data is None: raise ValueError("holds no pixels")
-    flux,blank = as_flux(data),_blank(h.header)
-    if data.dtype.kind in "iu" and blank is not None:
-        scale,zero = h.header.get("BSCALE", 1),h.header.get("BZERO", 0)
-        flux[data==blank*scale+zero] = np.nan
-    return flux
+    return _flux_of(data, h.header)
 
 # %% ../../nbs/images/01_fits.ipynb #c3f8dadf
 _sky = ("RA", "DEC", "GLON", "GLAT", "ELON", "ELAT", "SLON", "SLAT", "HPLN", "HPLT")

@@ -178,6 +178,31 @@ def _read_pixels(path, hdu, bands, channels=None):
     if len(parts)>1: return _read_bands(path, parts, hdu, bands)
     return _read_file(path, hdu=hdu, bands=bands, channels=channels)
 
+# %% ../../nbs/images/08_reader.ipynb #c07b0002
+def _in_tiles(path):
+    "File and place of each band of a picture that is a place in tiles; [] for other pictures"
+    if not isinstance(path, (str, os.PathLike)) or "::" not in str(path): return []
+    apart = [file_and_place(p) for p in file_parts(str(path))]
+    return apart if any(is_in_tile(place) for _,place in apart) else []
+
+def _check_tile(path, place):
+    "Raise a `ValueError` for what is no tile, or no place in one"
+    if not path and place: raise ValueError(place)                         # the catalogue found no tile, and says so
+    if not os.path.isfile(path): raise ValueError(_no_image_file(path))
+    if image_format(path).read is not read_fits: raise ValueError(f"{path} is no FITS file, as tiles are")
+    if not place: raise ValueError(f"has no place for {path}")
+
+def _cut_from_tiles(path, apart, reader):
+    "Flux `(bands, y, x)` of a galaxy in its tile(s); raises `ImageError`"
+    try:
+        for o in apart: _check_tile(*o)
+        if reader.cutout is not None: return read_cutouts(apart, reader.cutout, reader.align, reader.hdu, reader.bands)
+        raise ValueError("is a place in a tile; cutout= (--cutout) says how much of it to read, "
+                         "such as '20 arcsec', or 64 pixels")
+    except (MemoryError, ImageError): raise
+    except Exception as e: raise ImageError(_explain(str(path), e)) from e
+
+
 # %% ../../nbs/images/08_reader.ipynb #e74a45a3
 def crop_center(
     x:"torch.Tensor", # Image(s) `(..., y, x)`
@@ -241,6 +266,9 @@ def _check_reader(r):
         raise ValueError(f"hdu={r.hdu!r} must be a number, a name, a name and its version ('SCI', 2), "
                          f"or several numbers or names with a band each")
     if not callable(r.stretch): stretch_params(r.stretch)
+    check_one_of("align", r.align, (True, False))
+    if r.cutout is None: return
+    object.__setattr__(r, "cutout", int(r.cutout) if isinstance(check_cutout(r.cutout), int) else str(r.cutout))
 
 # %% ../../nbs/images/08_reader.ipynb #9a748508
 @dataclass(frozen=True)
@@ -256,6 +284,9 @@ class ImageReader:
     margin:float=1.0 # The image is read this much larger and its middle is given; see `wide`
     zoom:float=1.0 # Enlarge the middle first, pixel for pixel, as zoobot does (1.2 there)
     grey:str="mean" # One channel of a colour image: the "mean" of its bands, or the "luma" of red, green and blue
+    # Cut galaxies from survey tiles: side in pixels of the tile, or on the sky, "20 arcsec"; see `read_cutouts`
+    cutout:"int|str|None"=None
+    align:bool=True # Cutouts north up, all bands on one grid? Otherwise the tile's pixels as they are
 
     def __post_init__(self): _check_reader(self)
 
@@ -268,6 +299,14 @@ _other_words = dict(img_size="say size=", resize="say size=", n_in="say channels
 ImageReader.__init__ = explains_words(**_other_words)(ImageReader.__init__)
 
 # %% ../../nbs/images/08_reader.ipynb #5bcf7c8b
+@patch
+def _pixels(self:ImageReader, path):
+    "Bytes or flux `(bands, y, x)` of a picture, cut from its tile(s) where it lies in such; raises `ImageError`"
+    if apart := _in_tiles(path): return _cut_from_tiles(path, apart, self)
+    if self.cutout is None or not isinstance(path, (str, os.PathLike)): return _read_pixels(path, self.hdu, self.bands)
+    raise ImageError(f"{path}: has no place to cut from, as cutout={self.cutout!r} asks; columns ra, dec or x, y of "
+                     "the catalogue give it (a reader without cutout reads whole images)")
+
 @patch
 def flux(self:ImageReader, path)->np.ndarray:
     "The middle square as it is in the file(s), `(bands, y, x)`: flux, or bytes of a raster; raises `ImageError`"
@@ -343,7 +382,9 @@ def reader_config(
     if callable(reader.stretch):
         raise ValueError("the reader's stretch is a function, which cannot be saved with the model; "
                          "use a name such as 'auto', or dict(kind='asinh', low=..., high=...)")
-    return json.loads(json.dumps(asdict(reader), default=lambda o: np.asarray(o).tolist()))
+    config = asdict(reader)
+    if reader.cutout is None: config = {k: v for k,v in config.items() if k not in ("cutout", "align")}     # as before
+    return json.loads(json.dumps(config, default=lambda o: np.asarray(o).tolist()))
 
 # %% ../../nbs/images/08_reader.ipynb #d7d95fd9
 def reader_from_config(

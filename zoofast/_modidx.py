@@ -1158,6 +1158,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'zoofast.images.fits._find_hdus': ('images/fits.html#_find_hdus', 'zoofast/images/fits.py'),
                                      'zoofast.images.fits._find_version': ('images/fits.html#_find_version', 'zoofast/images/fits.py'),
                                      'zoofast.images.fits._first_image': ('images/fits.html#_first_image', 'zoofast/images/fits.py'),
+                                     'zoofast.images.fits._flux_of': ('images/fits.html#_flux_of', 'zoofast/images/fits.py'),
                                      'zoofast.images.fits._is_companion': ('images/fits.html#_is_companion', 'zoofast/images/fits.py'),
                                      'zoofast.images.fits._is_picture': ('images/fits.html#_is_picture', 'zoofast/images/fits.py'),
                                      'zoofast.images.fits._is_version': ('images/fits.html#_is_version', 'zoofast/images/fits.py'),

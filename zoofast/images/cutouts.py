@@ -14,7 +14,8 @@ import math, os, re, threading, warnings
 from collections import OrderedDict
 import numpy as np
 from ..core.checks import is_number
-from .fits import _band_names, _find_hdu, _flux_of, _on_sky, bands_first, check_pixels, pick_bands
+from .fits import _band_names, _find_hdus, _flux_of, _on_sky, _stokes_names, _total_intensity
+from .fits import bands_first, check_pixels, pick_bands
 
 # %% ../../nbs/images/05_cutouts.ipynb #76d35cdf
 _place = re.compile(r"(radec|xy)=([^,]+),([^,]+)")
@@ -110,10 +111,9 @@ class _Tile:
     def __init__(self, path, hdu):
         from astropy.io import fits
         with open(path, "rb") as f: packed = f.read(6)!=b"SIMPLE"
-        several = isinstance(hdu, (list, tuple))
         for mapped in (True, False):                                    # astropy maps no numbers that have a scale
             self.hdus = fits.open(path, memmap=mapped)
-            self.found = [_find_hdu(self.hdus, o) for o in (hdu if several else [hdu])]
+            self.found,several = _find_hdus(self.hdus, hdu)
             if not any(map(_is_scaled, self.found)): break
             if mapped: self.hdus.close()
         self.axes = [_sky_axes(h) for h in self.found]
@@ -124,6 +124,7 @@ class _Tile:
         self.in_memory = sum(o.nbytes for o in self.pixels) if packed else 0
         n = math.prod(self.found[0].shape)//math.prod(self.shape)
         self.names = [h.name or str(i) for i,h in enumerate(self.found)] if several else _band_names(head, n)
+        self.polarized = n>1 and not several and _stokes_names(head, n) is not None
 
     def part(self, rows, cols):
         "Flux `(bands, y, x)`, its rows as in the file"
@@ -275,8 +276,9 @@ def read_cutouts(
     pictures,       # `(path, place)` of a FITS tile, or several with a band each; see `place_on_sky`
     cutout,         # Side of the cutout: pixels of the tile (of the finest band), or an angle such as "20 arcsec"
     align:bool=True,# North up and east to the left, all bands on one grid? Otherwise the tile's pixels as they are
-    hdu=None,       # Number or name of the HDU, or several of them with a band each; default the first image
-    bands=None      # Numbers or names of the bands, in the order wanted; default all of them
+    hdu=None,       # As for `read_fits`
+    bands=None,     # Numbers or names of the bands, in the order wanted; default all of them
+    channels=None   # Channels that are wanted: for 1 of them, polarizations give Stokes I
 )->np.ndarray:      # float32 or float64 `(bands, y, x)`, top row first, NaN where there is no flux
     "Read a galaxy from its tile(s); raises `ValueError` where it lies outside, and passes astropy's errors on"
     side = check_cutout(cutout)
@@ -286,5 +288,6 @@ def read_cutouts(
         raise ValueError(f"has {len(many.names)} bands, where each of {len(tiles)} tiles should have one")
     aligned = align and all(t.sky for t in tiles)
     flux = np.concatenate((_aligned if aligned else _as_they_are)(tiles, at, side))
+    if bands is None and channels==1 and tiles[0].polarized: bands = _total_intensity(tiles[0].names)
     names = tiles[0].names if len(tiles)==1 else [os.path.basename(p) for p,_ in pictures]
     return (flux if bands is None else pick_bands(flux, bands, names))[:,::-1]

@@ -22,6 +22,7 @@ from ..core.checks import check_number, check_one_of, explains_words, is_number
 from ..core.errors import ImageError, first_line
 from .archives import PACKED_TARS, ZIP_STARTS, ZIP_SUFFIXES, is_tar, read_tar, read_zip
 from .arrays import ARRAY_STARTS, ARRAY_SUFFIXES, array_pixels
+from .cutouts import check_cutout, is_in_tile, read_cutouts
 from .fits import FITS_STARTS, FITS_SUFFIXES, images_of_one_shape, pick_bands, read_fits
 from .raster import RASTER_STARTS, picture_pixels, read_raster
 from .stacks import HDF5_STARTS, HDF5_SUFFIXES, ZARR_SUFFIXES, read_hdf5, read_npy, read_zarr
@@ -196,9 +197,10 @@ def _cut_from_tiles(path, apart, reader):
     "Flux `(bands, y, x)` of a galaxy in its tile(s); raises `ImageError`"
     try:
         for o in apart: _check_tile(*o)
-        if reader.cutout is not None: return read_cutouts(apart, reader.cutout, reader.align, reader.hdu, reader.bands)
-        raise ValueError("is a place in a tile; cutout= (--cutout) says how much of it to read, "
-                         "such as '20 arcsec', or 64 pixels")
+        if reader.cutout is None:
+            raise ValueError("is a place in a tile; cutout= (--cutout) says how much of it to read, "
+                             "such as '20 arcsec', or 64 pixels")
+        return read_cutouts(apart, reader.cutout, reader.align, reader.hdu, reader.bands, reader.channels)
     except (MemoryError, ImageError): raise
     except Exception as e: raise ImageError(_explain(str(path), e)) from e
 
@@ -303,14 +305,15 @@ ImageReader.__init__ = explains_words(**_other_words)(ImageReader.__init__)
 def _pixels(self:ImageReader, path):
     "Bytes or flux `(bands, y, x)` of a picture, cut from its tile(s) where it lies in such; raises `ImageError`"
     if apart := _in_tiles(path): return _cut_from_tiles(path, apart, self)
-    if self.cutout is None or not isinstance(path, (str, os.PathLike)): return _read_pixels(path, self.hdu, self.bands)
+    in_memory = not isinstance(path, (str, os.PathLike))
+    if self.cutout is None or in_memory: return _read_pixels(path, self.hdu, self.bands, self.channels)
     raise ImageError(f"{path}: has no place to cut from, as cutout={self.cutout!r} asks; columns ra, dec or x, y of "
                      "the catalogue give it (a reader without cutout reads whole images)")
 
 @patch
 def flux(self:ImageReader, path)->np.ndarray:
     "The middle square as it is in the file(s), `(bands, y, x)`: flux, or bytes of a raster; raises `ImageError`"
-    return _middle(_read_pixels(path, self.hdu, self.bands, self.channels), self.crop)
+    return _middle(self._pixels(path), self.crop)
 
 # %% ../../nbs/images/08_reader.ipynb #6dac8f1c
 @patch(as_prop=True)
@@ -324,7 +327,7 @@ def wide(self:ImageReader, path)->"torch.Tensor":
     import torch
     from torchvision.transforms.v2 import functional as TF
     zoomed_whole = self.zoom!=1 and self.crop is None
-    px = _read_pixels(path, self.hdu, self.bands, self.channels) if zoomed_whole else self.flux(path)
+    px = self._pixels(path) if zoomed_whole else self.flux(path)
     try:
         if px.dtype!=np.uint8: px = stretch_flux(px, self.stretch)
         px = _match_channels(px, self.channels, self.grey)

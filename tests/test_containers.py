@@ -1,9 +1,13 @@
 "Many pictures in one file: npy, npz, HDF5, Zarr, zip, tar. Each is read in place, as if it were a file of its own"
 import gzip, io, os, pickle, subprocess, sys, tarfile, zipfile
-import h5py, numpy as np, pytest, torch, zarr
+import h5py, numpy as np, pandas as pd, pytest, torch, zarr
 from astropy.io import fits
 from PIL import Image
-from zoofast.core.errors import ImageError
+from zoofast.catalog.read import read_catalog
+from zoofast.core.errors import CatalogError, ImageError
+from zoofast.data.check import check_catalog
+from zoofast.data.pictures import make_catalog
+from zoofast.data.store import ImageStore
 from zoofast.images.parallel import read_batches
 from zoofast.images.reader import ImageReader
 
@@ -293,3 +297,116 @@ def test_without_the_package_the_pip_line_is_said(there, package, file):
     said = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True).stderr
     extra = dict(h5py='hdf5', zarr='zarr')[package]
     assert f"pip install 'zoofast[{extra}]'" in said and 'ImageError' in said
+
+
+# Catalogues of pictures that have none
+
+LABELS = np.array(['ring', 'spiral', 'disk'])[np.arange(N)%3]
+
+@pytest.mark.parametrize('name', KINDS[1:])
+def test_arrays_beside_the_pictures_become_columns(tmp_path, name):
+    "Each row's picture and label are those of the array's row, also when the catalogue was written and read again"
+    ans,z = np.arange(N)%3,np.linspace(0, 1, N)
+    file = write(tmp_path/name, images=RGB, ans=ans.astype('>i4'), z=z, votes=np.zeros((N, 5)), seed=np.array([3]))
+    with pytest.warns(UserWarning, match=r'left out: .*(votes|seed) \('): df = make_catalog(file)
+    assert df.columns.tolist()[:2]==['id_str', 'file_loc'] and sorted(df.columns[2:])==['ans', 'z']
+    assert df.id_str.is_unique and df.ans.tolist()==ans.tolist() and np.allclose(df.z, z)
+    df.to_csv(tmp_path/'a.csv', index=False)
+    again = read_catalog(tmp_path/'a.csv')
+    assert again.id_str.tolist()==df.id_str.tolist() and again.file_loc.tolist()==df.file_loc.tolist()
+    assert torch.equal(ImageReader(SIZE)(again.file_loc[17]), ImageReader(SIZE)(RGB[17]))
+    assert check_catalog(again, 'ans', progress=False).bad.empty
+
+def test_texts_are_labels(tmp_path):
+    with h5py.File(tmp_path/'a.h5', 'w') as f:
+        f['images'],f['kind'],f['fixed'],f['id_str'] = RGB,LABELS.tolist(),LABELS.astype('S'),np.arange(N)+10**18
+    df = make_catalog(tmp_path/'a.h5')
+    assert df.kind.tolist()==df.fixed.tolist()==LABELS.tolist() and str(df.id_str[1])==str(10**18+1)
+    np.savez(tmp_path/'a.npz', images=RGB, kind=LABELS, odd=np.array([{}]*N, dtype=object))
+    with pytest.warns(UserWarning, match='left out: odd .*not unpickled'): df = make_catalog(tmp_path/'a.npz')
+    assert df.kind.tolist()==LABELS.tolist()
+
+@pytest.mark.parametrize('name', ['a.zip', 'a.tar', 'folder'])
+def test_folders_are_labels(tmp_path, name):
+    files = {f'all/{LABELS[i]}/{i}.png': as_png(RGB[i]) for i in range(N)}
+    files |= {'all/README.txt': b'by hand', 'all/ring/.hidden.png': b'', '__MACOSX/all/ring/1.png': b''}
+    if name=='folder':
+        for k,v in files.items():
+            (tmp_path/name/k).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path/name/k).write_bytes(v)
+        file = tmp_path/name
+    else: file = archive(tmp_path/name, files)
+    with pytest.warns(UserWarning, match='left out: all/README.txt$'): df = make_catalog(file)
+    assert len(df)==N and df.label.tolist()==[LABELS[int(o)] for o in df.id_str]
+    for r in df.itertuples(): assert torch.equal(ImageReader(SIZE)(r.file_loc), ImageReader(SIZE)(RGB[int(r.id_str)]))
+
+def test_bands_in_arrays_of_their_own(tmp_path):
+    file = write(tmp_path/'a.h5', g=FLUX, r=FLUX*2)
+    with pytest.raises(CatalogError, match=r'several arrays.*g \(24 x 40 x 40\), r.*images='): make_catalog(file)
+    df = make_catalog(file, images=['r', 'g'])
+    px = ImageReader(SIZE, channels=2, **FIXED)(df.file_loc[3])
+    assert torch.equal(px, ImageReader(SIZE, channels=2, **FIXED)(np.stack([FLUX[3]*2, FLUX[3]])))
+
+NO_CATALOG = [
+    ('gone.h5', 'no such file'), ('table.csv', 'a table is read by read_catalog'), ('empty', 'holds no images'),
+    ('labels.h5', r'no array of pictures.*it has: ans \(24\)'), ('notes.zip', 'holds no images, but 1 others: a.txt'),
+    ('bar.zip', 'has a bar'), ('cut.zip', 'cut off or damaged'),
+    ('s3://survey/a.h5', 's3://survey/a.h5 is a web address'),
+]
+@pytest.mark.parametrize('name,why', NO_CATALOG)
+def test_what_no_catalogue_can_be_made_of(tmp_path, name, why):
+    (tmp_path/'table.csv').write_text('id_str,file_loc\n1,1.jpg\n')
+    (tmp_path/'empty').mkdir()
+    write(tmp_path/'labels.h5', ans=np.arange(N))
+    archive(tmp_path/'notes.zip', {'a.txt': b'hello'}); archive(tmp_path/'bar.zip', {'a|b.png': b''})
+    (tmp_path/'cut.zip').write_bytes((tmp_path/'notes.zip').read_bytes()[:50])
+    with pytest.raises(CatalogError, match=why): make_catalog(name if ':' in name else tmp_path/name)
+
+REMOTE = ['s3://survey/a.fits', 'gs://survey/a.fits', 'https://sky.org/a.fits', 's3://survey/a.h5::images[3]']
+@pytest.mark.parametrize('address', REMOTE)
+def test_what_is_on_the_web_is_refused_by_name(tmp_path, address):
+    "As an image, in a catalogue, as the catalogue, as the folder of images"
+    with pytest.raises(ImageError, match='is a web address; download the image'): ImageReader(SIZE)(address)
+    df = read_catalog(pd.DataFrame(dict(id_str=['a'], file_loc=[address])))
+    assert 'is a web address; download the image' in check_catalog(df, progress=False).bad.reason[0]
+    with pytest.raises(CatalogError, match='is a web address; download the table'): read_catalog(address)
+    with pytest.raises(CatalogError, match='image_dir=.*is a web address'): read_catalog(df, image_dir=address)
+    if '::' not in address: assert not os.path.exists(address.split(':')[0])
+
+def test_pictures_of_one_file_are_kept_and_told_apart(tmp_path):
+    "Each has its row of the cache, which is left when the file changes"
+    file = write(tmp_path/'a.npz', images=RGB)
+    files,reader = make_catalog(file).file_loc.tolist(),ImageReader(SIZE)
+    store = ImageStore(files, reader, tmp_path/'cache', progress=False)
+    assert torch.equal(store[[17, 3]], torch.stack([reader(RGB[i]) for i in (17, 3)]))
+    write(tmp_path/'a.npz', images=RGB[::-1])
+    again = ImageStore(files, reader, tmp_path/'cache', progress=False)
+    assert torch.equal(again[[17]][0], reader(RGB[N-1-17]))
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['galaxy10.h5', 'a.zip'])
+def test_from_the_shell(tmp_path, run_zoofast, name):
+    "catalog, check, finetune, predict and the report's pictures, from a file of many"
+    labels = np.arange(N*2)%2
+    px = np.concatenate([RGB, RGB[::-1]//2+90])
+    px[labels==1,10:30,10:30] = 255
+    files = {f"{'ring' if a else 'disk'}/{i}.png": as_png(px[i]) for i,a in enumerate(labels)}
+    if name=='a.zip': archive(tmp_path/name, files)
+    else: write(tmp_path/name, images=px, ans=labels)
+    def run(*args):
+        res = run_zoofast(*args, cwd=tmp_path)
+        assert res.returncode==0, res.stderr
+        return res.stdout
+    said = run('catalog', name, '--out', 'a.csv')
+    label = 'label' if name=='a.zip' else 'ans'
+    assert f'48 pictures in {name}' in said and f'zoofast check a.csv --label {label}' in said
+    assert 'all 48 rows of a.csv can be used' in run('check', 'a.csv', '--label', label)
+    run('finetune', 'a.csv', '--label', label, '--encoder', 'test_efficientnet', '--random-weights', '--size', 32,
+        '--epochs', 2, '--save-dir', 'run')
+    html = (tmp_path/'run'/'report.html').read_text()
+    assert html.count('data:image/jpeg')>5
+    run('predict', 'run', 'a.csv', '--out', 'preds.csv')
+    preds = pd.read_csv(tmp_path/'preds.csv')
+    assert len(preds)==48 and preds.error.isna().all() and preds.file_loc[0].startswith(str(tmp_path/name)+'::')
+    res = run_zoofast('catalog', name, '--out', 'a.csv', cwd=tmp_path)
+    assert res.returncode==2 and 'a.csv is there already; --overwrite' in res.stderr

@@ -17,7 +17,7 @@ Modules:
 - `zoofast.catalog.tables`: Whatever holds a table of galaxies, as a DataFrame
 - `zoofast.catalog.write`: Tables on the disk: written whole, read as far as needed
 - `zoofast.cli.app`: How the commands behave: messages, progress, mistakes, exit codes
-- `zoofast.cli.check`: The commands that look before anything is trained: at a catalogue, at the encoders there are, at decoded images
+- `zoofast.cli.check`: The commands that look before anything is trained: at catalogues, pictures, encoders, and decoded images
 - `zoofast.cli.finetune`: Training from a shell: finetune, demo
 - `zoofast.cli.main`: The `zoofast` command
 - `zoofast.cli.options`: What commands are given, and what it asks for
@@ -33,6 +33,7 @@ Modules:
 - `zoofast.data.check`: Which rows of a catalogue can be used, and why the others cannot
 - `zoofast.data.items`: New images, batches in words and pictures of them: what fastai asks of its `DataLoaders`
 - `zoofast.data.loaders`: Catalogue and task to fastai `DataLoaders`, with augmentation
+- `zoofast.data.pictures`: A catalogue of what has none: a stack of pictures, an archive, a folder
 - `zoofast.data.store`: Images decoded once, kept as bytes
 - `zoofast.encoders.compute`: The same encoder, faster: memory layout, memory that is kept, folded norms, compiled kernels, mixed precision
 - `zoofast.encoders.engines`: What runs an encoder for prediction: torch, ONNX Runtime or OpenVINO, checked before it is used

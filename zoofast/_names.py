@@ -20,6 +20,7 @@ NAMES = {
     "tasks.votes":        ["VoteCounts"],
     "tasks.infer":        ["score_predictions"],
     "data.check":         ["check_catalog", "CatalogCheck"],
+    "data.pictures":      ["make_catalog"],
     "data.cache":         ["list_cache", "clear_cache"],
     "data.augment":       ["GalaxyAugment"],
     "data.loaders":       ["GalaxyDataLoaders"],

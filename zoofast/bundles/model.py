@@ -182,5 +182,6 @@ def predict(self:GalaxyModel,
                 if x is not None: samples[:,rows] = self.samples(x, tta, mc_dropout)
     finally: self.engine = was
     out = self.task.to_frame(samples, std=bool(tta or mc_dropout)).astype(self.task.dtypes)
-    head = pd.DataFrame({"id_str": [Path(p).stem for p in paths], "file_loc": paths}, dtype=str)
+    def called(p): return Path(p).name if "::" in str(p) else Path(p).stem       # "stack.h5::images[17]", or "galaxy"
+    head = pd.DataFrame({"id_str": [called(p) for p in paths], "file_loc": paths}, dtype=str)
     return pd.concat([head, out, pd.Series(errors, name="error", dtype=object)], axis=1)

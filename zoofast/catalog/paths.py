@@ -12,6 +12,7 @@ __all__ = ['file_and_place', 'file_locations', 'absent_files', 'file_parts']
 import os, re, unicodedata
 from urllib.parse import unquote
 import numpy as np, pyarrow as pa, pyarrow.compute as pc
+from ..core.checks import web_address
 from ..core.errors import first_line
 
 # %% ../../nbs/catalog/02_paths.ipynb #98260262
@@ -156,8 +157,7 @@ def _no_file(file):
     for i,part in enumerate(parts):
         p,place = file_and_place(part)
         if not p: said.append(f"no file is given for band {i+1} of {len(parts)}")
-        elif "://" in p:
-            said.append(f"{first_line(p)} is a web address; download the image and give the path of its file")
+        elif web_address(p): said.append(web_address(p))
         elif os.path.isdir(p) and not place:
             said.append(f"{first_line(p)} is a folder; give the path of an image in it")
         elif not os.path.exists(p): said.append(f"there is no file {first_line(p)}{_slip(p)}")

@@ -19,7 +19,7 @@ import numpy as np, pandas as pd, pyarrow as pa, pyarrow.compute as pc
 from .paths import file_locations, file_parts
 from .astronomy import ARRAYS, TABLES, frame_of
 from .tables import column_names, file_columns, id_column, read_table, text_column
-from ..core.checks import explains_words
+from ..core.checks import explains_words, web_address
 from ..core.errors import CatalogError, did_you_mean
 
 # %% ../../nbs/catalog/03_read.ipynb #fe0963e0
@@ -59,6 +59,8 @@ def _source(source, id_col, file_cols, image_dir, table_hdu=None):
     else:
         df,name = read_table(source, id_col, file_cols, image_dir, table_hdu),str(source)
         base = os.getcwd() if name.startswith("hf_dataset:") else str(Path(source).expanduser().absolute().parent)
+    if image_dir is not None and web_address(image_dir):
+        raise CatalogError(f"image_dir={str(image_dir)!r}: {web_address(image_dir, 'images')}")
     if image_dir is not None: base = str(Path(image_dir).expanduser().absolute())
     return df,name,base
 

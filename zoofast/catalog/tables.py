@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, pyarrow as pa, pyarrow.compute as pc
 from tqdm.auto import tqdm
 from .astronomy import astropy_names, read_astropy
+from ..core.checks import web_address
 from ..core.errors import CatalogError, first_line
 from ..core.files import cache_dir, unfinished
 
@@ -503,22 +504,25 @@ _votable = dict.fromkeys((".vot", ".votable", ".xml"), "votable")
 _astropy = {**_fits, **_votable, ".ecsv": "ascii.ecsv", ".ecsv.gz": "ascii.ecsv"}
 _formats = {**{s+z: "csv" for s in _text for z in ("", *_unpack)}, **_astropy, ".parquet": "parquet", ".pq": "parquet"}
 
+_of_pictures = "; pictures without a table are listed by make_catalog (zoofast catalog)"
+
 def _folder_format(path):
     "What a folder holds: \"dataset\" or \".parquet\""
     if (path/"dataset_dict.json").is_file() or (path/"state.json").is_file(): return "dataset"
     if parquet_parts(path): return ".parquet"
     raise CatalogError(f"{path}: cannot tell the format of the catalogue: it is a folder, and holds neither parquet "
-                       f"files nor a Hugging Face dataset written by save_to_disk")
+                       f"files nor a Hugging Face dataset written by save_to_disk{_of_pictures}")
 
 def _format(path, source):
     "What there is at `path`: a key of `_formats`, or \"dataset\""
     if str(source).startswith("hf_dataset:"): return "dataset"
+    if web_address(source): raise CatalogError(web_address(source, "table"))
     if not path.exists(): raise CatalogError(f"{path}: there is no such catalogue")
     if path.is_dir(): return _folder_format(path)
     suffix = next((s for s in sorted(_formats, key=len, reverse=True) if path.name.lower().endswith(s)), None)
     if suffix: return suffix
     raise CatalogError(f"{path}: cannot tell the format of the catalogue from its name; "
-                       f"use one of {' '.join(_formats)}")
+                       f"use one of {' '.join(_formats)}{_of_pictures}")
 
 # %% ../../nbs/catalog/01_tables.ipynb #6b2c758e
 def _packed(path):

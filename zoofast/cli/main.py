@@ -11,7 +11,7 @@ __all__ = ['COMMANDS', 'main']
 # %% ../../nbs/cli/09_main.ipynb #8516b39c
 from .app import app
 from .finetune import demo, finetune
-from .check import cache, check, encoders
+from .check import cache, catalog, check, encoders
 from .predict import predict, represent, similar
 from .sweep import sweep
 from .runs import report, runs
@@ -20,7 +20,7 @@ from .share import bundle, export, from_zoobot, push
 # %% ../../nbs/cli/09_main.ipynb #7c190001
 # as `zoofast --help` lists them: from the first look to what others get
 COMMANDS = (
-    demo, check, finetune,
+    demo, catalog, check, finetune,
     predict, represent, similar,
     sweep, runs, report,
     encoders, cache,

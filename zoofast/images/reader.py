@@ -18,7 +18,7 @@ import numpy as np
 from fastcore.basics import patch
 from PIL import Image
 from ..catalog.paths import file_and_place, file_parts
-from ..core.checks import check_number, check_one_of, explains_words, is_number
+from ..core.checks import check_number, check_one_of, explains_words, is_number, web_address
 from ..core.errors import ImageError, first_line
 from .archives import PACKED_TARS, ZIP_STARTS, ZIP_SUFFIXES, is_tar, read_tar, read_zip
 from .arrays import ARRAY_STARTS, ARRAY_SUFFIXES, array_pixels
@@ -86,6 +86,7 @@ def image_format(
 def _no_image_file(path):
     "Why there is nothing to open"
     if not path.strip(): return "no file is given"
+    if web_address(path): return web_address(path).removeprefix(f"{path} ")
     if not os.path.exists(path): return "there is no such file"
     return "is a folder" if os.path.isdir(path) else "is no ordinary file"
 

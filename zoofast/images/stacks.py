@@ -9,7 +9,7 @@ bytes are finished pixels, and other numbers flux."""
 
 # %% auto #0
 __all__ = ['MOST_BYTES', 'HDF5_STARTS', 'HDF5_SUFFIXES', 'ZARR_SUFFIXES', 'name_and_number', 'check_stack', 'keep_open',
-           'NpyStack', 'read_npy', 'ChunkedStack', 'hdf5_arrays', 'read_hdf5', 'zarr_arrays', 'read_zarr']
+           'NpyStack', 'read_npy', 'npy_array', 'ChunkedStack', 'hdf5_arrays', 'read_hdf5', 'zarr_arrays', 'read_zarr']
 
 # %% ../../nbs/images/06_stacks.ipynb #d9c41359
 import functools, math, os, re, threading
@@ -84,6 +84,13 @@ class NpyStack:
         if len(data)<n: raise ValueError(f"the file is truncated (it has {len(data)} of the {n} bytes of picture {i})")
         return np.frombuffer(data, self.dtype).reshape(self.shape[1:])
 
+    def __getitem__(self, some):
+        "All of the array, as `stack[...]`: for labels; objects are refused"
+        if self.dtype.hasobject: raise ValueError(f"holds {self.dtype}, which is not unpickled")
+        self.f.seek(self.start)
+        data = self.f.read(math.prod(self.shape)*self.dtype.itemsize)
+        return np.frombuffer(data, self.dtype).reshape(self.shape)[some]
+
 # %% ../../nbs/images/06_stacks.ipynb #b4387c3e
 def _open_npy(path, _): return NpyStack(open(path, "rb"))
 
@@ -98,6 +105,13 @@ def read_npy(
     if name or i is None: raise ValueError("a .npy holds one array, whose pictures are ::[0], ::[1], ...")
     stack = NpyStack(path) if hasattr(path, "read") else keep_open(_open_npy, path)
     return array_pixels(stack.picture(i), bands)
+
+# %% ../../nbs/images/06_stacks.ipynb #3c1f85b4
+def npy_array(
+    path # `.npy`
+)->dict: # "" -> the array, which knows its shape and is read when asked for
+    "The one array in a file of numpy's, by a name that no place gives"
+    return {"": keep_open(_open_npy, path)}
 
 # %% ../../nbs/images/06_stacks.ipynb #aa631dee
 MOST_BYTES = 2**27                    # of the pictures that share chunks, as far as they are kept

@@ -91,7 +91,7 @@ def test_names_do_not_change():
     --sampling --profile
     --wandb --wandb-kwargs --calibrate --processes --bn-stats --blocks --augment --flip --no-flip --valid --test
     --split-seed --channels --stretch --bands --hdu --fit-stretch --crop --group-col --cache --on-bad --image-dir
-    --id-col --file-col --seed --no-report""".split()
+    --id-col --file-col --files --table-hdu --seed --no-report""".split()
     import typer.main
     from zoofast.cli.main import app
     there = {n for o in typer.main.get_command(app).commands['finetune'].params for n in (*o.opts, *o.secondary_opts)}

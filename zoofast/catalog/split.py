@@ -10,10 +10,12 @@ file (or a value of `group_col`, a field or a tile, say) together."""
 __all__ = ['label_list', 'is_categorical', 'check_classes', 'check_labels', 'check_split', 'split_catalog']
 
 # %% ../../nbs/catalog/04_split.ipynb #87ff0ae5
+import re
+from fnmatch import fnmatchcase
 import numpy as np, pandas as pd, pyarrow as pa, pyarrow.compute as pc
 from .read import need_columns
 from ..core.checks import check_number, explains_words
-from ..core.errors import CatalogError
+from ..core.errors import CatalogError, did_you_mean
 
 # %% ../../nbs/catalog/04_split.ipynb #b033074b
 def label_list(
@@ -62,6 +64,31 @@ def check_labels(
     for c in cols:
         if c in _no_labels: raise CatalogError(f"label_cols={c!r}: this column {_no_labels[c]}, and is no label")
         check_classes(df[c])
+
+# %% ../../nbs/catalog/04_split.ipynb #30c96791
+def columns_that_fit(
+    df:pd.DataFrame, # Catalogue
+    label            # Name of a column, or a pattern with `*`, `?` or `[abc]`
+)->list:             # Empty for a pattern that fits none
+    "The columns that are meant"
+    if not isinstance(label, str) or label in df.columns or not re.search(r"[*?[]", label): return [label]
+    return [o for o in df.columns if o not in _no_labels and fnmatchcase(str(o), label)]
+
+def matching_columns(
+    df:pd.DataFrame,      # Catalogue
+    label_cols:"str|list",# Names of columns, and patterns
+    name="the catalogue"  # What it is called in the error
+)->list:
+    "The columns that are meant, each once; raises `CatalogError` for a pattern that fits none"
+    out = []
+    for c in [label_cols] if isinstance(label_cols, str) else label_cols:
+        found = columns_that_fit(df, c)
+        if not found:
+            near = did_you_mean(re.sub(r"[*?[].*", "", c), [str(o) for o in df.columns])
+            there = ", ".join(map(str, df.columns[:50])) + (" ..." if len(df.columns)>50 else "")
+            raise CatalogError(f"{name} has no column that fits {c!r}{near}; its columns are: {there}")
+        out += found
+    return list(dict.fromkeys(out))
 
 # %% ../../nbs/catalog/04_split.ipynb #67ea6acb
 def _connected(a, b):
@@ -184,6 +211,7 @@ def split_catalog(
     group_col:"str|None"=None,       # Rows with the same value here stay together
 )->pd.DataFrame:                     # The catalogue with a column `split`: `train`, `valid` or `test`
     "Mark each galaxy for training, validation or test; a catalogue that already has `split` keeps it"
+    if label_cols is not None: label_cols = matching_columns(df, label_cols)
     check_split(df, label_cols, valid, test, seed, group_col)
     if "split" in df.columns: return _checked_split(df)
     need_columns(df, "file_loc")

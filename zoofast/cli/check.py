@@ -14,7 +14,7 @@ from typing import Annotated, Optional
 import typer
 from ..core.checks import check_number
 from .app import Mistakes, command, echo
-from .options import Bands, Catalog, Channels, FileCol, Hdu, IdCol, ImageDir, Label
+from .options import Bands, Catalog, Channels, FileCol, Files, TableHdu, Hdu, IdCol, ImageDir, Label
 from .options import SchemaName, Size, Stretch, TaskName, UnitInterval, image_reader, pick_task
 from .options import look_at_catalog, look_at_labels, look_at_values
 
@@ -38,12 +38,13 @@ def _rows(rows, what, n=100):
 def _task_or_several(df, label, task, schema, unit_interval):
     "The task, and the label columns; several labels of no common task are looked at one by one"
     from zoofast.core.errors import CatalogError
-    from zoofast.catalog.split import is_categorical
+    from zoofast.catalog.split import is_categorical, matching_columns
     from zoofast.tasks.classes import Classification
     if not (label or schema or task): return None,[],[]
     try: what = pick_task(df, label, task, schema, unit_interval=unit_interval)[0]
     except CatalogError:
-        if not label or len(label)==1 or task or schema: raise
+        if not label or len(matching_columns(df, label))==1 or task or schema: raise
+        label = matching_columns(df, label)
         return None,label,[Classification(c) for c in label if is_categorical(df[c])]
     return what,what.label_cols,[what]
 
@@ -61,6 +62,8 @@ def check(
     write: Annotated[Optional[Path], _write] = None,
     id_col: IdCol = "id_str",
     file_col: FileCol = ["file_loc"],
+    files: Files = None,
+    table_hdu: TableHdu = None,
     size: Size = 224,
     channels: Channels = 3,
     stretch: Stretch = "auto",
@@ -78,7 +81,7 @@ def check(
     _check(**locals())
 
 # %% ../../nbs/cli/03_check.ipynb #7c130002
-def _check(catalog, label, task, schema, unit_interval, image_dir, write, id_col, file_col, **images):
+def _check(catalog, label, task, schema, unit_interval, image_dir, write, id_col, file_col, files, table_hdu, **images):
     "Look at all rows and tell; raises `ValueError` where some cannot be used"
     from zoofast.catalog.write import check_out
     wrong = Mistakes()
@@ -86,7 +89,7 @@ def _check(catalog, label, task, schema, unit_interval, image_dir, write, id_col
         with wrong: check_out(write, catalog, "write")
     asked = dict(catalog=catalog, label=label, task=task, schema=schema)
     look_at_values(wrong, {**asked, **images})
-    df = look_at_catalog(wrong, catalog, image_dir, id_col, file_col, *(label or []))
+    df = look_at_catalog(wrong, catalog, image_dir, id_col, file_col, *(label or []), files=files, table_hdu=table_hdu)
     if label or schema or task: look_at_labels(wrong, df, asked)
     wrong.say()
     what,cols,tasks = _task_or_several(df, label, task, schema, unit_interval)

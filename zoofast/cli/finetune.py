@@ -10,7 +10,7 @@ processes, of which the first alone speaks."""
 __all__ = ['SettingsFile', 'SaveDir', 'run_settings', 'train', 'score_line', 'finish', 'launch', 'finetune', 'demo']
 
 # %% ../../nbs/cli/04_finetune.ipynb #7c140004
-import copy, json, os, shlex, sys
+import copy, json, os, shlex, shutil, sys
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
@@ -49,9 +49,19 @@ def _stage(opt):
     if opt.frozen_idx==len(opt.groups)-1: return "head alone"
     return "all" if opt.frozen_idx==0 else f"groups {opt.frozen_idx} and up"
 
-def _epoch_line(desc, row):
-    "An epoch that is done, in one line"
-    return f"  {desc}: " + ", ".join(f"{k.replace('_', ' ')} {v:.3f}" for k,v in row.items() if k not in _unsaid)
+def _width():
+    "Characters in a line of the terminal; in a file it may be a long one"
+    return shutil.get_terminal_size((160, 24)).columns if sys.stderr.isatty() else 160
+
+def _epoch_line(desc, row, width=160):
+    "An epoch that is done, in one line of the terminal: losses and the first metrics, as many as there is room for"
+    line,said = f"  {desc}:",[f"{k.replace('_', ' ')} {v:.3f}" for k,v in row.items() if k not in _unsaid]
+    for i,one in enumerate(said):
+        rest = f", and {len(said)-i} more in history.csv"
+        last = i==len(said)-1
+        if i>2 and len(line)+len(one)+2+(0 if last else len(rest))>width: return line+rest
+        line += f"{',' if i else ''} {one}"
+    return line
 
 # %% ../../nbs/cli/04_finetune.ipynb #f7ada8fa
 def _terminal_progress():
@@ -68,7 +78,7 @@ def _terminal_progress():
             if self.training: self.bar.update()
         def after_epoch(self):
             self.bar.close()
-            say(_epoch_line(self.desc, self.learn.history[-1]))
+            say(_epoch_line(self.desc, self.learn.history[-1], _width()))
         def close(self):
             if self.bar is not None: self.bar.close()
     return TerminalProgress()
@@ -268,7 +278,8 @@ def _look(wrong, given):
     _look_at_given(wrong, given)
     cols = [*(given["label"] or []), *([given["group_col"]] if given["group_col"] else [])]
     if given["sampling"] not in (None, "balanced"): cols.append(given["sampling"])
-    df = look_at_catalog(wrong, *(given[k] for k in ("catalog", "image_dir", "id_col", "file_col")), *cols)
+    more = {k: given[k] for k in ("files", "table_hdu")}
+    df = look_at_catalog(wrong, *(given[k] for k in ("catalog", "image_dir", "id_col", "file_col")), *cols, **more)
     look_at_labels(wrong, df, given)
     if df is not None:
         with wrong: _check_fractions(df, given["valid"], given["test"])
@@ -348,7 +359,7 @@ def finetune(**given):
     df = _look(wrong, given)                                     # before torch and fastai are loaded
     given,save_dir = as_arguments(given),given["save_dir"]
     task,given["loss_func"] = pick_task(df, *(given[k] for k in _of_the_task))
-    for k in ("image_dir", "id_col", "file_col"): given.pop(k)   # done with
+    for k in ("image_dir", "id_col", "file_col", "files", "table_hdu"): given.pop(k)   # done with
     if given["processes"]>1: return launch(given["processes"])
     learn = train(_load(df, task, given), given, given["calibrate"], given["profile"])
     if not is_first(): return

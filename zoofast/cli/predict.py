@@ -15,6 +15,7 @@ from typing import Annotated, Optional
 import typer
 from .app import Mistakes, command, echo, say
 from .options import Bands, Batch, Catalog, Channels, Columns, Crop, Device, Engine
+from .options import Files, TableHdu
 from .options import Hdu, ImageDir, ModelFileCol, ModelIdCol, OnBad, RandomWeights, Resume, ShardSize, Size
 from .options import Stretch, Table, Weights, image_reader
 from .options import look_at_columns, look_at_encoder, look_at_values
@@ -22,7 +23,7 @@ from ..core.checks import check_number, check_one_of
 from ..training.parameters import PARAMETERS
 
 # %% ../../nbs/cli/05_predict.ipynb #7c150002
-_both = "batch_size engine on_bad resume shard_size image_dir id_col file_col device".split()
+_both = "batch_size engine on_bad resume shard_size image_dir id_col file_col files table_hdu device".split()
 
 def _passed_on(given):
     "Those options of `predict` and `represent` that both pass on as they are"
@@ -60,16 +61,18 @@ def _look_at_both(wrong, config, given):
 def _look_at_its_columns(wrong, config, given):
     "Keep which columns the catalogue lacks: those that are named, or the usual ones or those of the training catalogue"
     from zoofast.catalog.read import pick_columns
-    from zoofast.catalog.tables import column_names
+    from zoofast.catalog.tables import column_names, file_columns
     catalog,there,picked = given["catalog"],None,None
-    with wrong: there = column_names(catalog)
+    with wrong: there = column_names(catalog, given["table_hdu"])
     if there is None: return
     named = {k: given[k] or None for k in ("id_col", "file_col")}
-    with wrong: picked = named if config is None else pick_columns(catalog, **named, before=config)
+    if given["files"]: named["file_col"] = [given["files"]]
+    hdu = given["table_hdu"]
+    with wrong: picked = named if config is None else pick_columns(catalog, **named, before=config, table_hdu=hdu)
     wanted = {o: "" for o in given["columns"] or [] if o!="all"}
     for k,v in (picked or {}).items():                         # a bundle that is not here may have others
         hint = f"; name the right one with {PARAMETERS[k].option}"
-        cols = dict.fromkeys(([v] if isinstance(v, str) else v) or [], hint)
+        cols = dict.fromkeys((c for o in ([v] if isinstance(v, str) else v) or [] for c in file_columns(o)), hint)
         wanted = cols | wanted
     look_at_columns(wrong, catalog, there, wanted)
 
@@ -112,6 +115,8 @@ def predict(
     image_dir: ImageDir = None,
     id_col: ModelIdCol = None,
     file_col: ModelFileCol = None,
+    files: Files = None,
+    table_hdu: TableHdu = None,
     device: Device = None,
 ):
     """Predict every galaxy of a catalogue, of any length.
@@ -165,6 +170,8 @@ def represent(
     image_dir: ImageDir = None,
     id_col: ModelIdCol = None,
     file_col: ModelFileCol = None,
+    files: Files = None,
+    table_hdu: TableHdu = None,
     device: Device = None,
 ):
     """Write the encoder's features of every galaxy of a catalogue.

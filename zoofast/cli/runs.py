@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Optional
 import typer
 from .app import Mistakes, command, echo, say
-from .options import ImageDir, ModelFileCol, ModelIdCol
+from .options import ImageDir, Files, TableHdu, ModelFileCol, ModelIdCol
 
 # %% ../../nbs/cli/06_runs.ipynb #89136474
 def _duration(s):
@@ -107,6 +107,8 @@ def report(
     image_dir: ImageDir = None,
     id_col: ModelIdCol = None,
     file_col: ModelFileCol = None,
+    files: Files = None,
+    table_hdu: TableHdu = None,
 ):
     """Write a run's report: one HTML page, to be read without a network.
 
@@ -126,5 +128,6 @@ def report(
     wrong.say()
     say("drawing ...")
     from zoofast.reports.report import make_report
-    page = make_report(run, out, catalog, image_dir=image_dir, id_col=id_col, file_col=file_col or None)
+    columns = dict(id_col=id_col, file_col=file_col or None, files=files, table_hdu=table_hdu)
+    page = make_report(run, out, catalog, image_dir=image_dir, **columns)
     echo(f"{page}: {page.stat().st_size/1e6:.1f} MB; open it in a browser")

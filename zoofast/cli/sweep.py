@@ -264,7 +264,8 @@ def _look(wrong, given):
     if given["wandb"]:
         with wrong: _reachable(given)
     cols = [*(given["label"] or []), *([given["group_col"]] if given["group_col"] else [])]
-    df = look_at_catalog(wrong, *(given[k] for k in ("catalog", "image_dir", "id_col", "file_col")), *cols)
+    more = {k: given[k] for k in ("files", "table_hdu")}
+    df = look_at_catalog(wrong, *(given[k] for k in ("catalog", "image_dir", "id_col", "file_col")), *cols, **more)
     look_at_labels(wrong, df, given)
     wrong.say()
     return s,n,df
@@ -346,7 +347,7 @@ _same_for_all = dict(                # given to the command where the settings d
     size=(option("size", _size_help), None),
     test=(option("test", _test_help), 0.0))
 _rows = ("label task schema unit_interval channels stretch bands hdu crop valid group_col cache on_bad image_dir "
-         "id_col file_col seed").split()
+         "id_col file_col files table_hdu seed").split()
 
 # %% ../../nbs/cli/08_sweep.ipynb #7c180006
 @command(gathers=True)

@@ -23,7 +23,7 @@ with warnings.catch_warnings():
 from ..core.checks import explains_words
 from ..core.errors import CatalogError
 from .check import check_catalog
-from ..catalog.split import check_split, split_catalog
+from ..catalog.split import check_split, matching_columns, split_catalog
 from ..catalog.read import need_columns, noted_columns, read_catalog
 from ..catalog.paths import absent_files
 from ..core.errors import ImageError
@@ -323,6 +323,7 @@ def _task_for(df, task, label_cols):
         if label_cols is None:
             raise ValueError("give label_cols=, the catalogue's column with the labels, or task=")
         return infer_task(df, label_cols)
+    if label_cols is not None: label_cols = matching_columns(df, label_cols)
     if not isinstance(task, Task):
         raise ValueError(f"task={task!r}: use Classification, MultiLabel, Regression or VoteCounts")
     named = [label_cols] if isinstance(label_cols, str) else label_cols
@@ -430,6 +431,8 @@ def from_catalog(cls:GalaxyDataLoaders,
     image_dir=None,                   # Folder that relative image paths start from
     id_col:str="id_str",              # Column with the identifiers
     file_col:str="file_loc",          # Column with the images' paths
+    files:"str|None"=None,            # Instead: their pattern, such as "images/{GalaxyID}.jpg"
+    table_hdu:"int|str|None"=None,    # Which table of a FITS file or VOTable; see `read_catalog`
     # Galaxies of an epoch: each once, or drawn with "balanced" classes, or by a column of weights
     sampling:"str|None"=None,
     device=None,                      # Device to train on; fastai's default unless given
@@ -437,7 +440,7 @@ def from_catalog(cls:GalaxyDataLoaders,
 ):
     "Read, check and split a catalogue and make its loaders; raises `CatalogError` naming the rows that cannot be used"
     _check_batch_size(batch_size)
-    df,reader = read_catalog(catalog, image_dir, id_col, file_col),reader or ImageReader(size)
+    df,reader = read_catalog(catalog, image_dir, id_col, file_col, files, table_hdu),reader or ImageReader(size)
     task = _task_for(df, task, label_cols)
     sampling_weights(df, task, sampling)             # a mistake is said before images are read
     source = {**df.attrs.get("zoofast", {}), **noted_columns(df)}

@@ -18,7 +18,7 @@ import numpy as np, pandas as pd, pyarrow as pa, torch
 from tqdm.auto import tqdm
 from ..core.checks import explains_words
 from ..core.errors import CatalogError
-from ..catalog.read import pick_columns
+from ..catalog.read import check_file_cols, pick_columns
 from ..catalog.stream import CatalogStream
 from ..core.errors import ImageError
 from ..images.reader import ImageReader, reader_config
@@ -234,10 +234,11 @@ def _known_columns(model):
     except (BundleError, OSError): return {}             # an encoder, or said when the model is loaded
     return {k: config[k] for k in ("id_col", "file_col") if k in config}
 
-def _open_catalog(model, catalog, image_dir, id_col, file_col, columns):
+def _open_catalog(model, catalog, image_dir, id_col, file_col, columns, files=None, table_hdu=None):
     "The catalogue in pieces, its columns those that are named, or the usual ones, or those of the training catalogue"
-    return CatalogStream(catalog, image_dir, **pick_columns(catalog, id_col, file_col, _known_columns(model)),
-                         columns=columns)
+    if files is not None: file_col = check_file_cols(file_col, files)
+    cols = pick_columns(catalog, id_col, file_col, _known_columns(model), table_hdu)
+    return CatalogStream(catalog, image_dir, **cols, columns=columns, table_hdu=table_hdu)
 
 def _own_device(device):
     "The device of this process, where a launcher started one for each"
@@ -286,6 +287,8 @@ def predict_catalog(
     id_col:"str|None"=None,
     # Column with the images' paths, or several; default: `file_loc`, or else as in that catalogue
     file_col:"str|list|None"=None,
+    files:"str|list|None"=None, # Instead: their pattern, such as "images/{GalaxyID}.jpg"
+    table_hdu:"int|str|None"=None, # Which table of a FITS file or VOTable; see `read_catalog`
     device=None,               # Device to predict on
     progress:bool=True         # Show a progress bar?
 ):                             # DataFrame with `id_str`, `file_loc`, `columns`, the task's, `error`; or a `SavedTable`
@@ -296,7 +299,7 @@ def predict_catalog(
     names of columns, what is no letter, digit, `_` or `-` of a label or class is `_`: `Class 1.1` gives
     `Class_1_1_pred`, whose values stay as they are."""
     check_request(catalog, out, on_bad, batch_size)
-    stream = _open_catalog(model, catalog, image_dir, id_col, file_col, columns)
+    stream = _open_catalog(model, catalog, image_dir, id_col, file_col, columns, files, table_hdu)
     asked = _parameters("predictions", stream, coverage=coverage, tta=tta, mc_dropout=mc_dropout)
     with _job_of(model, device, coverage, tta, mc_dropout, engine, stream.n_rows) as job:
         return _make_table(stream, job, out, asked, batch_size, on_bad, resume, shard_size, progress)
@@ -338,12 +341,14 @@ def represent(
     id_col:"str|None"=None,
     # Column with the images' paths, or several; default: `file_loc`, or else as in that catalogue
     file_col:"str|list|None"=None,
+    files:"str|list|None"=None, # Instead: their pattern, such as "images/{GalaxyID}.jpg"
+    table_hdu:"int|str|None"=None, # Which table of a FITS file or VOTable; see `read_catalog`
     device=None,               # Device to work on
     progress:bool=True         # Show a progress bar?
 ):                             # DataFrame with `id_str`, `file_loc`, `columns`, `feat_0000`, ... (float32), `error`
     "The encoder's features of every galaxy of a catalogue; a `SavedTable` of them where `predict_catalog` gives one"
     check_request(catalog, out, on_bad, batch_size)
-    stream = _open_catalog(model, catalog, image_dir, id_col, file_col, columns)
+    stream = _open_catalog(model, catalog, image_dir, id_col, file_col, columns, files, table_hdu)
     encoder,reader = _encoder_of(model, reader or ImageReader(size), _own_device(device), pretrained, weights)
     job = _Representing(encoder, reader, engine, stream.n_rows)
     asked = _parameters("features", stream)

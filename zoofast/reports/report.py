@@ -20,7 +20,7 @@ from pathlib import Path
 import pandas as pd
 import zoofast
 from ..core.files import write_whole
-from ..catalog.read import pick_columns, read_catalog
+from ..catalog.read import check_file_cols, pick_columns, read_catalog
 from ..catalog.write import write_table
 from ..encoders.hub import find_bundle
 from ..encoders.safe_files import read_config
@@ -91,10 +91,14 @@ def _saved(learn, progress):
     keep_run(learn, run, progress=progress)
     return run
 
-def _judged(run, config, catalog, progress, image_dir=None, id_col=None, file_col=None):
+def _judged(
+    run, config, catalog, progress, image_dir=None, id_col=None, file_col=None, files=None, table_hdu=None
+):
     "Tables of metrics; and the answers to look at, with what their galaxies are called, or `None`"
     if catalog is not None:
-        rows = read_catalog(catalog, image_dir, **pick_columns(catalog, id_col, file_col, config))
+        if files is not None: file_col = check_file_cols(file_col, files)
+        cols = pick_columns(catalog, id_col, file_col, config, table_hdu)
+        rows = read_catalog(catalog, image_dir, **cols, table_hdu=table_hdu)
         last = Answers(run, rows, progress=progress),"galaxies of the catalogue"
         return [score_table(*last)],last
     return kept_scores(run) if (run/KEPT).is_dir() else ([], None)
@@ -138,7 +142,7 @@ def make_report(
     out=None,        # The page to write; `report.html` in the run's folder by default
     catalog=None,    # Catalogue with labels to judge the model by; by default what the run kept for validation and test
     progress:bool=True, # Show a progress bar?
-    **columns        # For that catalogue: `image_dir`, `id_col`, `file_col`, as `predict_catalog` takes them
+    **columns        # For that catalogue: `image_dir`, `id_col`, `file_col`, `files`, as `predict_catalog` takes them
 )->Path:             # The page
     "Write the report of a run as one HTML file; raises `ValueError` for no run, or a page that cannot be written"
     if hasattr(run, "dls"): run = _saved(run, progress)

@@ -33,7 +33,7 @@ with quiet():                                    # fastai warns about recent tor
 
 # %% ../../nbs/sweep/03_trials.ipynb #571264f1
 # done when the catalogue is read and split
-_once = ("image_dir", "id_col", "file_col", "valid", "test", "group_col", "seed")
+_once = ("image_dir", "id_col", "file_col", "files", "table_hdu", "valid", "test", "group_col", "seed")
 
 class SweepData:
     "A catalogue that is split once, and loaders of it as each trial wants them"

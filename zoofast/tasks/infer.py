@@ -12,7 +12,7 @@ __all__ = ['task_from_config', 'config_of', 'same_task', 'infer_task', 'score_pr
 # %% ../../nbs/tasks/09_infer.ipynb #3e06dfca
 import pandas as pd, torch
 from ..core.errors import CatalogError
-from ..catalog.split import check_labels, is_categorical
+from ..catalog.split import check_labels, is_categorical, matching_columns
 from .classes import Classification, MultiLabel
 from .regression import Regression
 from .votes import VoteCounts      # noqa: F401, known by its word
@@ -53,7 +53,7 @@ def infer_task(
     label_cols:"str|list" # Column with the labels, or several
 ):                        # A task that has not seen the catalogue yet
     "The task for a catalogue's label columns; raises `CatalogError` where there is none for them"
-    cols = [label_cols] if isinstance(label_cols, str) else list(label_cols)
+    cols = matching_columns(df, label_cols)
     check_labels(df, cols)
     classes = [c for c in cols if is_categorical(df[c])]
     if not classes: return Regression(cols)

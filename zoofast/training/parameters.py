@@ -249,7 +249,12 @@ _table("The catalogue and its split",
     _P("id_col", "id_str", "name", **_picks, help="Column with the identifiers."),
     _P("file_col", ["file_loc"], "columns", **_picks,
        help="Column with the images' paths; given several times (or with commas) where each band has a file of "
-            "its own."))
+            "its own."),
+    _P("files", None, "name", **_picks, none=True,
+       help="Instead: the images' paths, with columns in braces, such as 'images/{GalaxyID}.jpg'."),
+    _P("table_hdu", None, "name", **_picks, none=True,
+       help="Number or name of the table in a FITS file or VOTable with several; default: the first that has the "
+            "columns."))
 
 # %% ../../nbs/training/01_parameters.ipynb #9a012010
 _table("Speed",

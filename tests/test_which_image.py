@@ -301,7 +301,8 @@ Python, `--hdu SCI,2` is `ImageReader(hdu=("SCI", 2))` and `--bands z,r,g` is `I
 
 AFTER = """
 - Without `hdu`, the image called `SCI` is read, or else the first one that is not a mask, weight, error, exposure map
-  or the like by its name. Nothing is looked for behind an image in the primary, or one called `DATA`, `IMAGE` or `FLUX`.
+  or the like by its name. Nothing is looked for behind an image in the primary, or one called `DATA`, `IMAGE` or
+  `FLUX`.
 - A name and a number, `SCI,2`, is the extension of this name and version (`EXTNAME`, `EXTVER`). Several names or
   several numbers are one band each, of one shape.
 - `zoofast check` names files that hold several images of one shape, and the `--hdu` that reads the others.

@@ -278,13 +278,15 @@ def test_numbers_in_another_file_are_not_read(tmp_path):
     with h5py.File(tmp_path/'c.h5', 'w') as f: f['link'] = h5py.ExternalLink(str(tmp_path/'b.h5'), 'images')
     with pytest.raises(ImageError, match="has no array 'link'"): ImageReader(SIZE)(f'{tmp_path}/c.h5::link[1]')
 
-def test_zarr_never_unpickles(tmp_path):
+@pytest.mark.parametrize('at', ['filters', 'compressor'])
+def test_zarr_never_unpickles(tmp_path, monkeypatch, at):
     import json
-    file = tmp_path/'a.zarr'
+    monkeypatch.chdir(tmp_path)
+    file,codec = tmp_path/'a.zarr',dict(id='pickle', protocol=5)
     (file/'images').mkdir(parents=True)
     (file/'.zgroup').write_text('{"zarr_format": 2}')
-    about = dict(zarr_format=2, shape=[2, 40, 40], chunks=[2, 40, 40], dtype='|u1', compressor=None, fill_value=0,
-                 order='C', filters=[dict(id='pickle', protocol=5)])
+    about = dict(zarr_format=2, shape=[2, 40, 40], chunks=[2, 40, 40], dtype='|u1', fill_value=0, order='C',
+                 compressor=None, filters=None) | {at: [codec] if at=='filters' else codec}
     (file/'images/.zarray').write_text(json.dumps(about))
     (file/'images/0.0.0').write_bytes(pickle.dumps(Bomb()))
     with pytest.raises(ImageError, match='pickle'): ImageReader(SIZE)(f'{file}::images[1]')

@@ -147,7 +147,7 @@ def _tables_in(data, kind):
     from astropy.table import Table
     file = io.BytesIO(data) if isinstance(data, bytes) else data
     if kind=="fits":
-        with fits.open(file) as f: yield _fits_tables(f)
+        with fits.open(file, character_as_bytes=True) as f: yield _fits_tables(f)        # text is decoded once, later
     elif kind=="votable": yield _votable_tables(data if isinstance(data, bytes) else data.read_bytes())
     else:
         table = Table.read(file, format=kind)

@@ -126,7 +126,7 @@ def test_pixels_and_stretches_are_astropys(data_dir, name):
     for stretch,want in [*((k, v) for k,v in theirs.items()), *fixed.values()]:
         got = ImageReader(max(side, 8), channels=len(flux), stretch=stretch)(file)
         if side<8: continue                                # resized: nothing to compare pixel by pixel
-        assert np.abs(got.numpy()-want*255).max()<=1.01, stretch
+        assert np.abs(got.numpy()-want*255)[good].max()<=1.01, stretch          # where there is no flux, ours is sky
     assert np.abs(unit-both).max()<1e-6
 
 @pytest.mark.parametrize('name', ['galaxies/example_a.fits', 'galaxies/example_b.fits'])

@@ -44,6 +44,7 @@ Modules:
 - `zoofast.images.arrays`: An array that numpy has saved, as flux or as pixels
 - `zoofast.images.cutouts`: Galaxies cut from the tiles of a survey, by their place on the sky
 - `zoofast.images.fits`: The flux in a FITS file, wherever it is
+- `zoofast.images.no_flux`: Which pixels have no flux, and how bright the sky is around them
 - `zoofast.images.parallel`: Many images read at once, by several processes where that pays
 - `zoofast.images.reader`: One image file (jpg, png, tiff, FITS, npy) to one tensor: bands, stretch, size
 - `zoofast.images.stacks`: Pictures by their number in one array: npy, HDF5, Zarr

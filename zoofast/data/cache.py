@@ -50,7 +50,8 @@ def _open_map(path, shape):
         rows,s = _Rows(path, shape or tuple(index["shape"].tolist())),path.stat()
         if index["stamp"].tolist()!=[s.st_size, s.st_mtime_ns]: return None
         if any(len(index[k])!=rows.shape[0] for k in ("ids", "digests", "spans")): return None
-        index["bad"] = {int(k): v for k,v in json.loads(str(index["bad"])).items()}
+        for k in ("bad", "notes"):                        # which release 0.1.0 did not have
+            index[k] = {int(i): v for i,v in json.loads(str(index.get(k, "{}"))).items()}
         return rows,index
     # numpy raises many kinds of errors on a damaged file; an unreadable cache is no loss
     except Exception: return None

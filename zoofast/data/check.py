@@ -14,8 +14,7 @@ import numpy as np, pandas as pd
 from tqdm.auto import tqdm
 from ..catalog.paths import absent_files, file_parts
 from ..catalog.read import need_columns
-from ..catalog.split import check_classes, is_categorical, label_list, matching_columns
-from ..core.checks import explains_words
+from ..catalog.split import check_classes, is_categorical, label_list
 from ..core.errors import CatalogError, first_line
 from ..core.files import fingerprint
 
@@ -27,13 +26,12 @@ def _listed(rows):
 
 class CatalogCheck:
     """What `check_catalog` found: usable rows in `ok`, others in `bad` (`id_str, file_loc, reason`), doubtful ones in
-    `suspect`, and what holds for many files in `notes`"""
+    `suspect`"""
     def __init__(self,
         ok:pd.DataFrame,     # Rows that can be used
         bad:pd.DataFrame,    # Columns `id_str`, `file_loc`, `reason`; one row for each row of the catalogue that cannot
-        suspect:pd.DataFrame,# The same columns; one row for each row of `ok` that should be looked at
-        notes=()             # Sentences about the files
-    ): self.ok,self.bad,self.suspect,self.notes = ok,bad,suspect,list(notes)
+        suspect:pd.DataFrame # The same columns; one row for each row of `ok` that should be looked at
+    ): self.ok,self.bad,self.suspect = ok,bad,suspect
 
     def raise_if_bad(self):
         "Raise a `CatalogError` that lists the first ten bad rows and says how many there are"
@@ -46,25 +44,26 @@ class CatalogCheck:
 
     def __repr__(self):
         said = self._bad() if len(self.bad) else f"all {len(self.ok)} rows of the catalogue can be used"
-        n = len(self.suspect)
-        looked = [f"{n} of those that can should be looked at:{_listed(self.suspect)}"] if n else []
-        return "\n".join([said, *looked, *self.notes])
+        if not len(self.suspect): return said
+        return f"{said}\n{len(self.suspect)} of those that can should be looked at:{_listed(self.suspect)}"
 
 # %% ../../nbs/data/01_check.ipynb #69bdd99b
 def _open(file, opener):
     "What the opener tells of an image, or why it cannot be opened"
-    try: got = opener(file)
+    said = None
+    try: got,said = opener.examine(file) if hasattr(opener, "examine") else (opener(file), None)
     # a decoder may raise anything on a broken file; the reason goes into the table
     except Exception as e:
         if isinstance(e, (MemoryError, ModuleNotFoundError)): raise
         msg = first_line(e)
         return msg if any(p in msg for p in file_parts(file)) else f"{first_line(file)} cannot be read: {msg}"
-    return got if got is None or isinstance(got, tuple) else fingerprint(got)
+    if got is None or isinstance(got, tuple): return got
+    return (*fingerprint(got), said) if said else fingerprint(got)
 
 # %% ../../nbs/data/01_check.ipynb #6faa8d80
 def _open_all(files, opener, progress):
     """Open each file once, in parallel: file -> why it cannot be used, and file -> its fingerprint where the opener
-    tells"""
+    tells, with a third part where there is something to be said of it"""
     from zoofast.images.parallel import read_batches
     is_reader = hasattr(opener, "wide") and not callable(opener.stretch)
     many = len(files) if is_reader else 0        # a function of one's own may remember what it has seen: no processes
@@ -147,15 +146,13 @@ def _check_labels(df, labels, file, bad, named, classes):
     return label
 
 # %% ../../nbs/data/01_check.ipynb #5d503736
-def _usual_reader():
-    from zoofast.images.reader import ImageReader
-    return ImageReader()
-
 def _check_files(paths, open_images, progress):
     "Path -> why it cannot be used, and path -> fingerprint of the picture, as far as it is opened"
     why = absent_files(paths)
     if not open_images: return why,{}
-    if open_images is True: open_images = _usual_reader()
+    if open_images is True:
+        from zoofast.images.reader import ImageReader
+        open_images = ImageReader()
     broken,seen = _open_all([f for f in paths if f not in why], open_images, progress)
     return why | broken,seen
 
@@ -170,7 +167,8 @@ def _pictures(paths, file, seen):
 
 # %% ../../nbs/data/01_check.ipynb #a610ad08
 def _check_images(paths, file, label, bad, named, open_images, progress):
-    "Mark rows whose file cannot be read, or whose picture has another label elsewhere; returns what `_pictures` gives"
+    """Mark rows whose file cannot be read, or whose picture has another label elsewhere; returns what `_pictures`
+    gives, and what is to be said of each row's picture"""
     why,seen = _check_files(paths, open_images, progress)
     if why: _mark(bad, np.array([f in why for f in paths])[file], lambda i: why[paths[file[i]]])
     picture,span = _pictures(paths, file, seen)
@@ -178,7 +176,7 @@ def _check_images(paths, file, label, bad, named, open_images, progress):
         other = _other(picture, label, label>=0)
         contradicted = (other>=0) & (file!=file[other])
         _mark(bad, contradicted, lambda i: f"the same picture has another label in {named(other[i])}")
-    return picture,span
+    return picture,span,np.array(["".join(seen.get(f, ())[2:]) for f in paths], dtype=object)[file]
 
 # %% ../../nbs/data/01_check.ipynb #c9ed0072
 def _nothing_to_see(span):
@@ -200,36 +198,6 @@ def _check_pictures(df, ok, file, picture, span, named):
     _mark(why, (first<row) & (first!=leak), lambda i: same(i, first[i]))
     return why
 
-# %% ../../nbs/data/01_check.ipynb #3700064e
-_nines = [float("9"*n) + d for n in range(2, 7) for d in (0, .9, .99)] + [9e9]
-_limits = [-2.**15, -2.**31, -2.**63, 2.**15-1, 2.**31-1]
-
-def _may_mean_missing(v):
-    "Which numbers are those that tables have where a number is not known?"
-    known = np.isclose(np.abs(v)[:,None], _nines, rtol=1e-6).any(1) | np.isin(v, _limits)
-    return known | (v==-9) | (np.abs(v)>=1e20)
-
-def _stand_for_missing(v):
-    "Which numbers stand for a missing one, and the range of the others"
-    use = np.isfinite(v)
-    values,code = np.unique(v[use], return_inverse=True)                           # a few of a million
-    odd = _may_mean_missing(values)
-    if not odd.any() or odd.all(): return np.zeros(len(v), dtype=bool),(0, 0)
-    low,high = values[~odd][0],values[~odd][-1]
-    often = (np.bincount(code)>1) & (values<0) & (low>=0)
-    odd &= (values<low-(high-low)) | (values>high+(high-low)) | often
-    out = np.zeros(len(v), dtype=bool)
-    out[use] = odd[code]
-    return out,(low, high)
-
-def _check_numbers(col, ok, why):
-    "Mark usable rows whose label is a number that stands for a missing one"
-    if not pd.api.types.is_numeric_dtype(col) or pd.api.types.is_bool_dtype(col): return
-    v = pd.to_numeric(col).to_numpy(float, na_value=np.nan)
-    odd,(low,high) = _stand_for_missing(v)
-    hint = f"far from the others, {low:g} to {high:g}: where it stands for a missing value, leave the cell empty"
-    _mark(why, odd & ok, lambda i: f"{col.name!r} is {v[i]:g}, {hint}")
-
 # %% ../../nbs/data/01_check.ipynb #e0a50d8e
 def _reasons(df, why):
     "The table of rows and reasons"
@@ -237,39 +205,19 @@ def _reasons(df, why):
     reason = pd.Series([why[i] for i in rows], dtype=str).to_numpy()
     return df.iloc[rows][["id_str","file_loc"]].assign(reason=reason).reset_index(drop=True)
 
-# %% ../../nbs/data/01_check.ipynb #5c10c002
-def _how_to_read(ways):
-    "How the images that are not read can be, in Python's words and the shell's"
-    def option(o): return ",".join(map(str, o))
-    if isinstance(ways[1], tuple): return f"hdu={ways[1]!r} (--hdu {option(ways[1])}) reads another"
-    return (f"hdu={ways!r}, channels={len(ways)} (--hdu {option(ways)} --channels {len(ways)}) "
-            f"reads them as bands")
-
-def _notes(files, reader, most=1000):
-    "What to say of files with several images of one shape; of very many files, some are looked at"
-    if reader is True: reader = _usual_reader()
-    if not hasattr(reader, "unread"): return []
-    some,found = files[::max(1, len(files)//most)],{}
-    for f in some:
-        if ways := tuple(reader.unread(f)): found.setdefault(ways, []).append(f)
-    return [f"{len(v)} of {len(some)} files hold {len(ways)} images of one shape, such as {v[0]}: "
-            f"{', '.join(map(str, ways))}; only the first is read; {_how_to_read(ways)}" for ways,v in found.items()]
-
-
 # %% ../../nbs/data/01_check.ipynb #467d1c6e
-@explains_words(label="say label_cols=", label_col="say label_cols=", y_col="say label_cols=")
 def check_catalog(
     df:pd.DataFrame,                  # Catalogue from `read_catalog`
     label_cols:"str|list|None"=None,  # Column(s) with labels; all must be there
     task=None,                        # A task; its label columns are used where `label_cols` is not given
     # Read each image, as `ImageReader()` does? A callable is given each path instead, and returns pixels, what
-    # `fingerprint` gives or nothing
+    # `fingerprint` gives, perhaps with a text of what is to be said of them, or nothing
     open_images:"bool|callable"=True,
     progress:bool=True,               # Show a progress bar?
-)->CatalogCheck:                      # `.ok`, `.bad`, `.suspect`, `.notes`, `.raise_if_bad()`
+)->CatalogCheck:                      # `.ok`, `.bad`, `.suspect`, `.raise_if_bad()`
     """Find rows that cannot be used or are doubtful, and why; raises `CatalogError` where a column is missing or there
     are no rows"""
-    labels = matching_columns(df, label_list(label_cols, task))
+    labels = label_list(label_cols, task)
     need_columns(df, "id_str", "file_loc", *labels)
     if not len(df): raise CatalogError("the catalogue has no rows")
     ids,files = df.id_str.fillna("").astype(str),df.file_loc.fillna("").astype(str)
@@ -281,9 +229,8 @@ def check_catalog(
     label = _check_labels(df, labels, np.where(files=="", -1, file), bad, named, classes)
     if task is not None and labels==task.label_cols:
         for mask,reason in task.problems(df): _mark(bad, mask, lambda i: reason)
-    picture,span = _check_images(paths, file, label if labels else None, bad, named, open_images, progress)
+    picture,span,said = _check_images(paths, file, label if labels else None, bad, named, open_images, progress)
     ok = ~np.isin(np.arange(len(df)), list(bad)) if bad else np.ones(len(df), dtype=bool)
     suspect = _check_pictures(df, ok, file, picture, span, named)
-    for c in labels: _check_numbers(df[c], ok, suspect)
-    notes = _notes(files[ok].unique().tolist(), open_images)
-    return CatalogCheck(df[ok].reset_index(drop=True), _reasons(df, bad), _reasons(df, suspect), notes)
+    _mark(suspect, ok & (said!=""), lambda i: said[i])
+    return CatalogCheck(df[ok].reset_index(drop=True), _reasons(df, bad), _reasons(df, suspect))

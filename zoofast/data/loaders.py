@@ -205,7 +205,8 @@ def _seen(store, looks):
     "For `check_catalog`, which would open the images again: what the store saw of a file when it read it"
     def seen(path):
         if path in store.bad: raise ImageError(store.bad[path])
-        return looks.get(path)
+        said = store.notes.get(path)
+        return (*looks[path], said) if said else looks.get(path)
     return seen
 
 def _say_blank(looks):

@@ -45,19 +45,22 @@ def _config(reader):
 
 # %% ../../nbs/data/03_store.ipynb #b0e4db7d
 def _decode(files, reader, write=None, progress=True, known=None):
-    """Read every file, hand blocks of pixels to `write`; returns digests, spans, and number -> reason for those that
-    cannot be read"""
+    """Read every file, hand blocks of pixels to `write`; returns digests, spans, number -> reason for those that cannot
+    be read, and number -> what is to be said of others"""
     shape = (reader.channels, reader.wide_size, reader.wide_size)
     step = max(1, min(len(files), 128, 2**25//math.prod(shape)))
     digests,spans = np.zeros(len(files), np.uint64),np.zeros(len(files), np.float32)
-    bad = {}
+    bad,notes = {},{}
     def one(i, px):
         try:
-            if known is None or not known(i, px): np.copyto(px, reader.wide(files[i]).numpy(), "same_kind")
+            said = known(i, px) if known else None
+            if said is None:
+                got,said = reader.examine(files[i])
+                np.copyto(px, got.numpy(), "same_kind")
         except ImageError as e:
             px[:] = 0
             return str(e)
-        return fingerprint(px)
+        return *fingerprint(px),said
     blocks = (range(i, min(i+step, len(files))) for i in range(0, len(files), step))
     todo = ((o, o) for o in blocks)
     many = 0 if callable(reader.stretch) else len(files)
@@ -67,13 +70,14 @@ def _decode(files, reader, write=None, progress=True, known=None):
             for i,o in zip(part, answers):
                 if isinstance(o, str): bad[i] = o
                 else: digests[i],spans[i] = int(o[0], 16),o[1]
+                if not isinstance(o, str) and o[2]: notes[i] = o[2]
             if write: write(px)
-    return digests,spans,bad
+    return digests,spans,bad,notes
 
 # %% ../../nbs/data/03_store.ipynb #09e6a188
 def _known_rows(path, config, ids):
-    """What copies row `i` from an old map of the same reader, or says that it cannot; `None` where no map has any of
-    the files"""
+    """What copies row `i` from an old map of the same reader and gives what was said of it, "" for nothing, or `None`
+    where it cannot; no function where no map has any of the files"""
     best,n = None,0
     for o in path.parent.glob("*.npz"):
         found = _open_map(o.with_suffix(".npy"), None)
@@ -83,9 +87,9 @@ def _known_rows(path, config, ids):
     if not best: return None
     rows,index,place = best
     def copy(i, px):
-        if (j := place.get(i)) is None or j in index["bad"]: return False
+        if (j := place.get(i)) is None or j in index["bad"]: return None
         px[:] = rows[[j]][0].numpy()
-        return int(fingerprint(px)[0], 16)==index["digests"][j]
+        return index["notes"].get(j, "") if int(fingerprint(px)[0], 16)==index["digests"][j] else None
     return copy
 
 # %% ../../nbs/data/03_store.ipynb #264c1099
@@ -105,12 +109,13 @@ def _build(path, files, reader, config, ids, shape, progress):
     try:
         with open(part, "wb") as f:
             np.lib.format.write_array_header_1_0(f, dict(descr="|u1", fortran_order=False, shape=shape))
-            digests,spans,bad = _decode(files, reader, f.write, progress, known)
+            digests,spans,bad,notes = _decode(files, reader, f.write, progress, known)
             f.flush()
             os.fsync(f.fileno())
         os.replace(part, path)
         s = path.stat()
-        index = dict(config=config, shape=np.array(shape), ids=ids, digests=digests, spans=spans, bad=json.dumps(bad))
+        index = dict(config=config, shape=np.array(shape), ids=ids, digests=digests, spans=spans, bad=json.dumps(bad),
+                     notes=json.dumps(notes))
         stamp = np.array([s.st_size, s.st_mtime_ns])
         with open(part, "wb") as f: np.savez(f, **index, stamp=stamp, folder=_common_folder(files))
         os.replace(part, path.with_suffix(".npz"))
@@ -186,9 +191,10 @@ class ImageStore:
         self.pixels = None
         self._fill(cache, torch.device(device), progress)
 
-    def _index(self, digests, spans, bad):
-        "Remember what is known of the images, and file -> reason of those that cannot be read"
-        self.digests,self.spans,self.bad = digests,spans,{self.files[i]: why for i,why in bad.items()}
+    def _index(self, digests, spans, bad, notes):
+        "Remember what is known of the images, file -> reason of those that cannot be read, file -> what others lack"
+        self.digests,self.spans = digests,spans
+        self.bad,self.notes = ({self.files[i]: o for i,o in found.items()} for found in (bad, notes))
 
     @property
     def looks(self)->dict:
@@ -228,7 +234,7 @@ def _place(self:ImageStore, cache, progress):
         if not named: raise OSError("a function as stretch has no name to find images by")
         folder = cache_dir() if cache in ("auto","disk") else cache
         self.pixels,index = _from_disk(self.files, self.reader, folder, self.shape, progress)
-        return self._index(index["digests"], index["spans"], index["bad"])
+        return self._index(*(index[k] for k in ("digests", "spans", "bad", "notes")))
     except OSError as e:
         if cache!="auto" and named: raise ValueError(f"cache={str(cache)!r}: the folder cannot be used: {e}") from e
         if not isinstance(e, _OverLimit) and (cache!="auto" or math.prod(self.shape)<_free_memory()/2):

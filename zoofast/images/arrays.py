@@ -66,12 +66,19 @@ def read_array(
         f.seek(0)
         return _pixels(np.lib.format.read_array(f, allow_pickle=False), bands)
 
+# %% ../../nbs/images/04_arrays.ipynb #971eb9f5
+def _unmasked(a, mask):
+    "Flux with NaN where it is masked; raises `ValueError` for bytes, which are finished pixels"
+    if a.dtype!=np.uint8: return np.where(mask, np.nan, as_flux(a))
+    raise ValueError("is a masked array of bytes, the pixels of a picture: fill what is masked, or give flux")
+
 # %% ../../nbs/images/04_arrays.ipynb #64098ba4
 def array_pixels(
     a,         # An array or a tensor: (y, x), (bands, y, x) or (y, x, bands)
     bands=None # Numbers of the bands, in the order wanted; default all of them
 )->np.ndarray: # `(bands, y, x)`, top row first: bytes as they are, other numbers as float32 or float64
-    "An array as pixels; raises `ValueError` where it is no image"
+    "An array as pixels, with NaN in masked flux; raises `ValueError` where it is no image"
+    mask = getattr(a, "mask", None)
     a = np.asarray(a.detach().cpu() if hasattr(a, "detach") else a)
     _check_array(a.shape, a.dtype)
-    return _pixels(a, bands)
+    return _pixels(a if mask is None or not np.any(mask) else _unmasked(a, mask), bands)

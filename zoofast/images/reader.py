@@ -18,12 +18,12 @@ import numpy as np
 from fastcore.basics import patch
 from PIL import Image
 from ..catalog.paths import file_and_place, file_parts
-from ..core.checks import check_number, check_one_of, explains_words, is_number, web_address
+from ..core.checks import check_number, check_one_of, is_number
 from ..core.errors import ImageError, first_line
 from .archives import PACKED_TARS, ZIP_STARTS, ZIP_SUFFIXES, is_tar, read_tar, read_zip
 from .arrays import ARRAY_STARTS, ARRAY_SUFFIXES, array_pixels
-from .cutouts import check_cutout, is_in_tile, read_cutouts
-from .fits import FITS_STARTS, FITS_SUFFIXES, images_of_one_shape, pick_bands, read_fits
+from .fits import FITS_STARTS, FITS_SUFFIXES, pick_bands, read_fits
+from .no_flux import finite_flux, has_flux, missing_flux
 from .raster import RASTER_STARTS, picture_pixels, read_raster
 from .stacks import HDF5_STARTS, HDF5_SUFFIXES, ZARR_SUFFIXES, read_hdf5, read_npy, read_zarr
 from .stretch import fit_stretch, stretch_flux, stretch_params
@@ -45,8 +45,8 @@ class ImageFormat:
     # From a path to `(bands, y, x)`, top row first: bytes are finished pixels, other numbers flux. An archive gives
     # the name of a file in it, the open file, and the place in that
     read:callable
-    # What the function takes as well: of the reader's parameters "bands", "hdu" and "channels"; in a file of many
-    # pictures the "place" of one, which is "" where none is given
+    # What the function takes as well: of the reader's parameters "bands" and "hdu"; in a file of many pictures the
+    # "place" of one, which is "" where none is given
     takes:tuple=()
 
 _by_pillow = ImageFormat("jpg, png, tiff or another of Pillow's", RASTER_STARTS, (), read_raster)
@@ -54,7 +54,7 @@ _tar = ImageFormat("tar", (), (".tar", *PACKED_TARS), read_tar, ("bands", "place
 _zarr = ImageFormat("Zarr", (), ZARR_SUFFIXES, read_zarr, ("bands", "place"))
 
 FORMATS = [
-    ImageFormat("FITS", FITS_STARTS, FITS_SUFFIXES, read_fits, ("hdu", "bands", "channels")),
+    ImageFormat("FITS", FITS_STARTS, FITS_SUFFIXES, read_fits, ("hdu", "bands")),
     ImageFormat("npy", ARRAY_STARTS, ARRAY_SUFFIXES, read_npy, ("bands", "place")),
     ImageFormat("HDF5", HDF5_STARTS, HDF5_SUFFIXES, read_hdf5, ("bands", "place")),
     ImageFormat("zip or npz", ZIP_STARTS, ZIP_SUFFIXES, read_zip, ("bands", "place")),
@@ -86,7 +86,6 @@ def image_format(
 def _no_image_file(path):
     "Why there is nothing to open"
     if not path.strip(): return "no file is given"
-    if web_address(path): return web_address(path).removeprefix(f"{path} ")
     if not os.path.exists(path): return "there is no such file"
     return "is a folder" if os.path.isdir(path) else "is no ordinary file"
 
@@ -161,7 +160,7 @@ def _one_band(px, path, n):
 # %% ../../nbs/images/08_reader.ipynb #7e65299a
 def _read_bands(path, parts, hdu, bands):
     "Bytes or flux `(bands, y, x)` of a galaxy with a file a band"
-    read = [_one_band(_read_file(p, hdu=hdu, bands=None, channels=1), p, len(parts)) for p in parts]
+    read = [_one_band(_read_file(p, hdu=hdu, bands=None), p, len(parts)) for p in parts]
     def alike(a, b): return a.shape==b.shape and (a.dtype==np.uint8)==(b.dtype==np.uint8)
     for p,px in zip(parts, read):
         if alike(px, read[0]): continue
@@ -172,39 +171,12 @@ def _read_bands(path, parts, hdu, bands):
     except ValueError as e: raise ImageError(f"{path}: {e}") from e
 
 # %% ../../nbs/images/08_reader.ipynb #89fd3d0c
-def _read_pixels(path, hdu, bands, channels=None):
+def _read_pixels(path, hdu, bands):
     "Bytes or flux `(bands, y, x)` of a galaxy; raises `ImageError`"
     if not isinstance(path, (str, os.PathLike)): return _given_pixels(path, bands)
     path = str(path)
     parts = file_parts(path)
-    if len(parts)>1: return _read_bands(path, parts, hdu, bands)
-    return _read_file(path, hdu=hdu, bands=bands, channels=channels)
-
-# %% ../../nbs/images/08_reader.ipynb #c07b0002
-def _in_tiles(path):
-    "File and place of each band of a picture that is a place in tiles; [] for other pictures"
-    if not isinstance(path, (str, os.PathLike)) or "::" not in str(path): return []
-    apart = [file_and_place(p) for p in file_parts(str(path))]
-    return apart if any(is_in_tile(place) for _,place in apart) else []
-
-def _check_tile(path, place):
-    "Raise a `ValueError` for what is no tile, or no place in one"
-    if not path and place: raise ValueError(place)                         # the catalogue found no tile, and says so
-    if not os.path.isfile(path): raise ValueError(_no_image_file(path))
-    if image_format(path).read is not read_fits: raise ValueError(f"{path} is no FITS file, as tiles are")
-    if not place: raise ValueError(f"has no place for {path}")
-
-def _cut_from_tiles(path, apart, reader):
-    "Flux `(bands, y, x)` of a galaxy in its tile(s); raises `ImageError`"
-    try:
-        for o in apart: _check_tile(*o)
-        if reader.cutout is None:
-            raise ValueError("is a place in a tile; cutout= (--cutout) says how much of it to read, "
-                             "such as '20 arcsec', or 64 pixels")
-        return read_cutouts(apart, reader.cutout, reader.align, reader.hdu, reader.bands, reader.channels)
-    except (MemoryError, ImageError): raise
-    except Exception as e: raise ImageError(_explain(str(path), e)) from e
-
+    return _read_file(path, hdu=hdu, bands=bands) if len(parts)==1 else _read_bands(path, parts, hdu, bands)
 
 # %% ../../nbs/images/08_reader.ipynb #e74a45a3
 def crop_center(
@@ -251,11 +223,6 @@ def _fits_crop(crop):
     if crop is None or is_number(crop, above=0, high=1): return True
     return is_number(crop, low=2, below=1e6) and crop==int(crop)
 
-def _fits_hdu(hdu):
-    "Is it a number, a name, or several of them?"
-    each = hdu if isinstance(hdu, (list, tuple)) and len(hdu) else (hdu,)
-    return hdu is None or all(isinstance(o, str) or is_number(o, whole=True) for o in each)
-
 def _check_reader(r):
     "Raise a `ValueError` that names the parameter that cannot be"
     for name,low,high in (("size", 8, 8192), ("channels", 1, 1024)):
@@ -263,15 +230,10 @@ def _check_reader(r):
     check_number("margin", r.margin, low=1, high=4)
     check_number("zoom", r.zoom, low=1, high=8)
     check_one_of("grey", r.grey, ("mean", "luma"))
+    check_one_of("no_flux", r.no_flux, ("sky", "black"))
     if not _fits_crop(r.crop):
         raise ValueError(f"crop={r.crop!r} must be a whole number of pixels, or a fraction of the side, 1 at most")
-    if not _fits_hdu(r.hdu):
-        raise ValueError(f"hdu={r.hdu!r} must be a number, a name, a name and its version ('SCI', 2), "
-                         f"or several numbers or names with a band each")
     if not callable(r.stretch): stretch_params(r.stretch)
-    check_one_of("align", r.align, (True, False))
-    if r.cutout is None: return
-    object.__setattr__(r, "cutout", int(r.cutout) if isinstance(check_cutout(r.cutout), int) else str(r.cutout))
 
 # %% ../../nbs/images/08_reader.ipynb #9a748508
 @dataclass(frozen=True)
@@ -281,15 +243,12 @@ class ImageReader:
     channels:int=3 # 3 or 1, or the number of bands for more
     stretch:"str|dict|callable"="auto" # How flux becomes bytes: see `stretch_flux`
     bands:"tuple|None"=None # Flux, or one file a band: numbers or names of the bands, in the order of the channels
-    # FITS: an HDU's number or name, name and version ("SCI", 2), or several with a band each; default the first image
-    hdu:"int|str|tuple|None"=None
+    hdu:"int|str|tuple|None"=None # FITS: an HDU's number or name, or several with a band each; default the first image
     crop:"int|float|None"=None # Keep the middle: a number of pixels, or a fraction of the side below 1
     margin:float=1.0 # The image is read this much larger and its middle is given; see `wide`
     zoom:float=1.0 # Enlarge the middle first, pixel for pixel, as zoobot does (1.2 there)
     grey:str="mean" # One channel of a colour image: the "mean" of its bands, or the "luma" of red, green and blue
-    # Cut galaxies from survey tiles: side in pixels of the tile, or on the sky, "20 arcsec"; see `read_cutouts`
-    cutout:"int|str|None"=None
-    align:bool=True # Cutouts north up, all bands on one grid? Otherwise the tile's pixels as they are
+    no_flux:str="sky" # How pixels without flux are painted; "black" is what zoofast 0.1.0 did: see `stretch_flux`
 
     def __post_init__(self): _check_reader(self)
 
@@ -297,24 +256,11 @@ class ImageReader:
         "The image as bytes `(channels, size, size)`; raises `ImageError`"
         return crop_center(self.wide(path), self.size)
 
-_other_words = dict(img_size="say size=", resize="say size=", n_in="say channels=", in_chans="say channels=",
-                    mean="the encoder normalises images itself", std="the encoder normalises images itself")
-ImageReader.__init__ = explains_words(**_other_words)(ImageReader.__init__)
-
 # %% ../../nbs/images/08_reader.ipynb #5bcf7c8b
-@patch
-def _pixels(self:ImageReader, path):
-    "Bytes or flux `(bands, y, x)` of a picture, cut from its tile(s) where it lies in such; raises `ImageError`"
-    if apart := _in_tiles(path): return _cut_from_tiles(path, apart, self)
-    in_memory = not isinstance(path, (str, os.PathLike))
-    if self.cutout is None or in_memory: return _read_pixels(path, self.hdu, self.bands, self.channels)
-    raise ImageError(f"{path}: has no place to cut from, as cutout={self.cutout!r} asks; columns ra, dec or x, y of "
-                     "the catalogue give it (a reader without cutout reads whole images)")
-
 @patch
 def flux(self:ImageReader, path)->np.ndarray:
     "The middle square as it is in the file(s), `(bands, y, x)`: flux, or bytes of a raster; raises `ImageError`"
-    return _middle(self._pixels(path), self.crop)
+    return _middle(_read_pixels(path, self.hdu, self.bands), self.crop)
 
 # %% ../../nbs/images/08_reader.ipynb #6dac8f1c
 @patch(as_prop=True)
@@ -322,32 +268,59 @@ def wide_size(self:ImageReader)->int:
     "Pixels along each side with the margin; as odd or even as `size`, so that the middle is exact"
     return self.size + 2*round(self.size*(self.margin-1)/2)
 
+def _as_bytes(reader, px, path, good=None):
+    "Bytes of pixels `(bands, y, x)`, in the reader's channels; raises `ImageError`"
+    try:
+        if px.dtype!=np.uint8: px = stretch_flux(px, reader.stretch, reader.no_flux, good)
+        return _match_channels(px, reader.channels, reader.grey)
+    except ValueError as e: raise ImageError(f"{_called(path)}: {e}") from e
+
+def _resized(reader, px):
+    "Bytes in the reader's size with its margin, as a tensor"
+    import torch
+    from torchvision.transforms.v2 import functional as TF
+    if reader.zoom!=1: return torch.from_numpy(_enlarge(px, reader.zoom, reader.wide_size))
+    px = torch.from_numpy(np.require(px, requirements=["C", "W"]))
+    return TF.resize(px, [reader.wide_size]*2, antialias=True)
+
+def _source(reader, path):
+    "The pixels in the file(s) that the reader takes"
+    zoomed_whole = reader.zoom!=1 and reader.crop is None
+    return _read_pixels(path, reader.hdu, reader.bands) if zoomed_whole else reader.flux(path)
+
 @patch
 def wide(self:ImageReader, path)->"torch.Tensor":
     "The image with its margin, bytes `(channels, wide_size, wide_size)`; raises `ImageError`"
-    import torch
-    from torchvision.transforms.v2 import functional as TF
-    zoomed_whole = self.zoom!=1 and self.crop is None
-    px = self._pixels(path) if zoomed_whole else self.flux(path)
-    try:
-        if px.dtype!=np.uint8: px = stretch_flux(px, self.stretch)
-        px = _match_channels(px, self.channels, self.grey)
-    except ValueError as e: raise ImageError(f"{_called(path)}: {e}") from e
-    if self.zoom!=1: return torch.from_numpy(_enlarge(px, self.zoom, self.wide_size))
-    px = torch.from_numpy(np.require(px, requirements=["C", "W"]))
-    return TF.resize(px, [self.wide_size]*2, antialias=True)
+    return _resized(self, _as_bytes(self, _source(self, path), path))
 
-# %% ../../nbs/images/08_reader.ipynb #5c10b002
+# %% ../../nbs/images/08_reader.ipynb #cc2df00e
+def _names_of_bands(reader, path, n):
+    "What the bands of an image are called: as the reader picks them, by their files, or by number"
+    parts = file_parts(path) if isinstance(path, (str, os.PathLike)) else []
+    for names in (reader.bands, parts if reader.bands is None else None, reader.hdu):
+        if isinstance(names, (tuple, list)) and len(names)==n>1: return list(map(str, names))
+    return [str(i) for i in range(n)]
+
+def _dead_channels(px):
+    "Numbers of the bands of a picture that are the same everywhere, while others are not"
+    flat = [i for i,b in enumerate(px) if b[0,0]==b[-1,-1] and b.min()==b.max()]      # a look at two corners first
+    return flat if len(flat)<len(px) else []
+
+def _said_of(reader, px, good, path):
+    "What is to be said of the pixels in a file, or `None`; `good` is where there is flux, for what is no picture yet"
+    dead = _dead_channels(px) if good is None else []
+    if good is None and not dead: return None
+    names = _names_of_bands(reader, path, len(px))
+    if good is not None: return missing_flux(px, good, names)
+    return "; ".join(f"band {names[i]} has the same value, {px[i,0,0]}, in all pixels" for i in dead)
+
 @patch
-def unread(self:ImageReader,
-    path     # Image file
-)->list:     # An `hdu` for each of several images of one shape in it, of which the first is read; [] where that is all
-    "Images in a FITS file that may be bands, where this reader takes the first; raises what astropy raises"
-    path = str(path)
-    if self.hdu is not None or len(file_parts(path))>1: return []
-    file = file_and_place(path)[0]
-    return images_of_one_shape(file) if image_format(file).read is read_fits else []
-
+def examine(self:ImageReader, path)->tuple: # Bytes `(channels, wide_size, wide_size)`; a text, or `None`
+    "What `wide` gives, and what should be said of it: pixels without flux, dead bands; raises `ImageError`"
+    if type(self).wide is not ImageReader.wide: return self.wide(path),None       # a reader of one's own
+    px,good = _source(self, path),None
+    if px.dtype!=np.uint8: good = has_flux(px) if self.no_flux=="sky" else finite_flux(px)
+    return _resized(self, _as_bytes(self, px, path, good)),_said_of(self, px, good, path)
 
 # %% ../../nbs/images/08_reader.ipynb #8685540d
 def _some_flux(reader, files, n, seed):
@@ -387,7 +360,7 @@ def reader_config(
         raise ValueError("the reader's stretch is a function, which cannot be saved with the model; "
                          "use a name such as 'auto', or dict(kind='asinh', low=..., high=...)")
     config = asdict(reader)
-    if reader.cutout is None: config = {k: v for k,v in config.items() if k not in ("cutout", "align")}     # as before
+    if reader.no_flux=="black": del config["no_flux"]                   # a model of 0.1.0 is known by what it was
     return json.loads(json.dumps(config, default=lambda o: np.asarray(o).tolist()))
 
 # %% ../../nbs/images/08_reader.ipynb #d7d95fd9
@@ -397,4 +370,5 @@ def reader_from_config(
     "The reader with these parameters; raises `ValueError` for unknown ones"
     unknown = set(config)-set(ImageReader.__dataclass_fields__)
     if unknown: raise ValueError(f"the reader has no parameter {sorted(unknown)[0]!r}")
+    config = {"no_flux": "black", **config}                             # 0.1.0 did not say so
     return ImageReader(**{k: tuple(v) if isinstance(v, list) else v for k,v in config.items()})

@@ -13,7 +13,7 @@ __all__ = ['best_row', 'what_is_trained', 'EpochLog', 'RateLog', 'AnswersLoss', 
            'read_last', 'read_best', 'restore', 'restore_progress', 'Checkpoints']
 
 # %% ../../nbs/training/06_checkpoints.ipynb #84efe1a5
-import hashlib, json
+import hashlib, json, warnings
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from timm.utils import ModelEmaV3
@@ -207,6 +207,20 @@ def write_checkpoint(
     state = _run_state(learn, states, done)
     write_whole(path, lambda f: torch.save(state, f))
 
+# %% ../../nbs/training/06_checkpoints.ipynb #cb190886
+def _is_older(now, then):
+    "Is a reader the same but for what zoofast 0.1.0 did not say: how pixels without flux are painted?"
+    return "no_flux" not in then and {k: v for k,v in now.items() if k!="no_flux"}==then
+
+def _say_older(learn, about):
+    "A warning where a run of zoofast 0.1.0 goes on with images that are painted in another way now"
+    store = getattr(getattr(learn, "dls", None), "store", None)
+    notes = getattr(store, "notes", None)
+    now,then = learn.identity.get("reader"),about.get("identity", {}).get("reader")
+    if not (notes and now and then) or now.get("no_flux")!="sky" or not _is_older(now, then): return
+    warnings.warn(f"{len(notes)} image(s) have pixels without flux, which were black when this run began and are "
+                  f"painted as sky now; ImageReader(no_flux='black') goes on as it began")
+
 # %% ../../nbs/training/06_checkpoints.ipynb #8c388302
 def check_identity(
     about:dict,    # Of a checkpoint
@@ -218,7 +232,7 @@ def check_identity(
     calls = about.get("identities") or [about["identity"]]
     then = calls[call] if call<len(calls) else now
     for k in sorted({*now, *then}, key=lambda k: (k=="catalogue", k)):
-        if now.get(k)==then.get(k): continue
+        if now.get(k)==then.get(k) or k=="reader" and _is_older(now[k], then[k]): continue
         raise ValueError(f"resume: the run in {folder.parent} was made with {k}={then.get(k)!r}, "
                          f"not {now.get(k)!r}; give the same, or start anew with another save_dir or without resume")
 
@@ -236,6 +250,7 @@ def read_last(
         why = f"{type(e).__name__}: {first_line(e, 200)}"
         raise ValueError(f"resume: {path} cannot be read as a checkpoint ({why})") from e
     check_identity(about, learn.identity, 0, path.parent)
+    _say_older(learn, about)
     return state
 
 # %% ../../nbs/training/06_checkpoints.ipynb #99c633a6

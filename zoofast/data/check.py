@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from ..catalog.paths import absent_files, file_parts
 from ..catalog.read import need_columns
 from ..catalog.split import check_classes, is_categorical, label_list
+from ..core.checks import explains_words
 from ..core.errors import CatalogError, first_line
 from ..core.files import fingerprint
 
@@ -26,12 +27,13 @@ def _listed(rows):
 
 class CatalogCheck:
     """What `check_catalog` found: usable rows in `ok`, others in `bad` (`id_str, file_loc, reason`), doubtful ones in
-    `suspect`"""
+    `suspect`, and what holds for many files in `notes`"""
     def __init__(self,
         ok:pd.DataFrame,     # Rows that can be used
         bad:pd.DataFrame,    # Columns `id_str`, `file_loc`, `reason`; one row for each row of the catalogue that cannot
-        suspect:pd.DataFrame # The same columns; one row for each row of `ok` that should be looked at
-    ): self.ok,self.bad,self.suspect = ok,bad,suspect
+        suspect:pd.DataFrame,# The same columns; one row for each row of `ok` that should be looked at
+        notes=()             # Sentences about the files
+    ): self.ok,self.bad,self.suspect,self.notes = ok,bad,suspect,list(notes)
 
     def raise_if_bad(self):
         "Raise a `CatalogError` that lists the first ten bad rows and says how many there are"
@@ -44,8 +46,9 @@ class CatalogCheck:
 
     def __repr__(self):
         said = self._bad() if len(self.bad) else f"all {len(self.ok)} rows of the catalogue can be used"
-        if not len(self.suspect): return said
-        return f"{said}\n{len(self.suspect)} of those that can should be looked at:{_listed(self.suspect)}"
+        n = len(self.suspect)
+        looked = [f"{n} of those that can should be looked at:{_listed(self.suspect)}"] if n else []
+        return "\n".join([said, *looked, *self.notes])
 
 # %% ../../nbs/data/01_check.ipynb #69bdd99b
 def _open(file, opener):
@@ -146,13 +149,15 @@ def _check_labels(df, labels, file, bad, named, classes):
     return label
 
 # %% ../../nbs/data/01_check.ipynb #5d503736
+def _usual_reader():
+    from zoofast.images.reader import ImageReader
+    return ImageReader()
+
 def _check_files(paths, open_images, progress):
     "Path -> why it cannot be used, and path -> fingerprint of the picture, as far as it is opened"
     why = absent_files(paths)
     if not open_images: return why,{}
-    if open_images is True:
-        from zoofast.images.reader import ImageReader
-        open_images = ImageReader()
+    if open_images is True: open_images = _usual_reader()
     broken,seen = _open_all([f for f in paths if f not in why], open_images, progress)
     return why | broken,seen
 
@@ -205,7 +210,27 @@ def _reasons(df, why):
     reason = pd.Series([why[i] for i in rows], dtype=str).to_numpy()
     return df.iloc[rows][["id_str","file_loc"]].assign(reason=reason).reset_index(drop=True)
 
+# %% ../../nbs/data/01_check.ipynb #5c10c002
+def _how_to_read(ways):
+    "How the images that are not read can be, in Python's words and the shell's"
+    def option(o): return ",".join(map(str, o))
+    if isinstance(ways[1], tuple): return f"hdu={ways[1]!r} (--hdu {option(ways[1])}) reads another"
+    return (f"hdu={ways!r}, channels={len(ways)} (--hdu {option(ways)} --channels {len(ways)}) "
+            f"reads them as bands")
+
+def _notes(files, reader, most=1000):
+    "What to say of files with several images of one shape; of very many files, some are looked at"
+    if reader is True: reader = _usual_reader()
+    if not hasattr(reader, "unread"): return []
+    some,found = files[::max(1, len(files)//most)],{}
+    for f in some:
+        if ways := tuple(reader.unread(f)): found.setdefault(ways, []).append(f)
+    return [f"{len(v)} of {len(some)} files hold {len(ways)} images of one shape, such as {v[0]}: "
+            f"{', '.join(map(str, ways))}; only the first is read; {_how_to_read(ways)}" for ways,v in found.items()]
+
+
 # %% ../../nbs/data/01_check.ipynb #467d1c6e
+@explains_words(label="say label_cols=", label_col="say label_cols=", y_col="say label_cols=")
 def check_catalog(
     df:pd.DataFrame,                  # Catalogue from `read_catalog`
     label_cols:"str|list|None"=None,  # Column(s) with labels; all must be there
@@ -214,7 +239,7 @@ def check_catalog(
     # `fingerprint` gives, perhaps with a text of what is to be said of them, or nothing
     open_images:"bool|callable"=True,
     progress:bool=True,               # Show a progress bar?
-)->CatalogCheck:                      # `.ok`, `.bad`, `.suspect`, `.raise_if_bad()`
+)->CatalogCheck:                      # `.ok`, `.bad`, `.suspect`, `.notes`, `.raise_if_bad()`
     """Find rows that cannot be used or are doubtful, and why; raises `CatalogError` where a column is missing or there
     are no rows"""
     labels = label_list(label_cols, task)
@@ -233,4 +258,5 @@ def check_catalog(
     ok = ~np.isin(np.arange(len(df)), list(bad)) if bad else np.ones(len(df), dtype=bool)
     suspect = _check_pictures(df, ok, file, picture, span, named)
     _mark(suspect, ok & (said!=""), lambda i: said[i])
-    return CatalogCheck(df[ok].reset_index(drop=True), _reasons(df, bad), _reasons(df, suspect))
+    notes = _notes(files[ok].unique().tolist(), open_images)
+    return CatalogCheck(df[ok].reset_index(drop=True), _reasons(df, bad), _reasons(df, suspect), notes)

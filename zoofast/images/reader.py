@@ -18,11 +18,11 @@ import numpy as np
 from fastcore.basics import patch
 from PIL import Image
 from ..catalog.paths import file_and_place, file_parts
-from ..core.checks import check_number, check_one_of, is_number
+from ..core.checks import check_number, check_one_of, explains_words, is_number
 from ..core.errors import ImageError, first_line
 from .archives import PACKED_TARS, ZIP_STARTS, ZIP_SUFFIXES, is_tar, read_tar, read_zip
 from .arrays import ARRAY_STARTS, ARRAY_SUFFIXES, array_pixels
-from .fits import FITS_STARTS, FITS_SUFFIXES, pick_bands, read_fits
+from .fits import FITS_STARTS, FITS_SUFFIXES, images_of_one_shape, pick_bands, read_fits
 from .no_flux import finite_flux, has_flux, missing_flux
 from .raster import RASTER_STARTS, picture_pixels, read_raster
 from .stacks import HDF5_STARTS, HDF5_SUFFIXES, ZARR_SUFFIXES, read_hdf5, read_npy, read_zarr
@@ -45,8 +45,8 @@ class ImageFormat:
     # From a path to `(bands, y, x)`, top row first: bytes are finished pixels, other numbers flux. An archive gives
     # the name of a file in it, the open file, and the place in that
     read:callable
-    # What the function takes as well: of the reader's parameters "bands" and "hdu"; in a file of many pictures the
-    # "place" of one, which is "" where none is given
+    # What the function takes as well: of the reader's parameters "bands", "hdu" and "channels"; in a file of many
+    # pictures the "place" of one, which is "" where none is given
     takes:tuple=()
 
 _by_pillow = ImageFormat("jpg, png, tiff or another of Pillow's", RASTER_STARTS, (), read_raster)
@@ -54,7 +54,7 @@ _tar = ImageFormat("tar", (), (".tar", *PACKED_TARS), read_tar, ("bands", "place
 _zarr = ImageFormat("Zarr", (), ZARR_SUFFIXES, read_zarr, ("bands", "place"))
 
 FORMATS = [
-    ImageFormat("FITS", FITS_STARTS, FITS_SUFFIXES, read_fits, ("hdu", "bands")),
+    ImageFormat("FITS", FITS_STARTS, FITS_SUFFIXES, read_fits, ("hdu", "bands", "channels")),
     ImageFormat("npy", ARRAY_STARTS, ARRAY_SUFFIXES, read_npy, ("bands", "place")),
     ImageFormat("HDF5", HDF5_STARTS, HDF5_SUFFIXES, read_hdf5, ("bands", "place")),
     ImageFormat("zip or npz", ZIP_STARTS, ZIP_SUFFIXES, read_zip, ("bands", "place")),
@@ -160,7 +160,7 @@ def _one_band(px, path, n):
 # %% ../../nbs/images/08_reader.ipynb #7e65299a
 def _read_bands(path, parts, hdu, bands):
     "Bytes or flux `(bands, y, x)` of a galaxy with a file a band"
-    read = [_one_band(_read_file(p, hdu=hdu, bands=None), p, len(parts)) for p in parts]
+    read = [_one_band(_read_file(p, hdu=hdu, bands=None, channels=1), p, len(parts)) for p in parts]
     def alike(a, b): return a.shape==b.shape and (a.dtype==np.uint8)==(b.dtype==np.uint8)
     for p,px in zip(parts, read):
         if alike(px, read[0]): continue
@@ -171,12 +171,13 @@ def _read_bands(path, parts, hdu, bands):
     except ValueError as e: raise ImageError(f"{path}: {e}") from e
 
 # %% ../../nbs/images/08_reader.ipynb #89fd3d0c
-def _read_pixels(path, hdu, bands):
+def _read_pixels(path, hdu, bands, channels=None):
     "Bytes or flux `(bands, y, x)` of a galaxy; raises `ImageError`"
     if not isinstance(path, (str, os.PathLike)): return _given_pixels(path, bands)
     path = str(path)
     parts = file_parts(path)
-    return _read_file(path, hdu=hdu, bands=bands) if len(parts)==1 else _read_bands(path, parts, hdu, bands)
+    if len(parts)>1: return _read_bands(path, parts, hdu, bands)
+    return _read_file(path, hdu=hdu, bands=bands, channels=channels)
 
 # %% ../../nbs/images/08_reader.ipynb #e74a45a3
 def crop_center(
@@ -223,6 +224,11 @@ def _fits_crop(crop):
     if crop is None or is_number(crop, above=0, high=1): return True
     return is_number(crop, low=2, below=1e6) and crop==int(crop)
 
+def _fits_hdu(hdu):
+    "Is it a number, a name, or several of them?"
+    each = hdu if isinstance(hdu, (list, tuple)) and len(hdu) else (hdu,)
+    return hdu is None or all(isinstance(o, str) or is_number(o, whole=True) for o in each)
+
 def _check_reader(r):
     "Raise a `ValueError` that names the parameter that cannot be"
     for name,low,high in (("size", 8, 8192), ("channels", 1, 1024)):
@@ -233,6 +239,9 @@ def _check_reader(r):
     check_one_of("no_flux", r.no_flux, ("sky", "black"))
     if not _fits_crop(r.crop):
         raise ValueError(f"crop={r.crop!r} must be a whole number of pixels, or a fraction of the side, 1 at most")
+    if not _fits_hdu(r.hdu):
+        raise ValueError(f"hdu={r.hdu!r} must be a number, a name, a name and its version ('SCI', 2), "
+                         f"or several numbers or names with a band each")
     if not callable(r.stretch): stretch_params(r.stretch)
 
 # %% ../../nbs/images/08_reader.ipynb #9a748508
@@ -243,7 +252,8 @@ class ImageReader:
     channels:int=3 # 3 or 1, or the number of bands for more
     stretch:"str|dict|callable"="auto" # How flux becomes bytes: see `stretch_flux`
     bands:"tuple|None"=None # Flux, or one file a band: numbers or names of the bands, in the order of the channels
-    hdu:"int|str|tuple|None"=None # FITS: an HDU's number or name, or several with a band each; default the first image
+    # FITS: an HDU's number or name, name and version ("SCI", 2), or several with a band each; default the first image
+    hdu:"int|str|tuple|None"=None
     crop:"int|float|None"=None # Keep the middle: a number of pixels, or a fraction of the side below 1
     margin:float=1.0 # The image is read this much larger and its middle is given; see `wide`
     zoom:float=1.0 # Enlarge the middle first, pixel for pixel, as zoobot does (1.2 there)
@@ -256,11 +266,15 @@ class ImageReader:
         "The image as bytes `(channels, size, size)`; raises `ImageError`"
         return crop_center(self.wide(path), self.size)
 
+_other_words = dict(img_size="say size=", resize="say size=", n_in="say channels=", in_chans="say channels=",
+                    mean="the encoder normalises images itself", std="the encoder normalises images itself")
+ImageReader.__init__ = explains_words(**_other_words)(ImageReader.__init__)
+
 # %% ../../nbs/images/08_reader.ipynb #5bcf7c8b
 @patch
 def flux(self:ImageReader, path)->np.ndarray:
     "The middle square as it is in the file(s), `(bands, y, x)`: flux, or bytes of a raster; raises `ImageError`"
-    return _middle(_read_pixels(path, self.hdu, self.bands), self.crop)
+    return _middle(_read_pixels(path, self.hdu, self.bands, self.channels), self.crop)
 
 # %% ../../nbs/images/08_reader.ipynb #6dac8f1c
 @patch(as_prop=True)
@@ -286,7 +300,8 @@ def _resized(reader, px):
 def _source(reader, path):
     "The pixels in the file(s) that the reader takes"
     zoomed_whole = reader.zoom!=1 and reader.crop is None
-    return _read_pixels(path, reader.hdu, reader.bands) if zoomed_whole else reader.flux(path)
+    if not zoomed_whole: return reader.flux(path)
+    return _read_pixels(path, reader.hdu, reader.bands, reader.channels)
 
 @patch
 def wide(self:ImageReader, path)->"torch.Tensor":
@@ -321,6 +336,18 @@ def examine(self:ImageReader, path)->tuple: # Bytes `(channels, wide_size, wide_
     px,good = _source(self, path),None
     if px.dtype!=np.uint8: good = has_flux(px) if self.no_flux=="sky" else finite_flux(px)
     return _resized(self, _as_bytes(self, px, path, good)),_said_of(self, px, good, path)
+
+# %% ../../nbs/images/08_reader.ipynb #5c10b002
+@patch
+def unread(self:ImageReader,
+    path     # Image file
+)->list:     # An `hdu` for each of several images of one shape in it, of which the first is read; [] where that is all
+    "Images in a FITS file that may be bands, where this reader takes the first; raises what astropy raises"
+    path = str(path)
+    if self.hdu is not None or len(file_parts(path))>1: return []
+    file = file_and_place(path)[0]
+    return images_of_one_shape(file) if image_format(file).read is read_fits else []
+
 
 # %% ../../nbs/images/08_reader.ipynb #8685540d
 def _some_flux(reader, files, n, seed):

@@ -14,7 +14,7 @@ import numpy as np, pandas as pd
 from tqdm.auto import tqdm
 from ..catalog.paths import absent_files, file_parts
 from ..catalog.read import need_columns
-from ..catalog.split import check_classes, is_categorical, label_list
+from ..catalog.split import check_classes, is_categorical, label_list, matching_columns
 from ..core.checks import explains_words
 from ..core.errors import CatalogError, first_line
 from ..core.files import fingerprint
@@ -203,6 +203,36 @@ def _check_pictures(df, ok, file, picture, span, named):
     _mark(why, (first<row) & (first!=leak), lambda i: same(i, first[i]))
     return why
 
+# %% ../../nbs/data/01_check.ipynb #3700064e
+_nines = [float("9"*n) + d for n in range(2, 7) for d in (0, .9, .99)] + [9e9]
+_limits = [-2.**15, -2.**31, -2.**63, 2.**15-1, 2.**31-1]
+
+def _may_mean_missing(v):
+    "Which numbers are those that tables have where a number is not known?"
+    known = np.isclose(np.abs(v)[:,None], _nines, rtol=1e-6).any(1) | np.isin(v, _limits)
+    return known | (v==-9) | (np.abs(v)>=1e20)
+
+def _stand_for_missing(v):
+    "Which numbers stand for a missing one, and the range of the others"
+    use = np.isfinite(v)
+    values,code = np.unique(v[use], return_inverse=True)                           # a few of a million
+    odd = _may_mean_missing(values)
+    if not odd.any() or odd.all(): return np.zeros(len(v), dtype=bool),(0, 0)
+    low,high = values[~odd][0],values[~odd][-1]
+    often = (np.bincount(code)>1) & (values<0) & (low>=0)
+    odd &= (values<low-(high-low)) | (values>high+(high-low)) | often
+    out = np.zeros(len(v), dtype=bool)
+    out[use] = odd[code]
+    return out,(low, high)
+
+def _check_numbers(col, ok, why):
+    "Mark usable rows whose label is a number that stands for a missing one"
+    if not pd.api.types.is_numeric_dtype(col) or pd.api.types.is_bool_dtype(col): return
+    v = pd.to_numeric(col).to_numpy(float, na_value=np.nan)
+    odd,(low,high) = _stand_for_missing(v)
+    hint = f"far from the others, {low:g} to {high:g}: where it stands for a missing value, leave the cell empty"
+    _mark(why, odd & ok, lambda i: f"{col.name!r} is {v[i]:g}, {hint}")
+
 # %% ../../nbs/data/01_check.ipynb #e0a50d8e
 def _reasons(df, why):
     "The table of rows and reasons"
@@ -242,7 +272,7 @@ def check_catalog(
 )->CatalogCheck:                      # `.ok`, `.bad`, `.suspect`, `.notes`, `.raise_if_bad()`
     """Find rows that cannot be used or are doubtful, and why; raises `CatalogError` where a column is missing or there
     are no rows"""
-    labels = label_list(label_cols, task)
+    labels = matching_columns(df, label_list(label_cols, task))
     need_columns(df, "id_str", "file_loc", *labels)
     if not len(df): raise CatalogError("the catalogue has no rows")
     ids,files = df.id_str.fillna("").astype(str),df.file_loc.fillna("").astype(str)
@@ -257,6 +287,7 @@ def check_catalog(
     picture,span,said = _check_images(paths, file, label if labels else None, bad, named, open_images, progress)
     ok = ~np.isin(np.arange(len(df)), list(bad)) if bad else np.ones(len(df), dtype=bool)
     suspect = _check_pictures(df, ok, file, picture, span, named)
+    for c in labels: _check_numbers(df[c], ok, suspect)
     _mark(suspect, ok & (said!=""), lambda i: said[i])
     notes = _notes(files[ok].unique().tolist(), open_images)
     return CatalogCheck(df[ok].reset_index(drop=True), _reasons(df, bad), _reasons(df, suspect), notes)

@@ -18,10 +18,11 @@ import numpy as np
 from fastcore.basics import patch
 from PIL import Image
 from ..catalog.paths import file_and_place, file_parts
-from ..core.checks import check_number, check_one_of, explains_words, is_number
+from ..core.checks import check_number, check_one_of, explains_words, is_number, web_address
 from ..core.errors import ImageError, first_line
 from .archives import PACKED_TARS, ZIP_STARTS, ZIP_SUFFIXES, is_tar, read_tar, read_zip
 from .arrays import ARRAY_STARTS, ARRAY_SUFFIXES, array_pixels
+from .cutouts import check_cutout, is_in_tile, read_cutouts
 from .fits import FITS_STARTS, FITS_SUFFIXES, images_of_one_shape, pick_bands, read_fits
 from .no_flux import finite_flux, has_flux, missing_flux
 from .raster import RASTER_STARTS, picture_pixels, read_raster
@@ -86,6 +87,7 @@ def image_format(
 def _no_image_file(path):
     "Why there is nothing to open"
     if not path.strip(): return "no file is given"
+    if web_address(path): return web_address(path).removeprefix(f"{path} ")
     if not os.path.exists(path): return "there is no such file"
     return "is a folder" if os.path.isdir(path) else "is no ordinary file"
 
@@ -179,6 +181,32 @@ def _read_pixels(path, hdu, bands, channels=None):
     if len(parts)>1: return _read_bands(path, parts, hdu, bands)
     return _read_file(path, hdu=hdu, bands=bands, channels=channels)
 
+# %% ../../nbs/images/08_reader.ipynb #c07b0002
+def _in_tiles(path):
+    "File and place of each band of a picture that is a place in tiles; [] for other pictures"
+    if not isinstance(path, (str, os.PathLike)) or "::" not in str(path): return []
+    apart = [file_and_place(p) for p in file_parts(str(path))]
+    return apart if any(is_in_tile(place) for _,place in apart) else []
+
+def _check_tile(path, place):
+    "Raise a `ValueError` for what is no tile, or no place in one"
+    if not path and place: raise ValueError(place)                         # the catalogue found no tile, and says so
+    if not os.path.isfile(path): raise ValueError(_no_image_file(path))
+    if image_format(path).read is not read_fits: raise ValueError(f"{path} is no FITS file, as tiles are")
+    if not place: raise ValueError(f"has no place for {path}")
+
+def _cut_from_tiles(path, apart, reader):
+    "Flux `(bands, y, x)` of a galaxy in its tile(s); raises `ImageError`"
+    try:
+        for o in apart: _check_tile(*o)
+        if reader.cutout is None:
+            raise ValueError("is a place in a tile; cutout= (--cutout) says how much of it to read, "
+                             "such as '20 arcsec', or 64 pixels")
+        return read_cutouts(apart, reader.cutout, reader.align, reader.hdu, reader.bands, reader.channels)
+    except (MemoryError, ImageError): raise
+    except Exception as e: raise ImageError(_explain(str(path), e)) from e
+
+
 # %% ../../nbs/images/08_reader.ipynb #e74a45a3
 def crop_center(
     x:"torch.Tensor", # Image(s) `(..., y, x)`
@@ -243,6 +271,9 @@ def _check_reader(r):
         raise ValueError(f"hdu={r.hdu!r} must be a number, a name, a name and its version ('SCI', 2), "
                          f"or several numbers or names with a band each")
     if not callable(r.stretch): stretch_params(r.stretch)
+    check_one_of("align", r.align, (True, False))
+    if r.cutout is None: return
+    object.__setattr__(r, "cutout", int(r.cutout) if isinstance(check_cutout(r.cutout), int) else str(r.cutout))
 
 # %% ../../nbs/images/08_reader.ipynb #9a748508
 @dataclass(frozen=True)
@@ -258,6 +289,9 @@ class ImageReader:
     margin:float=1.0 # The image is read this much larger and its middle is given; see `wide`
     zoom:float=1.0 # Enlarge the middle first, pixel for pixel, as zoobot does (1.2 there)
     grey:str="mean" # One channel of a colour image: the "mean" of its bands, or the "luma" of red, green and blue
+    # Cut galaxies from survey tiles: side in pixels of the tile, or on the sky, "20 arcsec"; see `read_cutouts`
+    cutout:"int|str|None"=None
+    align:bool=True # Cutouts north up, all bands on one grid? Otherwise the tile's pixels as they are
     no_flux:str="sky" # How pixels without flux are painted; "black" is what zoofast 0.1.0 did: see `stretch_flux`
 
     def __post_init__(self): _check_reader(self)
@@ -272,9 +306,18 @@ ImageReader.__init__ = explains_words(**_other_words)(ImageReader.__init__)
 
 # %% ../../nbs/images/08_reader.ipynb #5bcf7c8b
 @patch
+def _pixels(self:ImageReader, path):
+    "Bytes or flux `(bands, y, x)` of a picture, cut from its tile(s) where it lies in such; raises `ImageError`"
+    if apart := _in_tiles(path): return _cut_from_tiles(path, apart, self)
+    in_memory = not isinstance(path, (str, os.PathLike))
+    if self.cutout is None or in_memory: return _read_pixels(path, self.hdu, self.bands, self.channels)
+    raise ImageError(f"{path}: has no place to cut from, as cutout={self.cutout!r} asks; columns ra, dec or x, y of "
+                     "the catalogue give it (a reader without cutout reads whole images)")
+
+@patch
 def flux(self:ImageReader, path)->np.ndarray:
     "The middle square as it is in the file(s), `(bands, y, x)`: flux, or bytes of a raster; raises `ImageError`"
-    return _middle(_read_pixels(path, self.hdu, self.bands, self.channels), self.crop)
+    return _middle(self._pixels(path), self.crop)
 
 # %% ../../nbs/images/08_reader.ipynb #6dac8f1c
 @patch(as_prop=True)
@@ -300,8 +343,7 @@ def _resized(reader, px):
 def _source(reader, path):
     "The pixels in the file(s) that the reader takes"
     zoomed_whole = reader.zoom!=1 and reader.crop is None
-    if not zoomed_whole: return reader.flux(path)
-    return _read_pixels(path, reader.hdu, reader.bands, reader.channels)
+    return reader._pixels(path) if zoomed_whole else reader.flux(path)
 
 @patch
 def wide(self:ImageReader, path)->"torch.Tensor":
@@ -387,6 +429,7 @@ def reader_config(
         raise ValueError("the reader's stretch is a function, which cannot be saved with the model; "
                          "use a name such as 'auto', or dict(kind='asinh', low=..., high=...)")
     config = asdict(reader)
+    if reader.cutout is None: config = {k: v for k,v in config.items() if k not in ("cutout", "align")}     # as before
     if reader.no_flux=="black": del config["no_flux"]                   # a model of 0.1.0 is known by what it was
     return json.loads(json.dumps(config, default=lambda o: np.asarray(o).tolist()))
 

@@ -324,11 +324,9 @@ def _task_for(df, task, label_cols):
         if label_cols is None:
             raise ValueError("give label_cols=, the catalogue's column with the labels, or task=")
         return infer_task(df, label_cols)
-    if label_cols is not None: label_cols = matching_columns(df, label_cols)
     if not isinstance(task, Task):
         raise ValueError(f"task={task!r}: use Classification, MultiLabel, Regression or VoteCounts")
-    named = [label_cols] if isinstance(label_cols, str) else label_cols
-    if named is not None and list(named)!=task.label_cols:
+    if label_cols is not None and list(matching_columns(df, label_cols))!=task.label_cols:
         raise ValueError(f"label_cols={label_cols!r} are not those of task={task}; give one of the two")
     return task
 

@@ -292,8 +292,9 @@ def test_the_scale_of_a_survey_is_that_of_stokes_i(tmp_path):
 ABOUT = """# Which image of a survey's file is read
 
 Each file is written by `tests/test_which_image.py` with the survey's names, order and kinds of images as we know them,
-each image with pixels of its own, and read back. `python tests/test_which_image.py` writes this page. The options are those of the shell; in
-Python, `--hdu SCI,2` is `ImageReader(hdu=("SCI", 2))` and `--bands z,r,g` is `ImageReader(bands=("z", "r", "g"))`.
+each image with pixels of its own, and read back. `python tests/test_which_image.py` writes this page. The options are
+those of the shell; in Python, `--hdu SCI,2` is `ImageReader(hdu=("SCI", 2))` and `--bands z,r,g` is
+`ImageReader(bands=("z", "r", "g"))`.
 
 | product | what is in the file | read by default | with an option |
 | --- | --- | --- | --- |

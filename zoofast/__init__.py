@@ -15,6 +15,7 @@ Modules:
 - `zoofast.catalog.split`: Galaxies for training, validation and test
 - `zoofast.catalog.stream`: A catalogue of any size, piece by piece
 - `zoofast.catalog.tables`: Whatever holds a table of galaxies, as a DataFrame
+- `zoofast.catalog.tiles`: In which tile of a survey each galaxy lies
 - `zoofast.catalog.write`: Tables on the disk: written whole, read as far as needed
 - `zoofast.cli.app`: How the commands behave: messages, progress, mistakes, exit codes
 - `zoofast.cli.check`: The commands that look before anything is trained: at catalogues, pictures, encoders, and decoded images

@@ -156,7 +156,7 @@ def _no_file(file):
     said,parts = [],file.split("|")
     for i,part in enumerate(parts):
         p,place = file_and_place(part)
-        if not p: said.append(f"no file is given for band {i+1} of {len(parts)}")
+        if not p: said.append(place or f"no file is given for band {i+1} of {len(parts)}")   # or why there is no tile
         elif web_address(p): said.append(web_address(p))
         elif os.path.isdir(p) and not place:
             said.append(f"{first_line(p)} is a folder; give the path of an image in it")

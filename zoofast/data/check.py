@@ -13,6 +13,7 @@ import warnings
 import numpy as np, pandas as pd
 from tqdm.auto import tqdm
 from ..catalog.paths import absent_files, file_parts
+from ..catalog.tiles import with_places
 from ..catalog.read import need_columns
 from ..catalog.split import check_classes, is_categorical, label_list, matching_columns
 from ..core.checks import explains_words
@@ -149,9 +150,16 @@ def _check_labels(df, labels, file, bad, named, classes):
     return label
 
 # %% ../../nbs/data/01_check.ipynb #5d503736
-def _usual_reader():
+def _usual_reader(**how):
     from zoofast.images.reader import ImageReader
-    return ImageReader()
+    return ImageReader(**how)
+
+def _in_tiles(df, reader):
+    "The catalogue with places in tiles, where the reader cuts galaxies from those, and a reader that does where needed"
+    if getattr(reader, "cutout", None) is not None: return with_places(df),reader
+    if reader is not True: return df,reader
+    in_tiles = df.file_loc.astype(str).str.contains("::(?:radec|xy)=").any()
+    return df,_usual_reader(cutout=64) if in_tiles else reader
 
 def _check_files(paths, open_images, progress):
     "Path -> why it cannot be used, and path -> fingerprint of the picture, as far as it is opened"
@@ -275,6 +283,7 @@ def check_catalog(
     labels = matching_columns(df, label_list(label_cols, task))
     need_columns(df, "id_str", "file_loc", *labels)
     if not len(df): raise CatalogError("the catalogue has no rows")
+    df,open_images = _in_tiles(df, open_images)
     ids,files = df.id_str.fillna("").astype(str),df.file_loc.fillna("").astype(str)
     def named(i): return f"row {i+1} ({first_line(ids.iloc[i])})"
     bad = {}

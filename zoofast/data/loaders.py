@@ -24,6 +24,7 @@ from ..core.checks import explains_words
 from ..core.errors import CatalogError
 from .check import check_catalog
 from ..catalog.split import check_split, matching_columns, split_catalog
+from ..catalog.tiles import with_places
 from ..catalog.read import need_columns, noted_columns, read_catalog
 from ..catalog.paths import absent_files
 from ..core.errors import ImageError
@@ -440,6 +441,7 @@ def from_catalog(cls:GalaxyDataLoaders,
     "Read, check and split a catalogue and make its loaders; raises `CatalogError` naming the rows that cannot be used"
     _check_batch_size(batch_size)
     df,reader = read_catalog(catalog, image_dir, id_col, file_col, files, table_hdu),reader or ImageReader(size)
+    if reader.cutout is not None: df = with_places(df)
     task = _task_for(df, task, label_cols)
     sampling_weights(df, task, sampling)             # a mistake is said before images are read
     source = {**df.attrs.get("zoofast", {}), **noted_columns(df)}

@@ -145,9 +145,13 @@ def _open_tile(path, hdu):
     key = (path, repr(hdu), s.st_size, s.st_mtime_ns)
     if key not in tiles: tiles[key] = _Tile(path, hdu)
     tiles.move_to_end(key)
-    def too_many(): return len(tiles)>OPEN_TILES or sum(o.in_memory for o in tiles.values())>UNPACKED
-    while len(tiles)>1 and too_many(): tiles.popitem(last=False)[1].hdus.close()
     return tiles[key]
+
+def _close_oldest(n):
+    "Close the tiles that this thread has read longest ago, as long as they are too many; the last `n` stay"
+    tiles = _kept.tiles
+    def too_many(): return len(tiles)>OPEN_TILES or sum(o.in_memory for o in tiles.values())>UNPACKED
+    while len(tiles)>n and too_many(): tiles.popitem(last=False)[1].hdus.close()
 
 # %% ../../nbs/images/05_cutouts.ipynb #ab75ee64
 def _at(tile, place):
@@ -283,6 +287,7 @@ def read_cutouts(
     "Read a galaxy from its tile(s); raises `ValueError` where it lies outside, and passes astropy's errors on"
     side = check_cutout(cutout)
     tiles = [_named(p, len(pictures), _open_tile, str(p), hdu) for p,_ in pictures]
+    _close_oldest(len(tiles))
     at = _places(tiles, [place_on_sky(o) for _,o in pictures], [p for p,_ in pictures])
     if len(tiles)>1 and (many := next((t for t in tiles if len(t.names)>1), None)):
         raise ValueError(f"has {len(many.names)} bands, where each of {len(tiles)} tiles should have one")

@@ -302,6 +302,7 @@ def predict_catalog(
     stream = _open_catalog(model, catalog, image_dir, id_col, file_col, columns, files, table_hdu)
     asked = _parameters("predictions", stream, coverage=coverage, tta=tta, mc_dropout=mc_dropout)
     with _job_of(model, device, coverage, tta, mc_dropout, engine, stream.n_rows) as job:
+        if job.reader.cutout is not None: stream.cut_places()
         return _make_table(stream, job, out, asked, batch_size, on_bad, resume, shard_size, progress)
 
 # %% ../../nbs/predict/02_table.ipynb #54a14a3f
@@ -351,5 +352,6 @@ def represent(
     stream = _open_catalog(model, catalog, image_dir, id_col, file_col, columns, files, table_hdu)
     encoder,reader = _encoder_of(model, reader or ImageReader(size), _own_device(device), pretrained, weights)
     job = _Representing(encoder, reader, engine, stream.n_rows)
+    if reader.cutout is not None: stream.cut_places()
     asked = _parameters("features", stream)
     return _make_table(stream, job, out, asked, batch_size, on_bad, resume, shard_size, progress)

@@ -175,6 +175,7 @@ def read_astropy(
         warnings.warn(f"{source} has several tables with these columns: {told}", stacklevel=2)
     return df
 
+# %% ../../nbs/catalog/00_astronomy.ipynb #3a93e05d
 def astropy_names(
     data,          # As for `read_astropy`
     kind:str,

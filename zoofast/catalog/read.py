@@ -65,6 +65,7 @@ def _source(source, id_col, file_cols, image_dir, table_hdu=None):
     if image_dir is not None: base = str(Path(image_dir).expanduser().absolute())
     return df,name,base
 
+# %% ../../nbs/catalog/04_read.ipynb #309d101d
 def _check_table(df, name, id_col, file_cols):
     "Raise a `CatalogError` for a table that is no catalogue"
     if len(twice := df.columns[df.columns.duplicated()]):
@@ -166,6 +167,7 @@ def _text_of_bytes(df):
 # %% ../../nbs/catalog/04_read.ipynb #bceff17e
 _by_pandas = "read the table with pandas, and give the DataFrame"
 
+# %% ../../nbs/catalog/04_read.ipynb #9140f2da
 @explains_words(path="say source=", sep=_by_pandas, delimiter=_by_pandas)
 def read_catalog(
     # A DataFrame or a table of astropy; the path of a csv (also .gz), parquet, FITS table, VOTable or ECSV file; a

@@ -262,6 +262,7 @@ def _open(self:CatalogStream, source, image_dir, columns):
     if image_dir is not None: self.base = str(Path(image_dir).expanduser().absolute())
     else: self.base = str(Path.cwd() if given else self.path.parent)
 
+# %% ../../nbs/catalog/06_stream.ipynb #5a87f17d
 @patch
 def _open_file(self:CatalogStream):
     "What reads the blocks of a file"
@@ -287,6 +288,7 @@ def _has_images(self:CatalogStream):
     if self.kind not in (".parquet", ".pq"): return False
     with _reading(self.name, "parquet"): return bool(image_columns(self.path, self._path_columns()))
 
+# %% ../../nbs/catalog/06_stream.ipynb #168287b7
 @patch
 def _check_first(self:CatalogStream):
     "Raise a `CatalogError` where the first identifiers cannot be right"

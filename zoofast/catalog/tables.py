@@ -367,6 +367,7 @@ def _images_to_files(parts, col, folder):
     bar.close()
     return pa.array(files, pa.string())
 
+# %% ../../nbs/catalog/01_tables.ipynb #0f5d2f92
 def _with_images(path, images, text_cols, image_dir):
     "A table with images in it, which become files"
     from pyarrow import parquet
@@ -543,6 +544,7 @@ def _read(source, path, suffix, id_col, file_cols, image_dir, table_hdu=None):
     sep,z = next((v,suffix.removeprefix(k)) for k,v in _text.items() if suffix.startswith(k))
     return _read_csv(_unpack.get(z, bytes)(path.read_bytes()), sep, text_cols)
 
+# %% ../../nbs/catalog/01_tables.ipynb #98fe36fb
 def read_table(
     # csv or tsv (also .gz .bz2 .xz .zip), parquet (also a folder of them), FITS table, VOTable, ECSV, a folder written
     # by `Dataset.save_to_disk`, or "hf_dataset:user/name"

@@ -77,6 +77,7 @@ def _vectors(ra, dec):
     a,d = np.radians(ra),np.radians(dec)
     return np.stack([np.cos(d)*np.cos(a), np.cos(d)*np.sin(a), np.sin(d)], -1)
 
+# %% ../../nbs/catalog/03_tiles.ipynb #057d0165
 class _Footprint:
     "A tile on the sky: `path`, `shape`, `wcs`, `scale` of its pixels in degrees, `middle` (unit vector) and `radius`"
     def __init__(self, path):
@@ -146,6 +147,7 @@ def _opened(path):
     # astropy raises many kinds of errors on broken files; the user needs the file and the reason
     except Exception as e: raise CatalogError(f"the tile {path} cannot be used: {first_line(e)}") from e
 
+# %% ../../nbs/catalog/03_tiles.ipynb #48185c44
 class _Index:
     "Tiles of one band, and in which of them galaxies lie"
     def __init__(self, tiles):

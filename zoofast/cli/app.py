@@ -81,6 +81,7 @@ def in_shell_words(
 # %% ../../nbs/cli/01_app.ipynb #1825a21d
 _now = dict(said=[], options=[], given=[])   # the command of now: what is wrong with its words, and what they are
 
+# %% ../../nbs/cli/01_app.ipynb #a72acd9d
 class Mistakes(ValueError):
     "The mistakes of a command, gathered in `with` blocks; starts with those of its words"
     def __init__(self):
@@ -155,6 +156,7 @@ def _bad_number(e, p, words):
     given = next((f"{w} {v}" for w,v in zip(apart, apart[1:]) if w in p.opts), p.opts[0])
     return f"{given} must be a {'whole ' if kind[1]=='integer' else ''}number"
 
+# %% ../../nbs/cli/01_app.ipynb #66db8791
 def _gather(parse, words):
     "What `parse` makes of the words, or `None` where it cannot; and all that is wrong with them"
     said,seen,whole = [],[],True
@@ -212,6 +214,7 @@ def _hear_signals():
 def _tell_all(e):
     for o in e.said if isinstance(e, Mistakes) else [sentence(e)]: _tell(o)
 
+# %% ../../nbs/cli/01_app.ipynb #4541c6bf
 def command(
     f=None,        # A function of typer's, with its options
     gathers=False  # Does it begin with `Mistakes()`, and say them itself?

@@ -286,6 +286,7 @@ def _look(wrong, given):
     wrong.say()
     return df
 
+# %% ../../nbs/cli/04_finetune.ipynb #9f5cd17e
 def _check_fractions(df, valid, test):
     "Raise the `ValueError` of a split that cannot be"
     from zoofast.catalog.split import split_catalog
@@ -395,6 +396,7 @@ def _holds_a_demo(out):
     check_free(out, "zoofast finetune --overwrite", "zoofast finetune --resume", "give another --out")
     return False
 
+# %% ../../nbs/cli/04_finetune.ipynb #18f19a10
 def _simulate(out, n, size, seed):
     "A simulated survey, split"
     import pandas as pd
@@ -411,6 +413,7 @@ def _simulate(out, n, size, seed):
 # %% ../../nbs/cli/04_finetune.ipynb #7c140021
 _out = typer.Option(help="Folder for the survey, the model, the predictions and the pictures.")
 
+# %% ../../nbs/cli/04_finetune.ipynb #cfa14c0b
 @command(gathers=True)
 def demo(
     out: Annotated[Path, _out] = Path("zoofast-demo"),

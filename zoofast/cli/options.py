@@ -253,6 +253,7 @@ def look_at_catalog(
     look_at_columns(wrong, catalog, there, dict.fromkeys(more, ""))
     return df
 
+# %% ../../nbs/cli/02_options.ipynb #3be6ef84
 def look_at_columns(
     wrong,     # The command's `Mistakes`
     catalog,   # Path of the catalogue
@@ -269,7 +270,7 @@ def look_at_columns(
         if columns_that_fit(df, c)!=[c]:
             with wrong: matching_columns(df, c, str(catalog))
             continue
-        listed = any(f"{catalog} has no column" in o for o in wrong.said)      # its columns, which one list is enough of
+        listed = any(f"{catalog} has no column" in o for o in wrong.said)      # one list of its columns is enough
         if f"{catalog} has no column {c!r}" in "".join(wrong.said): continue
         with wrong:
             if listed: raise ValueError(f"{catalog} has no column {c!r}{did_you_mean(c, there)}{hint}")

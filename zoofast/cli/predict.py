@@ -58,6 +58,7 @@ def _look_at_both(wrong, config, given):
     with wrong: check_place(given["out"], given["catalog"])
     if not str(given["catalog"]).startswith("hf_dataset:"): _look_at_its_columns(wrong, config, given)
 
+# %% ../../nbs/cli/05_predict.ipynb #f59af153
 def _look_at_its_columns(wrong, config, given):
     "Keep which columns the catalogue lacks: those that are named, or the usual ones or those of the training catalogue"
     from zoofast.catalog.read import pick_columns

@@ -99,6 +99,7 @@ _page = typer.Option(help="The page to write; default: report.html in the run's 
 _judged_by = typer.Option(help="Catalogue with labels to judge the model by; "
                                "default: the galaxies that the run kept for validation and test.")
 
+# %% ../../nbs/cli/06_runs.ipynb #465916e0
 @command(gathers=True)
 def report(
     run: Annotated[str, typer.Argument(help="A run's folder, or a bundle.")],

@@ -119,6 +119,7 @@ def from_zoobot(
         size=size, classes=names, view=view, device="cpu")
     _say_model(model, out)
 
+# %% ../../nbs/cli/07_share.ipynb #1bf8ceb0
 def _say_model(model, out):
     "What a model predicts, from which images, and how to use it"
     from zoofast.training.runs import as_command, catalog_words

@@ -249,6 +249,7 @@ def _read_settings(given):
         raise ValueError("parameters: size is in the settings and given to the command too; leave out one")
     return s,n
 
+# %% ../../nbs/cli/08_sweep.ipynb #169b1866
 def _look(wrong, given):
     "Keep what is wrong with the command, as far as it is seen without torch; the settings, trials, the catalogue"
     from zoofast.sweep.settings import check_fixed
@@ -274,6 +275,7 @@ def _fixed(given):
     "What is the same for all trials"
     return {k: given[k] for k in ("encoder", "epochs", "freeze_epochs") if given[k] is not None}
 
+# %% ../../nbs/cli/08_sweep.ipynb #477c81f2
 def _check_task(s, df, task):
     "Raise `ValueError` where the metric is none of the task's, before images are read"
     from zoofast.data.check import check_catalog

@@ -174,6 +174,7 @@ def _is_folder(cache):
     if isinstance(cache, Path): return True
     return isinstance(cache, str) and (os.sep in cache or os.path.isdir(cache))
 
+# %% ../../nbs/data/03_store.ipynb #606ae268
 class ImageStore:
     "A catalogue's images, decoded once: `store[numbers]` gives bytes `(n, channels, wide, wide)`"
     def __init__(self,

@@ -130,6 +130,7 @@ def _check_repository(given, name, error=ValueError):
     if re.fullmatch(r"[\w.-]+/[\w.-]+(@\S+)?", name): return
     raise error(f"{given!r}: {name!r} is no repository of the hub; write it like hf_hub:user/name")
 
+# %% ../../nbs/encoders/02_hub.ipynb #c861ead9
 def check_encoder(
     encoder:str # An encoder's name, as `create_encoder` takes it
 ):

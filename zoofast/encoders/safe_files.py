@@ -250,7 +250,8 @@ def _check_columns(path, c):
     "Raise a `BundleError` unless the columns of the training catalogue, where they are known, are names"
     def is_name(v): return isinstance(v, str) and 0<len(v)<=1000
     files = c.get("file_col", ["file_loc"])
-    if is_name(c.get("id_col", "id_str")) and isinstance(files, list) and 0<len(files)<=1024 and all(map(is_name, files)):
+    are_names = isinstance(files, list) and 0<len(files)<=1024 and all(map(is_name, files))
+    if is_name(c.get("id_col", "id_str")) and are_names:
         return
     raise BundleError(f"{path}: 'id_col' must be a column's name and 'file_col' a list of such, and they are "
                       f"{first_line(repr(c.get('id_col')), 60)} and {first_line(repr(files), 60)}")

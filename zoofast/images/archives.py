@@ -42,6 +42,7 @@ def _list_tar(path, _):
     except (tarfile.TarError, EOFError) as e:
         raise ValueError(f"the tar archive is cut off or damaged ({first_line(e)})") from e
 
+# %% ../../nbs/images/07_archives.ipynb #7d05efe8
 def list_archive(
     path,         # zip, npz or tar
     of_tar:bool   # Is it a tar?
@@ -137,6 +138,7 @@ def read_zip(
     "A picture in a zip; raises `ValueError` naming what there is"
     return _read_archive(path, place, bands, False, _zip_stack, _zip_bytes)
 
+# %% ../../nbs/images/07_archives.ipynb #48fb0b22
 def read_tar(
     path,        # tar
     bands=None,  # Numbers of the bands of an array, in the order wanted; default all of them

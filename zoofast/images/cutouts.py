@@ -276,6 +276,7 @@ def _places(tiles, places, paths):
         places = [places[0], *[("radec", *tiles[0].sky.to_sky(*at))]*(len(tiles)-1)]
     return [_named(o, len(tiles), _at, t, p) for o,t,p in zip(paths, tiles, places)]
 
+# %% ../../nbs/images/05_cutouts.ipynb #ccf98b7e
 def read_cutouts(
     pictures,       # `(path, place)` of a FITS tile, or several with a band each; see `place_on_sky`
     cutout,         # Side of the cutout: pixels of the tile (of the finest band), or an angle such as "20 arcsec"

@@ -247,6 +247,7 @@ def _own_device(device):
     n = torch.cuda.device_count()
     return f"cuda:{int(local)%n}" if n else device
 
+# %% ../../nbs/predict/02_table.ipynb #95ca36a4
 @contextmanager
 def _job_of(model, device, coverage, tta, mc_dropout, engine, n_rows):
     "What is to be computed; until it is, the model has another engine for its encoder"
@@ -266,6 +267,7 @@ def _parameters(made, stream, **more):
 _other_words = dict(bs="say batch_size=", dl="say catalog=", df="say catalog=", label_cols="labels are not looked at",
                     num_workers="images are read by all cores: there is no number to set")
 
+# %% ../../nbs/predict/02_table.ipynb #6e48e91d
 @explains_words(**_other_words, size="the model reads images as in training")
 def predict_catalog(
     model,                     # A learner, a `GalaxyModel`, a bundle's or a run's folder, or "hf_hub:user/name"

@@ -22,6 +22,7 @@ def plain_name(
     "A name that any table, database and formula takes: what is no letter, digit, `_` or `-` becomes `_`"
     return re.sub(r"[^\w-]", "_", name)
 
+# %% ../../nbs/tasks/03_task.ipynb #5fae2700
 class Task:
     "What tasks share; `Classification`, `MultiLabel`, `Regression` and `VoteCounts` are tasks"
     kind = None

@@ -234,6 +234,7 @@ def set_hyper(self:LayerDecayOptimizer,
 def _set_hyper(self:LayerDecayOptimizer, k, v):
     for i,o in enumerate(v): self.set_group_hyper(i, k, o)
 
+# %% ../../nbs/training/02_optimizer.ipynb #bb508821
 @patch
 def set_group_hyper(self:LayerDecayOptimizer,
     i:int, # Number of a group
@@ -275,6 +276,7 @@ def _hold_what_was_frozen(self:LayerDecayOptimizer):
     if len(self.held|frozen)<len(self.trains): self.held |= frozen      # all of it is for `unfreeze` to undo
     self.held -= {p for p,then in self.trains.items() if not then and p.requires_grad}
 
+# %% ../../nbs/training/02_optimizer.ipynb #0fe2cb45
 @patch
 def clear_state(self:LayerDecayOptimizer):
     "Forget moments and the like, those of an optimizer within timm's Lookahead too"

@@ -101,6 +101,7 @@ def _about_encoder(enc, groups):
     return dict(weights=enc.config.get("weights"), features=enc.num_features, pixels=enc.size, channels=enc.channels,
                 blocks=len(groups)-1, parameters=sum(p.numel() for p in enc.parameters()))
 
+# %% ../../nbs/training/11_run_folder.ipynb #eae13e94
 def run_config(
     learn    # A `GalaxyLearner` that is about to train
 )->dict:     # Plain numbers, texts, lists and dicts
@@ -130,6 +131,7 @@ def clear_run(
 
 def _now(): return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
+# %% ../../nbs/training/11_run_folder.ipynb #a21110e2
 class RunFolder(Callback):
     "Writes config.yaml, history.csv, state.json and log.txt in the learner's `save_dir`"
     order = 60.2                                 # after the history, before the checkpoint

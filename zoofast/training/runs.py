@@ -166,7 +166,7 @@ def kept_row(
 # %% ../../nbs/training/04_runs.ipynb #3ddeb4e2
 def held_run(
     folder # A run's folder
-)->str:    # Such as "a run that finished on 2026-11-28 at 23:10 (3 epochs, kept: epoch 2, valid loss 0.412)", or nothing
+)->str:    # Such as "a run that finished on 2026-11-28 at 23:10 (3 epochs, kept: epoch 2, valid loss 0.412)", or ""
     "The run that a folder holds, in words; nothing where no epoch of one is kept there"
     try: config = read_run_config(folder)
     except ValueError: return "a run whose config.yaml cannot be read"

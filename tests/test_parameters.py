@@ -90,7 +90,8 @@ def test_names_do_not_change():
     --cache-features --no-cache-features --views --monitor --patience --keep-best --no-keep-best --resume --overwrite
     --sampling --profile
     --wandb --wandb-kwargs --calibrate --processes --bn-stats --blocks --augment --flip --no-flip --valid --test
-    --split-seed --channels --stretch --bands --hdu --fit-stretch --crop --group-col --cache --on-bad --image-dir
+    --split-seed --channels --stretch --bands --hdu --cutout --align --no-align --fit-stretch
+    --crop --group-col --cache --on-bad --image-dir
     --id-col --file-col --files --table-hdu --seed --no-report""".split()
     import typer.main
     from zoofast.cli.main import app

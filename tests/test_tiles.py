@@ -229,3 +229,26 @@ def test_from_positions_to_predictions_and_report(survey, tmp_path):
     assert list(named.file_loc)==list(rows.file_loc) and all(np.allclose(named[c], preds[c]) for c in cols[1:])
     page = make_report(bundle, tmp_path/"report.html", rows, progress=False)
     assert "data:image" in (tmp_path/"report.html").read_text(), page
+
+@pytest.mark.slow
+def test_from_the_shell(survey, run_zoofast, tmp_path):
+    "A catalogue that names tiles, and positions in two columns: check, training and predictions cut the galaxies"
+    folder,df,tiles = survey
+    placed = read_catalog(df.assign(file_loc=""), tiles=tiles["g"])
+    bare = placed.assign(file_loc=placed.file_loc.str.partition("::")[0])
+    bare.to_csv(tmp_path/"c.csv", index=False)
+    words = [tmp_path/"c.csv", "--label", "kind", "--channels", 1, "--size", 32]
+    res = run_zoofast("check", *words, "--cutout", 40)
+    assert res.returncode==0 and "all 120 rows" in res.stdout, res.stderr+res.stdout
+    res = run_zoofast("check", *words, "--cutout", "20 parsec")
+    assert res.returncode==2 and res.stderr.startswith("zoofast: --cutout '20 parsec' must be"), res.stderr
+    more = ["--encoder", "test_convnext", "--random-weights", "--epochs", 1, "--save-dir", tmp_path/"run"]
+    res = run_zoofast("finetune", *words, "--cutout", "20 arcsec", *more)
+    assert res.returncode==0, res.stderr
+    res = run_zoofast("predict", tmp_path/"run", tmp_path/"c.csv", "--out", tmp_path/"p.parquet")
+    assert res.returncode==0, res.stderr
+    preds = pd.read_parquet(tmp_path/"p.parquet")
+    model = load_bundle(tmp_path/"run")
+    assert model.reader.cutout in ("20 arcsec", 20.) and list(preds.file_loc)==list(placed.file_loc)
+    want = predict_catalog(model, placed, progress=False)
+    assert np.allclose(preds.kind_edge_on, want.kind_edge_on, atol=1e-5) and preds.error.isna().all()

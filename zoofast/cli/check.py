@@ -14,7 +14,7 @@ from typing import Annotated, Optional
 import typer
 from ..core.checks import check_number
 from .app import Mistakes, command, echo
-from .options import Bands, Catalog, Channels, FileCol, Files, TableHdu, Hdu, IdCol, ImageDir, Label
+from .options import Align, Bands, Catalog, Channels, Cutout, FileCol, Files, TableHdu, Hdu, IdCol, ImageDir, Label
 from .options import SchemaName, Size, Stretch, TaskName, UnitInterval, image_reader, pick_task
 from .options import look_at_catalog, look_at_labels, look_at_values
 
@@ -69,6 +69,8 @@ def check(
     stretch: Stretch = "auto",
     bands: Bands = None,
     hdu: Hdu = None,
+    cutout: Cutout = None,
+    align: Align = True,
 ):
     """Read a catalogue and all its images as training will, and list the rows that cannot be used and those that
     should be looked at.

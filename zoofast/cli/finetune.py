@@ -313,12 +313,14 @@ def _check_before_images(df, task, reader, given):
 def _load(df, task, given):
     "The loaders that the options ask for, after a check of all that needs no image; raises `ValueError`"
     say("loading fastai and timm ...")
+    from zoofast.catalog.tiles import with_places
     from zoofast.data.loaders import GalaxyDataLoaders
     from zoofast.training.distributed import join_processes, n_processes
     from zoofast.images.reader import fit_reader
     device = join_processes() if n_processes()>1 else None
     reader = image_reader(**arguments(given, "ImageReader"))
     _check_before_images(df, task, reader, given)
+    if reader.cutout is not None: df = with_places(df)
     if given["fit_stretch"]:
         reader = fit_reader(reader, df.file_loc, seed=given["seed"])
         say(f"stretch: {reader.stretch}")

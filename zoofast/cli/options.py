@@ -8,14 +8,15 @@ task, a folder."""
 
 # %% auto #0
 __all__ = ['Catalog', 'ImageDir', 'IdCol', 'FileCol', 'Files', 'TableHdu', 'ModelIdCol', 'ModelFileCol', 'Size', 'Channels',
-           'Crop', 'Stretch', 'Bands', 'Hdu', 'Label', 'TaskName', 'SchemaName', 'UnitInterval', 'Encoder', 'Weights',
-           'RandomWeights', 'Batch', 'Epochs', 'Seed', 'NoReport', 'Device', 'Table', 'Engine', 'Columns', 'OnBad',
-           'Resume', 'ShardSize', 'option', 'with_options', 'parse', 'as_arguments', 'image_reader', 'folder',
-           'pick_task', 'about', 'look_at_values', 'look_at_catalog', 'look_at_columns', 'look_at_labels',
+           'Crop', 'Stretch', 'Bands', 'Hdu', 'Cutout', 'Align', 'Label', 'TaskName', 'SchemaName', 'UnitInterval',
+           'Encoder', 'Weights', 'RandomWeights', 'Batch', 'Epochs', 'Seed', 'NoReport', 'Device', 'Table', 'Engine',
+           'Columns', 'OnBad', 'Resume', 'ShardSize', 'option', 'with_options', 'parse', 'as_arguments', 'image_reader',
+           'folder', 'pick_task', 'about', 'look_at_values', 'look_at_catalog', 'look_at_columns', 'look_at_labels',
            'look_at_encoder']
 
 # %% ../../nbs/cli/02_options.ipynb #14ab0004
 import ast, inspect, json, re, tempfile
+from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Optional
@@ -69,6 +70,7 @@ ModelFileCol = option("file_col", "Column with the images' paths, given several 
                                   f"files of a galaxy; default: file_loc, {_as_before}")
 Size,Channels,Crop = option("size"),option("channels"),option("crop")
 Stretch,Bands,Hdu = option("stretch"),option("bands"),option("hdu")
+Cutout,Align = option("cutout"),option("align")
 
 # %% ../../nbs/cli/02_options.ipynb #14ab0012
 Label,TaskName,SchemaName,UnitInterval = option("label"),option("task"),option("schema"),option("unit_interval")
@@ -125,14 +127,17 @@ def image_reader(
     stretch,  # Name of a stretch, or json
     bands,    # Numbers or names with commas
     hdu,      # Number or name, name and version with a comma, or several
-    crop=None # Pixels, or a fraction of the side below 1
+    crop=None,# Pixels, or a fraction of the side below 1
+    cutout=None,# Pixels of a tile, or an angle
+    align=True# Are cutouts north up?
 ):
     "The reader that the options ask for; bands and HDUs have numbers or names, several with commas"
     from zoofast.images.reader import ImageReader
     def number(o): return int(o) if re.fullmatch("-?[0-9]+", o.strip()) else o.strip()
     def several(o): return tuple(map(number, o.split(","))) if o else None
     one_hdu = number(hdu) if hdu and "," not in hdu else several(hdu)
-    return ImageReader(size, channels, parse("stretch", stretch), several(bands), one_hdu, crop)
+    return ImageReader(size, channels, parse("stretch", stretch), several(bands), one_hdu, crop,
+                       cutout=number(cutout) if cutout else None, align=align)
 
 # %% ../../nbs/cli/02_options.ipynb #76aed287
 def folder(
@@ -212,19 +217,22 @@ def look_at_values(
     given:dict # Options by name, as typer gives them
 ):
     "Keep what is wrong with the values of options that are in the table of parameters"
-    for p in PARAMETERS.values():
-        if (v := given.get(p.name)) is None or _is_elsewhere(p, v): continue
+    for p in map(_with_all_words, PARAMETERS.values()):
+        if (v := given.get(p.name)) is None or p.name=="cache" and _is_folder(v): continue
         n = len(wrong.said)
         with wrong: p.check_option(parse(p.name, v) if p.kind.endswith("dict") else v)
         if p.taken_by=="ImageReader" and n==len(wrong.said):
             with wrong: image_reader(**{**_of_reader, p.name: v})
 
-_of_reader = dict(size=224, channels=3, stretch="auto", bands=None, hdu=None, crop=None)
+_of_reader = dict(size=224, channels=3, stretch="auto", bands=None, hdu=None, crop=None,
+                  cutout=None, align=True)
 
-def _is_elsewhere(p, v):
-    "Is a word not in the table: a task of another package, or a folder?"
-    if p.name=="task": return v in {o.name for o in entry_points(group="zoofast.tasks")}
-    return p.name=="cache" and ("/" in v or Path(v).expanduser().is_dir())
+def _with_all_words(p):
+    "A row of the table; that of tasks with those of other packages"
+    if p.name!="task": return p
+    return replace(p, words=(*p.words, *sorted(o.name for o in entry_points(group="zoofast.tasks"))))
+
+def _is_folder(v): return "/" in v or Path(v).expanduser().is_dir()
 
 # %% ../../nbs/cli/02_options.ipynb #7765b37f
 def look_at_catalog(

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Optional
 import typer
 from .app import Mistakes, command, echo, say
-from .options import Bands, Batch, Catalog, Channels, Columns, Crop, Device, Engine
+from .options import Align, Bands, Batch, Catalog, Channels, Columns, Crop, Cutout, Device, Engine
 from .options import Files, TableHdu
 from .options import Hdu, ImageDir, ModelFileCol, ModelIdCol, OnBad, RandomWeights, Resume, ShardSize, Size
 from .options import Stretch, Table, Weights, image_reader
@@ -130,9 +130,10 @@ def predict(
     _predict(**locals())
 
 # %% ../../nbs/cli/05_predict.ipynb #7c150001
-def _represent(model, catalog, out, weights, random_weights, size, channels, stretch, bands, hdu, crop, **given):
+def _represent(model, catalog, out, weights, random_weights, **given):
     "Represent, and say what was written"
-    wrong,images = Mistakes(),dict(size=size, channels=channels, stretch=stretch, bands=bands, hdu=hdu, crop=crop)
+    wrong = Mistakes()
+    images = {k: given.pop(k) for k in ("size", "channels", "stretch", "bands", "hdu", "crop", "cutout", "align")}
     is_bundle = Path(model).expanduser().is_dir()
     config = _config_of(wrong, model) if is_bundle else None if model.startswith(("hf_hub:", "hf-hub:")) else {}
     if is_bundle and (weights or random_weights):
@@ -144,7 +145,7 @@ def _represent(model, catalog, out, weights, random_weights, size, channels, str
     wrong.say()
     say("loading the encoder ...")
     from zoofast.predict.table import represent
-    reader = image_reader(size, channels, stretch, bands, hdu, crop)
+    reader = image_reader(**images)
     how = dict(pretrained=not random_weights, weights=weights, reader=reader)
     _say_written(represent(model, catalog, out, **how, **_passed_on(given)), out)
 
@@ -162,6 +163,8 @@ def represent(
     bands: Bands = None,
     hdu: Hdu = None,
     crop: Crop = None,
+    cutout: Cutout = None,
+    align: Align = True,
     batch_size: Batch = 64,
     engine: Engine = "auto",
     columns: Columns = None,
@@ -177,7 +180,7 @@ def represent(
 ):
     """Write the encoder's features of every galaxy of a catalogue.
 
-    --weights to --crop are for an encoder; a bundle reads images as in training. Stopped on the way, the same command
+    --weights to --align are for an encoder; a bundle reads images as in training. Stopped on the way, the same command
     goes on.
 
     Example: zoofast represent hf_hub:mwalmsley/zoobot-encoder-convnext_nano survey.csv --out features.parquet

@@ -229,6 +229,10 @@ _table("Images",
     _P("hdu", None, "name", taken_by="ImageReader", none=True, varies=False,
        help="FITS: number or name of the HDU, name and version (SCI,2), or several with a band each; default: the "
             "first image."),
+    _P("cutout", None, "name", taken_by="ImageReader", none=True, varies=False,
+       help="Cut galaxies from survey tiles, by ra and dec or x and y: side in pixels, or on the sky: '20 arcsec'."),
+    _P("align", True, "flag", taken_by="ImageReader", varies=False,
+       help="Cutouts north up, or the tile's pixels as they are?"),
     _P("fit_stretch", False, "flag", **_command,
        help="FITS: one scale for the survey, found from its images, so that brightness can be compared."))
 

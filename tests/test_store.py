@@ -157,8 +157,8 @@ def test_a_damaged_map_or_index_is_made_again(files, tmp_path, ext, damage):
     was = path.read_bytes()
     if damage=='gone': path.unlink()
     else:
-        middle = len(was)//2
-        flipped = was[:middle]+bytes([was[middle]^255])+was[middle+1:]
+        at = was.index(b'\x93NUMPY')+20 if ext=='npz' else len(was)//2       # not a date in the zip's own lists
+        flipped = was[:at]+bytes([was[at]^255])+was[at+1:]
         path.write_bytes(dict(empty=b'', short=was[:-200], junk=bytes(len(was)), flipped=flipped)[damage])
     store,seen = opened(files, tmp_path/'c')
     assert seen, 'it was noticed'

@@ -178,9 +178,9 @@ def read_astropy(
 # %% ../../nbs/catalog/00_astronomy.ipynb #3a93e05d
 def astropy_names(
     data,          # As for `read_astropy`
-    kind:str,
-    table_hdu=None,
-    source=""
+    kind:str,      # As for `read_astropy`
+    table_hdu=None,# As for `read_astropy`
+    source=""      # What the file is called in errors
 )->list:
     "Names of the columns of a file's tables, or of the one that is asked for; raises `CatalogError`"
     with warnings.catch_warnings(), _tables_in(data, kind) as tables:

@@ -101,7 +101,7 @@ def _noted(df, source, image_dir, id_col, file_cols):
 # %% ../../nbs/catalog/04_read.ipynb #197ab899
 def check_file_cols(
     file_col,  # As for `read_catalog`
-    files=None
+    files=None # As for `read_catalog`
 )->list:       # Columns and patterns
     "Where the paths of images come from, one for each file of a galaxy; raises `CatalogError`"
     if files is not None and file_col not in ("file_loc", ["file_loc"], None):

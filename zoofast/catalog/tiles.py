@@ -210,7 +210,7 @@ def find_tiles(
 def check_tiles(
     tiles,         # As for `read_catalog`
     file_col=None, # These name the images otherwise
-    files=None
+    files=None     # So do these
 )->list:           # No columns with paths
     "Raise a `CatalogError` where images are named twice, or no tiles are given"
     if files is not None or file_col not in ("file_loc", ["file_loc"], None):

@@ -238,12 +238,12 @@ def _is_folder(v): return "/" in v or Path(v).expanduser().is_dir()
 def look_at_catalog(
     wrong,         # The command's `Mistakes`
     catalog,       # Path of the catalogue
-    image_dir,     # As for `read_catalog`, like the next two
-    id_col,
-    file_col,
+    image_dir,     # As for `read_catalog`
+    id_col,        # As for `read_catalog`
+    file_col,      # As for `read_catalog`
     *more,         # Other columns that it must have
-    files=None,
-    table_hdu=None
+    files=None,    # As for `read_catalog`
+    table_hdu=None # As for `read_catalog`
 ):                 # The catalogue; `None` where it cannot be used
     "Read the catalogue, and keep what is wrong with it; of columns, all that it lacks"
     from zoofast.catalog.read import read_catalog

@@ -97,7 +97,10 @@ class _Sky:
         at = self.wcs.pixel_to_world(x, y).icrs
         return np.array([at.ra.deg, at.dec.deg])
 
-def sky_of(header, hdus=None)->"_Sky|None":
+def sky_of(
+    header,   # FITS header of an image
+    hdus=None # The open file, where distortions are in other HDUs
+)->"_Sky|None":
     "The sky of a header; `None` where it has none"
     from astropy.wcs import WCS
     with warnings.catch_warnings():

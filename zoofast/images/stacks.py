@@ -118,7 +118,9 @@ MOST_BYTES = 2**27                    # of the pictures that share chunks, as fa
 
 class ChunkedStack:
     "Pictures in an array of HDF5 or Zarr; those that share chunks are unpacked together"
-    def __init__(self, array):
+    def __init__(self,
+        array # `h5py.Dataset` or `zarr.Array` of shape `(n, ...)`
+    ):
         self.array,self.lock,self.blocks = array,threading.Lock(),OrderedDict()
         self.shape,self.dtype = tuple(array.shape),array.dtype
         n = (array.chunks or (1,))[0]

@@ -365,10 +365,10 @@ def check_place(
         raise CatalogError(f"out={str(out)!r} is in the folder of the catalogue; give another one")
 
 def check_request(
-    catalog,         # As for `predict_catalog`, like all of these
-    out=None,
-    on_bad="record",
-    batch_size=None
+    catalog,         # As for `predict_catalog`
+    out=None,        # As for `predict_catalog`
+    on_bad="record", # As for `predict_catalog`
+    batch_size=None  # As for `predict_catalog`
 ):
     "Raise the `ValueError` of what `predict_catalog` cannot do, as far as it is seen without a model"
     if not isinstance(catalog, (pd.DataFrame, str, os.PathLike)):

@@ -318,12 +318,12 @@ def check_words(
 
 # %% ../../nbs/training/01_parameters.ipynb #f42c00ec
 def check_stages(
-    epochs,            # As for `fine_tune`, like all of these
-    freeze_epochs,
-    fit,
-    scheduler_kwargs,
-    base_lr=None,
-    head_lr=None
+    epochs,            # As for `fine_tune`
+    freeze_epochs,     # As for `fine_tune`
+    fit,               # As for `fine_tune`
+    scheduler_kwargs,  # As for `galaxy_learner`
+    base_lr=None,      # As for `fine_tune`
+    head_lr=None       # As for `fine_tune`
 ):
     "Raise the `ValueError` of what `fine_tune` cannot do"
     for name,v in (("epochs", epochs), ("freeze_epochs", freeze_epochs), ("head_lr", head_lr), ("fit", fit)):

@@ -35,7 +35,8 @@ def test_resume_of_a_finished_run_keeps_it(finished, run_zoofast):
     assert (run/'bundle'/'model.safetensors').read_bytes()==before
 
 @pytest.mark.slow
-def test_overwrite_leaves_nothing_of_the_other_run(survey, run_zoofast, tmp_path):
+def test_overwrite_leaves_nothing_of_the_other_run(survey, run_zoofast, tmp_path, monkeypatch):
+    monkeypatch.delenv('WANDB_SERVICE', raising=False)           # of a test that ran W&B in this process
     run,offline = tmp_path/'run',{'WANDB_MODE': 'offline', 'WANDB_SILENT': 'true'}
     words = ['finetune', survey[0]/'catalog.csv', *COMMAND, '--epochs', 1, '--save-dir', run]
     res = run_zoofast(*words, '--calibrate', '--wandb', 'offline', env=offline)

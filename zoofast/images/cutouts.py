@@ -13,6 +13,7 @@ __all__ = ['OPEN_TILES', 'UNPACKED', 'is_in_tile', 'place_on_sky', 'check_cutout
 import math, os, re, threading, warnings
 from collections import OrderedDict
 import numpy as np
+from ..catalog.tiles import SkyOfTile
 from ..core.checks import is_number
 from .fits import _band_names, _find_hdus, _flux_of, _on_sky, _stokes_names, _total_intensity
 from .fits import bands_first, check_pixels, pick_bands
@@ -76,37 +77,16 @@ def _pixels_of(h, packed, mapped):
     return h.data if packed or mapped and "compressed" not in type(h).__module__ else h.section
 
 # %% ../../nbs/images/05_cutouts.ipynb #d59dc375
-class _Sky:
-    "Pixels of a tile to degrees (ICRS) and back, and the `scale` of its pixels in arcsec"
-    def __init__(self, wcs):
-        from astropy.coordinates import ICRS
-        from astropy.wcs.utils import proj_plane_pixel_scales, wcs_to_celestial_frame
-        self.wcs,self.scales = wcs,3600*proj_plane_pixel_scales(wcs)
-        self.scale = float(np.sqrt(np.prod(self.scales)))
-        self.plain = isinstance(wcs_to_celestial_frame(wcs), ICRS) and wcs.wcs.lng==0
-
-    def to_pixel(self, ra, dec):
-        "Pixels from 0, x and y"
-        from astropy.coordinates import SkyCoord
-        if self.plain: return np.array(self.wcs.world_to_pixel_values(ra, dec))
-        return np.array(self.wcs.world_to_pixel(SkyCoord(ra, dec, unit="deg")))
-
-    def to_sky(self, x, y):
-        "Degrees, right ascension and declination"
-        if self.plain: return np.array(self.wcs.pixel_to_world_values(x, y))
-        at = self.wcs.pixel_to_world(x, y).icrs
-        return np.array([at.ra.deg, at.dec.deg])
-
 def sky_of(
     header,   # FITS header of an image
     hdus=None # The open file, where distortions are in other HDUs
-)->"_Sky|None":
+)->"SkyOfTile|None":
     "The sky of a header; `None` where it has none"
     from astropy.wcs import WCS
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         wcs = WCS(header, hdus)
-        return _Sky(wcs.celestial) if wcs.has_celestial else None
+        return SkyOfTile(wcs.celestial) if wcs.has_celestial else None
 
 # %% ../../nbs/images/05_cutouts.ipynb #20814273
 class _Tile:
@@ -209,7 +189,7 @@ def _moved(wcs, corner):
 def _is_tile_grid(tile, corner, n):
     "Do a tile's own pixels from this corner on lie north up within half a pixel?"
     middle = tile.sky.to_sky(*(o+(n-1)/2 for o in corner))
-    shift = _shifts(_Sky(_north_up(*middle, tile.sky.scale, n)), tile, n)
+    shift = _shifts(SkyOfTile(_north_up(*middle, tile.sky.scale, n)), tile, n)
     return bool((abs(shift-np.array(corner)[:,None])<.5).all())
 
 def _own_corner(sky, tile, n):
@@ -249,7 +229,7 @@ def _as_they_are(tiles, at, cutout):
     corners = [_corner(xy, n) for xy in at]
     for t,c in zip(tiles[1:], corners[1:]):
         if not (t.sky and tiles[0].sky): continue
-        sky = _Sky(_moved(tiles[0].sky.wcs, np.array(corners[0])))
+        sky = SkyOfTile(_moved(tiles[0].sky.wcs, np.array(corners[0])))
         if (abs(_shifts(sky, t, n)-np.array(c)[:,None])<1.5).all(): continue
         raise ValueError("the bands have pixels of different scales or directions; align=True (--align) resamples them")
     return [_cut(t, c, n) for t,c in zip(tiles, corners)]
@@ -260,8 +240,8 @@ def _aligned(tiles, at, cutout):
     n = _side(cutout, tiles[i])
     corner = _corner(at[i], n)
     own = _is_tile_grid(tiles[i], corner, n)
-    if own: sky = _Sky(_moved(tiles[i].sky.wcs, np.array(corner)))
-    else: sky = _Sky(_north_up(*tiles[i].sky.to_sky(*at[i]), tiles[i].sky.scale, n))
+    if own: sky = SkyOfTile(_moved(tiles[i].sky.wcs, np.array(corner)))
+    else: sky = SkyOfTile(_north_up(*tiles[i].sky.to_sky(*at[i]), tiles[i].sky.scale, n))
     corners = [(corner if t is tiles[i] else _own_corner(sky, t, n)) if own else None for t in tiles]
     on_sky = None if all(corners) else sky.to_sky(*np.meshgrid(np.arange(n), np.arange(n)))
     return [_cut(t, c, n) if c else _resample(t, on_sky) for t,c in zip(tiles, corners)]

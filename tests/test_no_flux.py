@@ -8,7 +8,7 @@ from astropy.io import fits
 from PIL import Image
 from zoofast.core.errors import ImageError
 from zoofast.data.check import check_catalog
-from zoofast.images.no_flux import has_flux, sky_level
+from zoofast.images.no_flux import has_flux, background_level
 from zoofast.images.reader import ImageReader, reader_config, reader_from_config
 from zoofast.images.stretch import STRETCHES, fit_stretch, stretch_flux
 from zoofast.simulate import galaxy_flux
@@ -132,7 +132,7 @@ def test_no_stretch_is_set_by_it(stretch, v):
 def test_the_sky_is_the_images_own():
     for pedestal in (0, 5, -3, 1000):
         flux = columns(galaxy(2, pedestal=pedestal), np.nan)
-        np.testing.assert_allclose(sky_level(flux, has_flux(flux)).ravel(), pedestal, atol=0.03)
+        np.testing.assert_allclose(background_level(flux, has_flux(flux)).ravel(), pedestal, atol=0.03)
 
 def test_each_band_has_its_own_flags_and_sky():
     flux = np.stack([RAMP, RAMP+50, RAMP+100]).astype('f4')

@@ -14,7 +14,7 @@ __all__ = ['STRETCHES', 'stretch_params', 'stretch_flux', 'fit_stretch']
 import math
 import numpy as np
 from ..core.errors import did_you_mean
-from .no_flux import NEARLY_ALL, finite_flux, has_flux, missing_share, sky_level
+from .no_flux import NEARLY_ALL, finite_flux, has_flux, missing_share, background_level
 
 # %% ../../nbs/images/02_stretch.ipynb #d0aad497
 _limits = dict(low=None, high=None, percentiles=(0.5, 99.5), per_band=False)
@@ -187,7 +187,7 @@ def stretch_flux(
     black = no_flux=="black"
     if good is None: good = finite_flux(flux) if black else has_flux(flux)
     lowest,highest = _ends(flux, good, black)
-    if not (black or good.all()): flux = np.where(good, flux, sky_level(flux, good))
+    if not (black or good.all()): flux = np.where(good, flux, background_level(flux, good))
     x = _stretched(flux, good, stretch, lowest if black and not good.all() else None)
     px = x if x.dtype==np.uint8 else (np.clip(x, 0, 1)*255).round().astype(np.uint8)
     seen = True if good.all() else good                   # many times as fast where nothing is missing

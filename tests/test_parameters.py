@@ -98,6 +98,29 @@ def test_names_do_not_change():
     there = {n for o in typer.main.get_command(app).commands['finetune'].params for n in (*o.opts, *o.secondary_opts)}
     assert set(known)==there-{'catalog', '--help', '-h'}
 
+@pytest.mark.parametrize('more', [
+    [],
+    ['--no-align', '--cutout', '20 arcsec', '--unit-interval', '--bands', 'g,r', '--hdu', 'SCI,2'],
+    ['--valid', '.3', '--test', '.1', '--files', 'images/{a}.jpg', '--table-hdu', '2', '--crop', '.5',
+     '--cache', 'none'],
+    ['--file-col', 'g,r', '--label', 'size', '--task', 'regression', '--on-bad', 'skip', '--group-col', 'night']])
+def test_an_agent_of_wandb_starts_finetune_with_what_the_sweep_was_given(more):
+    import typer.main
+    from zoofast.cli.main import app
+    from zoofast.cli.sweep import finetune_command
+    from zoofast.sweep.settings import read_settings
+    commands = typer.main.get_command(app).commands
+    def read(command, words): return commands[command].make_context(command, words).params
+    asked = ['settings.yaml', '--catalog', '/rings.csv', '--label', 'ring', '--encoder', 'resnet18']
+    given = read('sweep', [*asked, *more])
+    tried = dict(l1=dict(values=[0, 1]))
+    settings = read_settings(dict(method='random', metric=dict(name='accuracy'), parameters=tried))
+    words = finetune_command(settings, given, '/runs')
+    told = read('finetune', words[words.index('finetune')+1:])
+    same = [k for k in given if k in told and k not in ('settings', 'save_dir', 'wandb')]
+    assert {'align', 'cutout', 'unit_interval', 'label'}<=set(same)
+    assert {k: told[k] for k in same if given[k] is not None}=={k: given[k] for k in same if given[k] is not None}
+
 # --- settings and trials
 
 @by_name

@@ -74,7 +74,7 @@ class _Story:
 
 # %% ../../nbs/cli/08_sweep.ipynb #6f0a1c02
 # said otherwise, or not at all
-_apart = ("catalog", "label", "save_dir", "file_col", "unit_interval", "wandb", "no_report")
+_apart = ("catalog", "label", "save_dir", "file_col", "wandb", "no_report")
 
 def _absolute(path): return str(Path(path).expanduser().absolute())
 
@@ -87,8 +87,8 @@ def _given_options(given):
         v = None if p.name in _apart else given.get(p.name)
         if v is None: continue
         is_file = p.name in ("schema", "image_dir") and Path(v).expanduser().exists()
-        words += [p.option, _absolute(v) if is_file else str(v)]                # an agent may start elsewhere
-    if given["unit_interval"]: words.append("--unit-interval")
+        if p.kind=="flag": words += [p.option] if v else ["--no-"+p.option[2:]] if p.default else []
+        else: words += [p.option, _absolute(v) if is_file else str(v)]          # an agent may start elsewhere
     return words
 
 def finetune_command(

@@ -92,7 +92,7 @@ def test_names_do_not_change():
     --wandb --wandb-kwargs --calibrate --processes --bn-stats --blocks --augment --flip --no-flip --valid --test
     --split-seed --channels --stretch --bands --hdu --cutout --align --no-align --fit-stretch
     --crop --group-col --cache --on-bad --image-dir
-    --id-col --file-col --files --table-hdu --seed --no-report""".split()
+    --id-col --file-col --files --table-hdu --tiles --seed --no-report""".split()
     import typer.main
     from zoofast.cli.main import app
     there = {n for o in typer.main.get_command(app).commands['finetune'].params for n in (*o.opts, *o.secondary_opts)}
@@ -103,6 +103,7 @@ def test_names_do_not_change():
     ['--no-align', '--cutout', '20 arcsec', '--unit-interval', '--bands', 'g,r', '--hdu', 'SCI,2'],
     ['--valid', '.3', '--test', '.1', '--files', 'images/{a}.jpg', '--table-hdu', '2', '--crop', '.5',
      '--cache', 'none'],
+    ['--tiles', 'g=/t/*_g.fits', '--tiles', 'r=/t/*_r.fits', '--cutout', '64'],
     ['--file-col', 'g,r', '--label', 'size', '--task', 'regression', '--on-bad', 'skip', '--group-col', 'night']])
 def test_an_agent_of_wandb_starts_finetune_with_what_the_sweep_was_given(more):
     import typer.main

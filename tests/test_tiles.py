@@ -1,11 +1,14 @@
 "Galaxies cut from survey tiles by their positions: the pixels are astropy's and reproject's, from check to report"
+import shlex
 import numpy as np, pandas as pd, pytest
 from dataclasses import replace
 from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.nddata import Cutout2D
+from astropy.table import Table
 from astropy.wcs import WCS
 from zoofast.all import *
+from zoofast.catalog.stream import CatalogStream
 from zoofast.catalog.tiles import with_places
 from zoofast.core.errors import CatalogError, ImageError
 from zoofast.images import cutouts
@@ -229,6 +232,90 @@ def test_from_positions_to_predictions_and_report(survey, tmp_path):
     assert list(named.file_loc)==list(rows.file_loc) and all(np.allclose(named[c], preds[c]) for c in cols[1:])
     page = make_report(bundle, tmp_path/"report.html", rows, progress=False)
     assert "data:image" in (tmp_path/"report.html").read_text(), page
+
+@pytest.mark.parametrize("kind", ["csv", "csv.gz", "parquet", "fits", "DataFrame"])
+def test_a_catalogue_in_pieces_finds_the_same_tiles(survey, tmp_path, kind):
+    "Also where a position is missing, and columns have a survey's own names"
+    folder,df,tiles = survey
+    df = df.rename(columns={"ra": "RA", "dec": "DEC"}).astype({"RA": object})
+    if kind.startswith("csv"): df.loc[7, "RA"] = "NA"
+    df["RA"] = df.RA if kind.startswith("csv") else df.RA.astype(float)
+    path = tmp_path/f"c.{kind}"
+    if kind.startswith("csv"): df.to_csv(path, index=False)
+    elif kind=="parquet": df.to_parquet(path, row_group_size=50)
+    elif kind=="fits": Table.from_pandas(df).write(path)
+    source = df if kind=="DataFrame" else path
+    stream = CatalogStream(source, tiles=tiles, columns=["kind"])
+    pieces = [stream.rows(p, k*50).to_pandas() for k,p in stream.pieces(50)]
+    found = pd.concat(pieces, ignore_index=True)
+    want = read_catalog(source, tiles=tiles)
+    assert list(found.file_loc)==list(want.file_loc) and list(found.id_str)==list(want.id_str)
+    assert list(found.kind)==list(df.kind) and stream.n_rows==120
+    if kind.startswith("csv"): assert found.file_loc[7].startswith("::radec=nan") and "no position" in found.file_loc[7]
+
+def test_other_tiles_are_another_catalogue(survey, tmp_path):
+    "What a table of predictions goes on with knows them"
+    folder,df,tiles = survey
+    one = CatalogStream(df, tiles=tiles["g"]).identity
+    assert one==CatalogStream(df, tiles=tiles["g"]).identity!=CatalogStream(df, tiles=tiles["r"]).identity
+
+def test_what_tiles_are_for_is_said_early(survey, tmp_path):
+    folder,df,tiles = survey
+    whole,cuts = ImageReader(32),ImageReader(32, cutout=32)
+    with pytest.raises(CatalogError, match="tiles= needs the size of a galaxy's image"):
+        GalaxyDataLoaders.from_catalog(df, "kind", reader=whole, tiles=tiles)
+    with pytest.raises(CatalogError, match="tiles= needs the size of a galaxy's image"):
+        represent("test_convnext", df, reader=whole, pretrained=False, tiles=tiles, progress=False)
+    with pytest.raises(CatalogError, match="tiles= has the tiles' paths; leave out image_dir="):
+        represent("test_convnext", df, reader=cuts, pretrained=False, tiles=tiles, image_dir=folder, progress=False)
+    with pytest.raises(CatalogError, match="or tiles= to find its galaxies"): read_catalog(df)
+    got = represent("test_convnext", df[:9], reader=cuts, pretrained=False, tiles=tiles, progress=False)
+    assert list(got.file_loc)==list(read_catalog(df[:9], tiles=tiles).file_loc) and got.error.isna().all()
+
+@pytest.mark.parametrize("words,says", [
+    (["check", "{c}", "--tiles", "{g}"], "--tiles needs the size of a galaxy's image"),
+    (["check", "{c}", "--tiles", "g={g}", "--tiles", "{g}", "--cutout", "32"], "other tiles have a band"),
+    (["finetune", "{c}", "--tiles", "{g}", "--cutout", "32", "--files", "a{{id_str}}.fits", "--label", "kind",
+      "--encoder", "resnet18", "--save-dir", "run"], "leave out --file-col and --files"),
+    (["check", "{c}", "--cutout", "32"], "or --tiles to find its galaxies in a survey's tiles"),
+    (["represent", "resnet18", "{c}", "--out", "x.csv", "--tiles", "{g}"], "--tiles needs the size"),
+    (["predict", "{b}", "{c}", "--out", "x.csv", "--tiles", "{g}", "--image-dir", "."], "leave out --image-dir")],
+    ids=lambda o: "" if isinstance(o, list) else o)
+def test_mistakes_in_a_shell(survey, run_zoofast, tmp_path, words, says):
+    folder,df,tiles = survey
+    (tmp_path/"b").mkdir()
+    (tmp_path/"b"/"config.json").write_text("{}")
+    named = dict(c=folder/"positions.csv", g=tiles["g"], b=tmp_path/"b")
+    res = run_zoofast(*(o.format(**named) for o in words), cwd=tmp_path)
+    assert res.returncode==2 and says in res.stderr, res.stderr
+
+@pytest.mark.slow
+def test_from_positions_alone_in_a_shell(survey, run_zoofast, tmp_path):
+    "Check, training, prediction, features and the report, of a table of ids and positions"
+    folder,df,tiles = survey
+    where = [folder/"positions.csv", *(w for b,p in tiles.items() for w in ("--tiles", f"{b}={p}"))]
+    how = ["--size", 32, "--cutout", "16 arcsec"]
+    res = run_zoofast("check", *where, *how, "--label", "kind")
+    assert res.returncode==0 and "all 120 rows" in res.stdout, res.stderr
+    assert "120 galaxies in 12 tiles" in res.stdout, res.stdout
+    res = run_zoofast("finetune", *where, *how, "--label", "kind", "--encoder", "test_convnext", "--random-weights",
+                      "--epochs", 1, "--save-dir", tmp_path/"run")
+    assert res.returncode==0, res.stderr
+    hint = shlex.split(next(l for l in res.stdout.splitlines() if l.strip().startswith("zoofast predict")))[1:]
+    assert hint.count("--tiles")==3
+    hint[hint.index("predictions.parquet")] = tmp_path/"p.parquet"
+    res = run_zoofast(*hint, cwd=tmp_path)
+    assert res.returncode==0, res.stderr
+    preds,rows = pd.read_parquet(tmp_path/"p.parquet"),read_catalog(folder/"positions.csv", tiles=tiles)
+    assert list(preds.file_loc)==list(rows.file_loc) and preds.error.isna().all()
+    want = predict_catalog(tmp_path/"run", df, tiles=tiles, progress=False)
+    assert np.allclose(preds.kind_edge_on, want.kind_edge_on, atol=1e-5)
+    res = run_zoofast("represent", tmp_path/"run", *where, "--out", tmp_path/"f.parquet")
+    assert res.returncode==0 and pd.read_parquet(tmp_path/"f.parquet").error.isna().all(), res.stderr
+    res = run_zoofast("report", tmp_path/"run", "--catalog", *where, "--out", tmp_path/"r.html")
+    assert res.returncode==0, res.stderr
+    page = (tmp_path/"r.html").read_text()
+    assert "120 galaxies" in page and page.count("data:image")>5
 
 @pytest.mark.slow
 def test_from_the_shell(survey, run_zoofast, tmp_path):

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, pyarrow as pa, pyarrow.compute as pc
 from .paths import file_locations, file_parts
 from .astronomy import ARRAYS, TABLES, frame_of
-from .tiles import check_tiles, find_tiles
+from .tiles import check_tiles, find_tiles, position_columns, words_of_tiles
 from .tables import column_names, file_columns, id_column, read_table, text_column
 from ..core.checks import explains_words, web_address
 from ..core.errors import CatalogError, did_you_mean
@@ -66,6 +66,14 @@ def _source(source, id_col, file_cols, image_dir, table_hdu=None):
     return df,name,base
 
 # %% ../../nbs/catalog/04_read.ipynb #309d101d
+def _or_tiles(names):
+    "What else would do where a catalogue has positions and no column of paths"
+    return ", or tiles= to find its galaxies in a survey's tiles" if position_columns(names, ("radec",)) else ""
+
+def _no_paths(names):
+    "What would do where a catalogue has no column of paths"
+    return f"; name the right one with file_col=, or give files={_or_tiles(names)}"
+
 def _check_table(df, name, id_col, file_cols):
     "Raise a `CatalogError` for a table that is no catalogue"
     if len(twice := df.columns[df.columns.duplicated()]):
@@ -73,7 +81,7 @@ def _check_table(df, name, id_col, file_cols):
     need_columns(df, id_col, name=name, hint="; name the right one with id_col=")
     for o in file_cols:
         if o in df.columns: continue
-        hint = f"; files={o!r} names it" if "{" in o else "; name the right one with file_col=, or give files="
+        hint = f"; files={o!r} names it" if "{" in o else _no_paths(df.columns)
         need_columns(df, *file_columns(o), name=name, hint=hint)
     if not len(df): raise CatalogError(f"{name} has no rows")
 
@@ -86,13 +94,14 @@ def _own_byte_order(df):
 # %% ../../nbs/catalog/04_read.ipynb #a6097cb7
 _own = {"id_col": "id_str", "file_col": ["file_loc"]}      # where nobody names others
 
-def _noted(df, source, image_dir, id_col, file_cols):
+def _noted(df, source, image_dir, id_col, file_cols, tiles=None):
     "Note in a catalogue what it was read from, and what its columns are called there"
     said = {"id_col": id_col, "file_col": file_cols}
     if is_given(source):                                     # it may have been read before, with other names
         before,said = getattr(source, "attrs", {}),{k: v for k,v in said.items() if v!=_own[k]}
     else: before,said = {},{"catalog": str(Path(source).expanduser().absolute()), **said}
     if image_dir is not None: said["image_dir"] = str(Path(image_dir).expanduser().absolute())
+    if tiles is not None: said["tiles"] = words_of_tiles(tiles)
     if str(source).startswith("hf_dataset:"): said["catalog"] = str(source)
     said = {**before.get("zoofast", {}), **said}
     df.attrs = {**before, **({"zoofast": said} if said else {})}
@@ -182,13 +191,13 @@ def read_catalog(
     # Number or name of the table in a FITS file or VOTable with several; default the first that has the columns
     table_hdu:"int|str|None"=None,
     # Instead of paths: survey tiles in which galaxies are found by their position, "tiles/*.fits" or a list; several
-    # bands: {"g": "tiles/*_g.fits", "r": ...}; see `find_tiles`
+    # bands: {"g": "tiles/*_g.fits", "r": ...}; or a `TileFinder` of them
     tiles:"str|list|dict|None"=None,
 )->pd.DataFrame:                    # The table; first the text columns `id_str` and `file_loc`
     """Read a catalogue of galaxies; raises `CatalogError` where it is missing, unreadable, empty or lacks a column
 
     `file_loc` is absolute, with `|` between bands' files; in tiles with the place, `tile.fits::radec=150.1,2.2`."""
-    file_cols = check_file_cols(file_col, files) if tiles is None else check_tiles(tiles, file_col, files)
+    file_cols = check_file_cols(file_col, files) if tiles is None else check_tiles(tiles, file_col, files, image_dir)
     df,name,base = _source(source, id_col, file_cols, image_dir, table_hdu)
     _check_table(df, name, id_col, file_cols)
     try:
@@ -199,7 +208,7 @@ def read_catalog(
     head = pd.DataFrame({"id_str": ids.to_pandas(), "file_loc": paths.to_pandas()}, dtype=str)
     rest = _text_of_bytes(_own_byte_order(df)).drop(columns=["id_str", "file_loc"], errors="ignore")
     out = _noted(pd.concat([head, rest.reset_index(drop=True)], axis=1), source, image_dir, id_col,
-                 file_cols or ["file_loc"])
+                 file_cols or ["file_loc"], tiles)
     out.attrs = {**out.attrs, **{k: df.attrs[k] for k in (ARRAYS, TABLES) if k in df.attrs}}
     return out
 
@@ -235,11 +244,13 @@ def pick_columns(
     id_col=None,      # Column with the identifiers, where the user names one
     file_col=None,    # Column(s) with the images' paths, where the user names them
     before:"dict|None"=None, # `id_col` and `file_col` of a catalogue before, from `noted_columns`
-    table_hdu=None    # As for `read_catalog`
+    table_hdu=None,   # As for `read_catalog`
+    tiles=None        # As for `read_catalog`
 )->dict:              # `id_col` and `file_col` for `read_catalog`
     "Which columns of a catalogue to take; raises `CatalogError` where there are none of these names"
     asked = {"id_col": id_col, "file_col": file_col}
     other = {k: v for k,v in (before or {}).items() if k in _own and v!=_own[k] and asked[k] is None}
+    if tiles is not None: other.pop("file_col", None)
     out = {k: v if v is not None else _own[k] for k,v in asked.items()}
     if not other: return out
     there = column_names(source, table_hdu)
@@ -251,5 +262,5 @@ def pick_columns(
             name = "the catalogue" if isinstance(source, pd.DataFrame) else str(source)
             raise CatalogError(f"{name} has no column {one(_own[k])[0]!r}, nor {' and '.join(map(repr, one(v)))} as in "
                                f"the model's own catalogue; its columns are: {_listed(there)}; "
-                               f"name the right one with {k}=")
+                               f"name the right one with {k}={_or_tiles(there)}")
     return out

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np, pandas as pd, pyarrow as pa, pyarrow.compute as pc
 from fastcore.basics import patch
 from ..core.errors import CatalogError, first_line
-from .read import check_decimals, check_file_cols, is_given, names_and_files, need_columns, read_catalog
-from .tiles import position_columns, with_places
+from .read import _no_paths, check_decimals, check_file_cols, is_given, names_and_files, need_columns, read_catalog
+from .tiles import TileFinder, _positions, check_tiles, position_columns, with_places
 from .tables import _astropy, _format, _text, parquet_parts                          # formats
 from .tables import _check_nulls, _check_quotes, _check_text, _header, _too_many_cells  # csv
 from .tables import _frame, _missing, check_rows, file_columns, id_column, image_columns
@@ -231,10 +231,12 @@ class CatalogStream:
         file_col:"str|list"="file_loc",# Column with the images' paths, or several; or patterns, see `files`
         columns:"str|list|None"=None,  # More columns to carry along, or "all"
         files:"str|list|None"=None,    # Pattern of the images' paths, see `read_catalog`
-        table_hdu:"int|str|None"=None  # Which table of a FITS file or VOTable, see `read_catalog`
+        table_hdu:"int|str|None"=None, # Which table of a FITS file or VOTable, see `read_catalog`
+        tiles:"str|list|dict|None"=None# Instead of paths: survey tiles, see `read_catalog`
     ):
-        self.id_col,self.file_cols = id_col,check_file_cols(file_col, files)
-        self.table_hdu,self.places = table_hdu,()
+        self.id_col,self.table_hdu,self.places,self.finder = id_col,table_hdu,(),None
+        if tiles is None: self.file_cols = check_file_cols(file_col, files)
+        else: self.file_cols,self.finder = check_tiles(tiles, file_col, files, image_dir),TileFinder(tiles)
         self._open(source, image_dir, columns)
         self.n_rows = self.src.rows
         if not self.n_rows: raise CatalogError(f"{self.name} has no rows")
@@ -253,7 +255,10 @@ def _open(self:CatalogStream, source, image_dir, columns):
     self.kind = "" if given else _format(self.path, source)
     whole = given or self.kind=="dataset" or self.kind in _astropy or self._has_images()
     asked = dict(id_col=self.id_col, file_col=self.file_cols, table_hdu=self.table_hdu)
-    df = read_catalog(source, image_dir, **asked) if whole or self.table_hdu is not None else None
+    df = None
+    if whole or self.table_hdu is not None:
+        if self.finder: asked["file_col"] = "file_loc"
+        df = read_catalog(source, image_dir, **asked, tiles=self.finder)
     with _reading(self.name, self.kind.lstrip(".")):
         self.src = _Whole(df) if whole else self._open_file()
         self.columns = self._carried(columns)
@@ -273,8 +278,9 @@ def _open_file(self:CatalogStream):
         src = _Csv(path, sep, self.id_col, self._path_columns())
     there = pd.DataFrame(columns=src.names)
     need_columns(there, self.id_col, name=self.name, hint="; name the right one with id_col=")
-    hint = "; name the right one with file_col=, or give files="
+    hint = _no_paths(src.names)
     need_columns(there, *self._path_columns(), name=self.name, hint=hint)
+    if self.finder: self.places = _positions(there, ("radec",)) and position_columns(src.names, ("radec",))[1:]
     return src
 
 @patch
@@ -285,7 +291,7 @@ def _path_columns(self:CatalogStream):
 @patch
 def _has_images(self:CatalogStream):
     "Are there images in the table, which become files?"
-    if self.kind not in (".parquet", ".pq"): return False
+    if self.kind not in (".parquet", ".pq") or self.finder: return False
     with _reading(self.name, "parquet"): return bool(image_columns(self.path, self._path_columns()))
 
 # %% ../../nbs/catalog/06_stream.ipynb #168287b7
@@ -307,9 +313,11 @@ def _state(files):
 
 @patch
 def _identity(self:CatalogStream):
-    "What changes when the catalogue does"
-    if isinstance(self.src, _Whole): return dict(rows=self.n_rows, sha256=self.src.digest())
-    return dict(path=str(self.path), rows=self.n_rows, **_state(getattr(self.src, "parts", [str(self.path)])))
+    "What changes when the catalogue does, or the tiles in which its galaxies are found"
+    tiles = dict(tiles=_state(self.finder.paths)) if self.finder else {}
+    if isinstance(self.src, _Whole): return dict(rows=self.n_rows, sha256=self.src.digest(), **tiles)
+    files = getattr(self.src, "parts", [str(self.path)])
+    return dict(path=str(self.path), rows=self.n_rows, **_state(files), **tiles)
 
 # %% ../../nbs/catalog/06_stream.ipynb #3e353da7
 @patch
@@ -382,18 +390,26 @@ def rows(self:CatalogStream,
     if isinstance(self.src, _Whole): return piece.cast(self.schema)
     text = (self.id_col, *self._path_columns())
     df = _frame(piece.select(list(dict.fromkeys(text))), text)
-    try: known = names_and_files(df, self.base, self.id_col, self.file_cols)
+    try:
+        if self.finder: known = id_column(df[self.id_col], self.id_col),self._placed(piece, self.finder.find)
+        else: known = names_and_files(df, self.base, self.id_col, self.file_cols)
+        if self.places and not self.finder:
+            known = known[0],self._placed(piece, lambda o: with_places(o).file_loc, file_loc=known[1].to_pandas())
     except CatalogError as e:
         raise CatalogError(f"{self.name}, rows {first+1} to {first+len(piece)}: {e}") from e
-    if self.places:
-        there = pd.DataFrame({"file_loc": known[1].to_pandas(), **{o: piece[o].to_pandas() for o in self.places}})
-        known = known[0],pa.array(with_places(there).file_loc, pa.large_string())
     return pa.table([*known, *(piece[o] for o in self.columns)], self.schema)
+
+@patch
+def _placed(self:CatalogStream, piece, find, **more):
+    "What finds the place of each galaxy by its position, as an Arrow array of text"
+    def numbers(col): return (_as(col, pa.string()) if isinstance(self.src, _Csv) else col).to_pandas()
+    return pa.array(find(pd.DataFrame({**more, **{o: numbers(piece[o]) for o in self.places}})), pa.large_string())
 
 # %% ../../nbs/catalog/06_stream.ipynb #c07b0011
 @patch
 def cut_places(self:CatalogStream):
     "Have galaxies whose `file_loc` names a tile only cut at the position that the catalogue has for them"
+    if self.finder: return
     if not isinstance(self.src, _Whole):
         self.places = (position_columns(self.src.names) or ("",))[1:]
         return

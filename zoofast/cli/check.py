@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Annotated, Optional
 import typer
 from ..core.checks import check_number
+from ..training.parameters import OF_READING
 from .app import Mistakes, command, echo
-from .options import Align, Bands, Catalog, Channels, Cutout, FileCol, Files, TableHdu, Hdu, IdCol, ImageDir, Label
-from .options import SchemaName, Size, Stretch, TaskName, UnitInterval, image_reader, pick_task
+from .options import Align, Bands, Catalog, Channels, Cutout, FileCol, Files, Hdu, IdCol, ImageDir, Label, SchemaName
+from .options import Size, Stretch, TableHdu, TaskName, Tiles, UnitInterval, image_reader, pick_task
 from .options import look_at_catalog, look_at_labels, look_at_values
 
 # %% ../../nbs/cli/03_check.ipynb #d78f2f86
@@ -27,6 +28,14 @@ def _counts(col):
         return f"{col.min():.4g} to {col.max():.4g}, mean {col.mean():.4g}{missing}"
     others = f", and {len(n)-20} others" if len(n)>20 else ""
     return ", ".join(f"{v} x {k}" for k,v in n.head(20).items()) + others + missing
+
+def _images(file_loc, in_tiles):
+    "How many images there are, and of which kinds their files are; of tiles, how many galaxies are in how many"
+    files = file_loc.str.replace(r"::[^|]*", "", regex=True)                # without their places
+    if in_tiles: files = files.str.split("|").explode().replace("", None).dropna().drop_duplicates()
+    kinds = files.str.lower().str.extract(r"(\.\w+(?:\.(?:gz|fz|bz2))?)$")[0]
+    n = f"{len(file_loc)} galaxies in {len(files)} tiles" if in_tiles else f"{file_loc.nunique()} images"
+    return f"{n}: {_counts(kinds)}"
 
 # %% ../../nbs/cli/03_check.ipynb #f9268869
 def _rows(rows, what, n=100):
@@ -64,6 +73,7 @@ def check(
     file_col: FileCol = ["file_loc"],
     files: Files = None,
     table_hdu: TableHdu = None,
+    tiles: Tiles = None,
     size: Size = 224,
     channels: Channels = 3,
     stretch: Stretch = "auto",
@@ -83,17 +93,18 @@ def check(
     _check(**locals())
 
 # %% ../../nbs/cli/03_check.ipynb #7c130002
-def _check(catalog, label, task, schema, unit_interval, image_dir, write, id_col, file_col, files, table_hdu, **images):
+def _check(catalog, label, task, schema, unit_interval, write, **given):
     "Look at all rows and tell; raises `ValueError` where some cannot be used"
     from zoofast.catalog.write import check_out
     wrong = Mistakes()
     if write:
         with wrong: check_out(write, catalog, "write")
     asked = dict(catalog=catalog, label=label, task=task, schema=schema)
-    look_at_values(wrong, {**asked, **images})
-    df = look_at_catalog(wrong, catalog, image_dir, id_col, file_col, *(label or []), files=files, table_hdu=table_hdu)
+    look_at_values(wrong, {**asked, **given})
+    df = look_at_catalog(wrong, {**asked, **given}, *(label or []))
     if label or schema or task: look_at_labels(wrong, df, asked)
     wrong.say()
+    images = {k: v for k,v in given.items() if k not in OF_READING}
     what,cols,tasks = _task_or_several(df, label, task, schema, unit_interval)
     _check_rows(df, catalog, what, cols, tasks, image_reader(**images), write)
 
@@ -102,9 +113,7 @@ def _check_rows(df, catalog, task, cols, tasks, reader, write):
     from zoofast.catalog.split import split_catalog
     from zoofast.data.check import check_catalog
     res = check_catalog(df, cols or None, task, open_images=reader)
-    files = df.file_loc.str.lower().str.replace(r"::[^:]*\[\d+\]$", "", regex=True)
-    kinds = files.str.extract(r"(\.\w+(?:\.(?:gz|fz|bz2))?)$")[0]
-    echo(f"{len(df)} rows, {df.file_loc.nunique()} images: {_counts(kinds)}")
+    echo(f"{len(df)} rows, {_images(df.file_loc, reader.cutout is not None)}")
     for c in [*cols, *(["split"] if "split" in df else [])]: echo(f"{c}: {_counts(df[c])}")
     _tell_rows(res, write)
     for t in tasks: t.fit(df)                                # one class only, or names that would clash

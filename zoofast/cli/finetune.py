@@ -14,7 +14,7 @@ import copy, json, os, shlex, shutil, sys
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
-from ..training.parameters import PARAMETERS, arguments, check_stages, check_together
+from ..training.parameters import OF_READING, PARAMETERS, arguments, check_stages, check_together
 from .app import Mistakes, bars, command, echo, is_first, say, sentence
 from .options import Catalog, Encoder, Epochs, NoReport, RandomWeights, Seed, Size, Weights
 from .options import about, as_arguments, folder, image_reader, pick_task, with_options
@@ -278,8 +278,7 @@ def _look(wrong, given):
     _look_at_given(wrong, given)
     cols = [*(given["label"] or []), *([given["group_col"]] if given["group_col"] else [])]
     if given["sampling"] not in (None, "balanced"): cols.append(given["sampling"])
-    more = {k: given[k] for k in ("files", "table_hdu")}
-    df = look_at_catalog(wrong, *(given[k] for k in ("catalog", "image_dir", "id_col", "file_col")), *cols, **more)
+    df = look_at_catalog(wrong, given, *cols)
     look_at_labels(wrong, df, given)
     if df is not None:
         with wrong: _check_fractions(df, given["valid"], given["test"])
@@ -362,7 +361,7 @@ def finetune(**given):
     df = _look(wrong, given)                                     # before torch and fastai are loaded
     given,save_dir = as_arguments(given),given["save_dir"]
     task,given["loss_func"] = pick_task(df, *(given[k] for k in _of_the_task))
-    for k in ("image_dir", "id_col", "file_col", "files", "table_hdu"): given.pop(k)   # done with
+    for k in OF_READING: given.pop(k)                            # done with
     if given["processes"]>1: return launch(given["processes"])
     learn = train(_load(df, task, given), given, given["calibrate"], given["profile"])
     if not is_first(): return

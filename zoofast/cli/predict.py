@@ -15,21 +15,20 @@ from typing import Annotated, Optional
 import typer
 from .app import Mistakes, command, echo, say
 from .options import Align, Bands, Batch, Catalog, Channels, Columns, Crop, Cutout, Device, Engine
-from .options import Files, TableHdu
-from .options import Hdu, ImageDir, ModelFileCol, ModelIdCol, OnBad, RandomWeights, Resume, ShardSize, Size
-from .options import Stretch, Table, Weights, image_reader
+from .options import Files, Hdu, ImageDir, ModelFileCol, ModelIdCol, OnBad, RandomWeights, Resume, ShardSize, Size
+from .options import Stretch, Table, TableHdu, Tiles, Weights, how_to_read, image_reader
 from .options import look_at_columns, look_at_encoder, look_at_values
 from ..core.checks import check_number, check_one_of
 from ..training.parameters import PARAMETERS
 
 # %% ../../nbs/cli/05_predict.ipynb #7c150002
-_both = "batch_size engine on_bad resume shard_size image_dir id_col file_col files table_hdu device".split()
+_both = "batch_size engine on_bad resume shard_size device".split()
 
 def _passed_on(given):
     "Those options of `predict` and `represent` that both pass on as they are"
     columns = given["columns"] or None
     if columns==["all"]: columns = "all"
-    taken = {k: given[k] for k in _both} | {"file_col": given["file_col"] or None}
+    taken = {k: given[k] for k in _both} | how_to_read(given)
     return {**taken, "columns": columns, "progress": sys.stderr.isatty()}
 
 def _say_written(table, out):
@@ -59,17 +58,27 @@ def _look_at_both(wrong, config, given):
     if not str(given["catalog"]).startswith("hf_dataset:"): _look_at_its_columns(wrong, config, given)
 
 # %% ../../nbs/cli/05_predict.ipynb #f59af153
+def _look_at_tiles(wrong, how, cutout):
+    "Keep what is wrong with the tiles in which galaxies are to be found"
+    from zoofast.catalog.tiles import check_cuts, check_tiles
+    if not how["tiles"]: return
+    with wrong: check_tiles(*(how[k] for k in ("tiles", "file_col", "files", "image_dir")))
+    with wrong: check_cuts(how["tiles"], cutout)
+
 def _look_at_its_columns(wrong, config, given):
     "Keep which columns the catalogue lacks: those that are named, or the usual ones or those of the training catalogue"
     from zoofast.catalog.read import pick_columns
     from zoofast.catalog.tables import column_names, file_columns
-    catalog,there,picked = given["catalog"],None,None
+    catalog,there,picked,how = given["catalog"],None,None,None
+    with wrong: how = how_to_read(given)
     with wrong: there = column_names(catalog, given["table_hdu"])
-    if there is None: return
-    named = {k: given[k] or None for k in ("id_col", "file_col")}
-    if given["files"]: named["file_col"] = [given["files"]]
-    hdu = given["table_hdu"]
-    with wrong: picked = named if config is None else pick_columns(catalog, **named, before=config, table_hdu=hdu)
+    if there is None or how is None: return
+    named = {k: how[k] for k in ("id_col", "file_col")}
+    if how["files"]: named["file_col"] = [how["files"]]
+    more = {k: how[k] for k in ("table_hdu", "tiles")}
+    _look_at_tiles(wrong, how, (config or {}).get("reader", given).get("cutout", "unknown"))
+    with wrong: picked = named if config is None else pick_columns(catalog, **named, before=config, **more)
+    if how["tiles"]: picked = {k: v for k,v in (picked or {}).items() if k!="file_col"}
     wanted = {o: "" for o in given["columns"] or [] if o!="all"}
     for k,v in (picked or {}).items():                         # a bundle that is not here may have others
         hint = f"; name the right one with {PARAMETERS[k].option}"
@@ -118,6 +127,7 @@ def predict(
     file_col: ModelFileCol = None,
     files: Files = None,
     table_hdu: TableHdu = None,
+    tiles: Tiles = None,
     device: Device = None,
 ):
     """Predict every galaxy of a catalogue, of any length.
@@ -141,7 +151,7 @@ def _represent(model, catalog, out, weights, random_weights, **given):
                                      "a finetuned model has its own weights")
     look_at_encoder(wrong, None if is_bundle else model, weights)
     look_at_values(wrong, images)
-    _look_at_both(wrong, config, dict(given, catalog=catalog, out=out))
+    _look_at_both(wrong, config, dict(given, catalog=catalog, out=out, **({} if is_bundle else images)))
     wrong.say()
     say("loading the encoder ...")
     from zoofast.predict.table import represent
@@ -176,6 +186,7 @@ def represent(
     file_col: ModelFileCol = None,
     files: Files = None,
     table_hdu: TableHdu = None,
+    tiles: Tiles = None,
     device: Device = None,
 ):
     """Write the encoder's features of every galaxy of a catalogue.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Optional
 import typer
 from .app import Mistakes, command, echo, say
-from .options import ImageDir, Files, TableHdu, ModelFileCol, ModelIdCol
+from .options import Files, ImageDir, ModelFileCol, ModelIdCol, TableHdu, Tiles, how_to_read
 
 # %% ../../nbs/cli/06_runs.ipynb #89136474
 def _duration(s):
@@ -110,6 +110,7 @@ def report(
     file_col: ModelFileCol = None,
     files: Files = None,
     table_hdu: TableHdu = None,
+    tiles: Tiles = None,
 ):
     """Write a run's report: one HTML page, to be read without a network.
 
@@ -117,7 +118,8 @@ def report(
     """
     from zoofast.encoders.hub import find_bundle
     from zoofast.encoders.safe_files import read_config
-    wrong = Mistakes()
+    wrong,columns = Mistakes(),{}
+    with wrong: columns = how_to_read(locals())
     if out and out.suffix.lower() not in (".html", ".htm"):
         with wrong: raise ValueError(f"--out {out}: the name must end in .html")
     if out and not out.expanduser().parent.is_dir():
@@ -129,6 +131,5 @@ def report(
     wrong.say()
     say("drawing ...")
     from zoofast.reports.report import make_report
-    columns = dict(id_col=id_col, file_col=file_col or None, files=files, table_hdu=table_hdu)
-    page = make_report(run, out, catalog, image_dir=image_dir, **columns)
+    page = make_report(run, out, catalog, **columns)
     echo(f"{page}: {page.stat().st_size/1e6:.1f} MB; open it in a browser")

@@ -74,15 +74,16 @@ class _Story:
 
 # %% ../../nbs/cli/08_sweep.ipynb #6f0a1c02
 # said otherwise, or not at all
-_apart = ("catalog", "label", "save_dir", "file_col", "wandb", "no_report")
+_apart = ("catalog", "label", "save_dir", "file_col", "tiles", "wandb", "no_report")
 
 def _absolute(path): return str(Path(path).expanduser().absolute())
 
 def _given_options(given):
     "The options that were given, as words"
-    words = []
-    for k in ("label", "file_col"):
-        for v in given[k] or []: words += [PARAMETERS[k].option, str(v)]
+    from zoofast.catalog.tiles import tiles_of_words, words_of_tiles
+    tiles = words_of_tiles(tiles_of_words(given.get("tiles")) or [])
+    words = [w for k in ("label", "file_col") for v in given[k] or [] for w in (PARAMETERS[k].option, str(v))]
+    words += [w for v in tiles for w in ("--tiles", v)]
     for p in PARAMETERS.values():
         v = None if p.name in _apart else given.get(p.name)
         if v is None: continue
@@ -265,8 +266,7 @@ def _look(wrong, given):
     if given["wandb"]:
         with wrong: _reachable(given)
     cols = [*(given["label"] or []), *([given["group_col"]] if given["group_col"] else [])]
-    more = {k: given[k] for k in ("files", "table_hdu")}
-    df = look_at_catalog(wrong, *(given[k] for k in ("catalog", "image_dir", "id_col", "file_col")), *cols, **more)
+    df = look_at_catalog(wrong, given, *cols)
     look_at_labels(wrong, df, given)
     wrong.say()
     return s,n,df
@@ -350,7 +350,7 @@ _same_for_all = dict(                # given to the command where the settings d
     size=(option("size", _size_help), None),
     test=(option("test", _test_help), 0.0))
 _rows = ("label task schema unit_interval channels stretch bands hdu crop cutout align valid group_col cache on_bad "
-         "image_dir id_col file_col files table_hdu seed").split()
+         "image_dir id_col file_col files table_hdu tiles seed").split()
 
 # %% ../../nbs/cli/08_sweep.ipynb #7c180006
 @command(gathers=True)

@@ -24,7 +24,7 @@ from ..core.checks import explains_words
 from ..core.errors import CatalogError
 from .check import check_catalog
 from ..catalog.split import check_split, matching_columns, split_catalog
-from ..catalog.tiles import with_places
+from ..catalog.tiles import check_cuts, with_places
 from ..catalog.read import need_columns, noted_columns, read_catalog
 from ..catalog.paths import absent_files
 from ..core.errors import ImageError
@@ -433,6 +433,8 @@ def from_catalog(cls:GalaxyDataLoaders,
     file_col:str="file_loc",          # Column with the images' paths
     files:"str|None"=None,            # Instead: their pattern, such as "images/{GalaxyID}.jpg"
     table_hdu:"int|str|None"=None,    # Which table of a FITS file or VOTable; see `read_catalog`
+    # Instead: survey tiles in which galaxies are found by their positions, for a reader with `cutout`
+    tiles:"str|list|dict|None"=None,
     # Galaxies of an epoch: each once, or drawn with "balanced" classes, or by a column of weights
     sampling:"str|None"=None,
     device=None,                      # Device to train on; fastai's default unless given
@@ -440,7 +442,9 @@ def from_catalog(cls:GalaxyDataLoaders,
 ):
     "Read, check and split a catalogue and make its loaders; raises `CatalogError` naming the rows that cannot be used"
     _check_batch_size(batch_size)
-    df,reader = read_catalog(catalog, image_dir, id_col, file_col, files, table_hdu),reader or ImageReader(size)
+    reader = reader or ImageReader(size)
+    check_cuts(tiles, reader.cutout)
+    df = read_catalog(catalog, image_dir, id_col, file_col, files, table_hdu, tiles)
     if reader.cutout is not None: df = with_places(df)
     task = _task_for(df, task, label_cols)
     sampling_weights(df, task, sampling)             # a mistake is said before images are read

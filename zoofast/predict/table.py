@@ -20,6 +20,7 @@ from ..core.checks import explains_words
 from ..core.errors import CatalogError
 from ..catalog.read import check_file_cols, pick_columns
 from ..catalog.stream import CatalogStream
+from ..catalog.tiles import check_cuts, check_tiles
 from ..core.errors import ImageError
 from ..images.reader import ImageReader, reader_config
 from ..encoders.encoder import Encoder
@@ -234,11 +235,12 @@ def _known_columns(model):
     except (BundleError, OSError): return {}             # an encoder, or said when the model is loaded
     return {k: config[k] for k in ("id_col", "file_col") if k in config}
 
-def _open_catalog(model, catalog, image_dir, id_col, file_col, columns, files=None, table_hdu=None):
+def _open_catalog(model, catalog, image_dir, id_col, file_col, columns, files=None, table_hdu=None, tiles=None):
     "The catalogue in pieces, its columns those that are named, or the usual ones, or those of the training catalogue"
-    if files is not None: file_col = check_file_cols(file_col, files)
-    cols = pick_columns(catalog, id_col, file_col, _known_columns(model), table_hdu)
-    return CatalogStream(catalog, image_dir, **cols, columns=columns, table_hdu=table_hdu)
+    if tiles is not None: check_tiles(tiles, file_col, files, image_dir)
+    elif files is not None: file_col = check_file_cols(file_col, files)
+    cols = pick_columns(catalog, id_col, file_col, _known_columns(model), table_hdu, tiles)
+    return CatalogStream(catalog, image_dir, **cols, columns=columns, table_hdu=table_hdu, tiles=tiles)
 
 def _own_device(device):
     "The device of this process, where a launcher started one for each"
@@ -291,6 +293,8 @@ def predict_catalog(
     file_col:"str|list|None"=None,
     files:"str|list|None"=None, # Instead: their pattern, such as "images/{GalaxyID}.jpg"
     table_hdu:"int|str|None"=None, # Which table of a FITS file or VOTable; see `read_catalog`
+    # Instead: survey tiles in which galaxies are found by their positions; see `read_catalog`
+    tiles:"str|list|dict|None"=None,
     device=None,               # Device to predict on
     progress:bool=True         # Show a progress bar?
 ):                             # DataFrame with `id_str`, `file_loc`, `columns`, the task's, `error`; or a `SavedTable`
@@ -301,9 +305,10 @@ def predict_catalog(
     names of columns, what is no letter, digit, `_` or `-` of a label or class is `_`: `Class 1.1` gives
     `Class_1_1_pred`, whose values stay as they are."""
     check_request(catalog, out, on_bad, batch_size)
-    stream = _open_catalog(model, catalog, image_dir, id_col, file_col, columns, files, table_hdu)
+    stream = _open_catalog(model, catalog, image_dir, id_col, file_col, columns, files, table_hdu, tiles)
     asked = _parameters("predictions", stream, coverage=coverage, tta=tta, mc_dropout=mc_dropout)
     with _job_of(model, device, coverage, tta, mc_dropout, engine, stream.n_rows) as job:
+        check_cuts(tiles, job.reader.cutout)
         if job.reader.cutout is not None: stream.cut_places()
         return _make_table(stream, job, out, asked, batch_size, on_bad, resume, shard_size, progress)
 
@@ -346,13 +351,16 @@ def represent(
     file_col:"str|list|None"=None,
     files:"str|list|None"=None, # Instead: their pattern, such as "images/{GalaxyID}.jpg"
     table_hdu:"int|str|None"=None, # Which table of a FITS file or VOTable; see `read_catalog`
+    # Instead: survey tiles in which galaxies are found by their positions; see `read_catalog`
+    tiles:"str|list|dict|None"=None,
     device=None,               # Device to work on
     progress:bool=True         # Show a progress bar?
 ):                             # DataFrame with `id_str`, `file_loc`, `columns`, `feat_0000`, ... (float32), `error`
     "The encoder's features of every galaxy of a catalogue; a `SavedTable` of them where `predict_catalog` gives one"
     check_request(catalog, out, on_bad, batch_size)
-    stream = _open_catalog(model, catalog, image_dir, id_col, file_col, columns, files, table_hdu)
+    stream = _open_catalog(model, catalog, image_dir, id_col, file_col, columns, files, table_hdu, tiles)
     encoder,reader = _encoder_of(model, reader or ImageReader(size), _own_device(device), pretrained, weights)
+    check_cuts(tiles, reader.cutout)
     job = _Representing(encoder, reader, engine, stream.n_rows)
     if reader.cutout is not None: stream.cut_places()
     asked = _parameters("features", stream)

@@ -21,6 +21,7 @@ import pandas as pd
 import zoofast
 from ..core.files import write_whole
 from ..catalog.read import check_file_cols, pick_columns, read_catalog
+from ..catalog.tiles import check_cuts
 from ..catalog.write import write_table
 from ..encoders.hub import find_bundle
 from ..encoders.safe_files import read_config
@@ -92,13 +93,14 @@ def _saved(learn, progress):
     return run
 
 def _judged(
-    run, config, catalog, progress, image_dir=None, id_col=None, file_col=None, files=None, table_hdu=None
+    run, config, catalog, progress, image_dir=None, id_col=None, file_col=None, files=None, table_hdu=None, tiles=None
 ):
     "Tables of metrics; and the answers to look at, with what their galaxies are called, or `None`"
     if catalog is not None:
+        check_cuts(tiles, (config.get("reader") or {}).get("cutout"))
         if files is not None: file_col = check_file_cols(file_col, files)
-        cols = pick_columns(catalog, id_col, file_col, config, table_hdu)
-        rows = read_catalog(catalog, image_dir, **cols, table_hdu=table_hdu)
+        cols = pick_columns(catalog, id_col, file_col, config, table_hdu, tiles)
+        rows = read_catalog(catalog, image_dir, **cols, table_hdu=table_hdu, tiles=tiles)
         last = Answers(run, rows, progress=progress),"galaxies of the catalogue"
         return [score_table(*last)],last
     return kept_scores(run) if (run/KEPT).is_dir() else ([], None)

@@ -22,7 +22,7 @@ from ..core.errors import did_you_mean, quiet
 from ..images.reader import ImageReader
 from ..data.augment import augments_galaxies, make_augment
 from ..data.loaders import MARGIN, GalaxyDataLoaders
-from ..training.parameters import PARAMETERS, arguments
+from ..training.parameters import OF_READING, PARAMETERS, arguments
 from ..training.runs import NOT_MEASURED, is_low_best
 from ..training.finetune import galaxy_learner
 from .settings import Settings, check_fixed, read_settings, run_parameters
@@ -33,7 +33,7 @@ with quiet():                                    # fastai warns about recent tor
 
 # %% ../../nbs/sweep/03_trials.ipynb #571264f1
 # done when the catalogue is read and split
-_once = ("image_dir", "id_col", "file_col", "files", "table_hdu", "valid", "test", "group_col", "seed")
+_once = (*OF_READING, "valid", "test", "group_col", "seed")
 
 class SweepData:
     "A catalogue that is split once, and loaders of it as each trial wants them"

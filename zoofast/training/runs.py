@@ -201,7 +201,7 @@ def as_command(
     return shlex.join(["zoofast", *map(word, words)])
 
 def catalog_words(
-    source:"dict|None",   # What a catalogue was read from: `catalog`, `image_dir`, `id_col`, `file_col`
+    source:"dict|None",   # What a catalogue was read from: `catalog`, `image_dir`, `id_col`, `file_col`, `tiles`
     catalog:"Path|None"=None # As the user named it
 )->list:
     "A catalogue and the options with which it is read, as words of a command"
@@ -213,7 +213,7 @@ def catalog_words(
     if s.get("image_dir"): words += ["--image-dir", s["image_dir"]]
     if s.get("id_col", "id_str")!="id_str": words += ["--id-col", s["id_col"]]
     if s.get("file_col", ["file_loc"])!=["file_loc"]: words += [w for c in s["file_col"] for w in ("--file-col", c)]
-    return words
+    return words + [w for o in s.get("tiles", []) for w in ("--tiles", o)]
 
 # %% ../../nbs/training/04_runs.ipynb #fcdc925f
 def best_weights(

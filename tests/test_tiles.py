@@ -12,6 +12,7 @@ from zoofast.catalog.stream import CatalogStream
 from zoofast.catalog.tiles import with_places
 from zoofast.core.errors import CatalogError, ImageError
 from zoofast.images import cutouts
+from zoofast.images.no_flux import has_flux
 from zoofast.images.cutouts import read_cutouts
 from zoofast.simulate import galaxy_flux
 
@@ -156,6 +157,17 @@ def test_at_the_edge_there_is_no_flux_and_outside_no_picture(tmp_path):
     with pytest.raises(ImageError, match="cutout="): ImageReader(32)(f"{path}::xy=2,50")
     with pytest.raises(ImageError, match="no place to cut from"): reader(path)
     with pytest.raises(ValueError, match="20 arcsec"): ImageReader(cutout="20")
+
+@pytest.mark.parametrize("flag", [-9999, 1e30, np.nan])
+def test_a_flag_in_a_turned_tile_is_not_mixed_with_flux(tmp_path, flag):
+    "Nor in a band that is resampled"
+    rng = np.random.default_rng(0)
+    data = rng.normal(5, .1, (200, 200)).astype(np.float32)
+    data[90:100,:] = flag
+    turned = write_tile(tmp_path/"turned.fits", data, tan(10., 2., 200, turn=30.))
+    px = ImageReader(32, channels=1, cutout=60).flux(f"{turned}::radec=10,2")
+    left = px[has_flux(px)]
+    assert 4<left.min() and left.max()<6 and .1<1-has_flux(px).mean()<.4
 
 def test_numbers_with_a_scale_and_packed_tiles(tmp_path):
     counts = np.random.default_rng(0).integers(0, 60000, (200, 300)).astype(np.uint16)

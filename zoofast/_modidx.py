@@ -438,6 +438,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                        'zoofast.catalog.tiles._place_texts': ( 'catalog/tiles.html#_place_texts',
                                                                                'zoofast/catalog/tiles.py'),
                                        'zoofast.catalog.tiles._positions': ('catalog/tiles.html#_positions', 'zoofast/catalog/tiles.py'),
+                                       'zoofast.catalog.tiles._read_start': ('catalog/tiles.html#_read_start', 'zoofast/catalog/tiles.py'),
                                        'zoofast.catalog.tiles._tile_files': ('catalog/tiles.html#_tile_files', 'zoofast/catalog/tiles.py'),
                                        'zoofast.catalog.tiles._vectors': ('catalog/tiles.html#_vectors', 'zoofast/catalog/tiles.py'),
                                        'zoofast.catalog.tiles._wcs_cards': ('catalog/tiles.html#_wcs_cards', 'zoofast/catalog/tiles.py'),

@@ -438,12 +438,12 @@ def _add(image, flux, x, y):
 def _one_tile(rng, centre, size, scale, galaxies):
     "A tile's flux in each band with the noise of the sky, and its WCS; `galaxies`: flux by a function, ra and dec"
     wcs = [_tile_wcs(*centre, size//k, scale*k) for k in _scales]
-    sky = [rng.normal(0, s*k, (size//k, size//k)).astype(np.float32) for k,s in zip(_scales, _sky)]
+    sky = [rng.normal(0, s/k, (size//k, size//k)).astype(np.float32) for k,s in zip(_scales, _sky)]
     places = [np.transpose(w.wcs_world2pix(galaxies[["ra", "dec"]].to_numpy(), 0)) for w in wcs]
     x,y = places[0]
     for i in np.flatnonzero((abs(x-size/2)<size/2+64) & (abs(y-size/2)<size/2+64)):
         for image,flux,k,at in zip(sky, galaxies.flux[i](), _scales, places):
-            _add(image, flux.reshape(len(flux)//k, k, -1, k).sum((1, 3)), *at[:,i])
+            _add(image, flux.reshape(len(flux)//k, k, -1, k).mean((1, 3)), *at[:,i])
     return list(zip(sky, wcs))
 
 # %% ../nbs/00_simulate.ipynb #7e110004
@@ -469,7 +469,8 @@ def simulate_tiles(
     (folder/"tiles").mkdir(parents=True, exist_ok=True)
     for i,c in enumerate(tqdm(centres.T, desc="tiles", disable=not progress)):
         for band,(flux,wcs) in zip(_bands, _one_tile(rng, c, size, scale, galaxies)):
-            head = pyfits.Header({**wcs.to_header(), "FILTER": band, "BUNIT": "nanomaggy", "MAGZP": _magzp})
+            head = wcs.to_header()
+            head.update({"FILTER": band, "BUNIT": ("nanomaggy", "per square of 0.262 arcsec"), "MAGZP": _magzp})
             hdu = pyfits.CompImageHDU(flux, head) if compress else pyfits.PrimaryHDU(flux, head)
             hdu.writeto(folder/"tiles"/f"t{i:02d}_{band}.fits{'.fz' if compress else ''}", overwrite=True)
     df.to_csv(folder/"catalog.csv", index=False)

@@ -11,9 +11,10 @@ __all__ = ['position_columns', 'with_places', 'SkyOfTile', 'tiles_of_words', 'wo
            'check_tiles', 'check_cuts']
 
 # %% ../../nbs/catalog/03_tiles.ipynb #fc4c4246
-import glob, math, os, re
+import glob, math, os, re, warnings
 from concurrent.futures import ThreadPoolExecutor
 import numpy as np, pandas as pd
+from tqdm.auto import tqdm
 from ..core.errors import CatalogError, first_line
 
 # %% ../../nbs/catalog/03_tiles.ipynb #c3a8bdaa
@@ -166,15 +167,21 @@ def _opened(path):
     except Exception as e: raise CatalogError(f"the tile {path} cannot be used: {first_line(e)}") from e
 
 # %% ../../nbs/catalog/03_tiles.ipynb #48185c44
+def _read_start(path):
+    "Have the disk read a header before it is wanted; what is wrong with the file is said later"
+    try:
+        with open(path, "rb") as f: f.read(2**16)
+    except OSError: pass
+
 class _Index:
     "Tiles of one band, and in which of them galaxies lie"
     def __init__(self, tiles):
         from astropy.wcs import FITSFixedWarning
-        import warnings
         files = _tile_files(tiles)
-        with warnings.catch_warnings(), ThreadPoolExecutor(4) as ex:
+        with warnings.catch_warnings(), ThreadPoolExecutor(8) as ex:         # astropy itself gains nothing from threads
             warnings.simplefilter("ignore", FITSFixedWarning)
-            self.tiles = list(ex.map(_opened, files))
+            ex.map(_read_start, files)
+            self.tiles = [_opened(o) for o in tqdm(files, "opening tiles", disable=None, delay=2, leave=False)]
         self.middles = np.stack([t.middle for t in self.tiles])
 
     def find(self, ra, dec):

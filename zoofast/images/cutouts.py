@@ -17,6 +17,7 @@ from ..catalog.tiles import SkyOfTile
 from ..core.checks import is_number
 from .fits import _band_names, _find_hdus, _flux_of, _on_sky, _stokes_names, _total_intensity
 from .fits import bands_first, check_pixels, pick_bands
+from .no_flux import has_flux
 
 # %% ../../nbs/images/05_cutouts.ipynb #76d35cdf
 _place = re.compile(r"(radec|xy)=([^,]+),([^,]+)")
@@ -209,6 +210,7 @@ def _resample(tile, at):
     lo = [max(0, math.floor(o[inside].min())-1) for o in (x, y)]
     hi = [min(m, math.ceil(o[inside].max())+2) for o,m in zip((x, y), (nx, ny))]
     px = tile.part(slice(lo[1], hi[1]), slice(lo[0], hi[0]))
+    px = np.where(has_flux(px), px, np.nan).astype(px.dtype)      # the mean of -9999 and a galaxy would pass for flux
     out = out.astype(px.dtype)
     to = y[inside]-lo[1],x[inside]-lo[0]
     for band,b in zip(out, px): band[inside] = map_coordinates(b, to, order=1, mode="nearest", output=px.dtype)

@@ -191,8 +191,17 @@ def test_a_row_in_no_tile_is_bad_and_says_why(survey):
     more = pd.concat([df[:3], pd.DataFrame({"id_str": ["far", "none"], "ra": [30., np.nan], "dec": [40., 2.]})])
     res = check_catalog(read_catalog(more, tiles=tiles), open_images=ImageReader(32, cutout=32))
     assert list(res.bad.id_str)==["far", "none"] and len(res.ok)==3
-    assert "lies in no tile of band g; the nearest, t" in res.bad.reason[0] and " deg away" in res.bad.reason[0]
+    assert "radec=30.0,40.0 lies in no tile of any band; the nearest, t" in res.bad.reason[0]
+    assert res.bad.reason[0].count("lies in")==1 and " deg away" in res.bad.reason[0]
     assert "is no position" in res.bad.reason[1]
+    said = represent("test_convnext", more, reader=ImageReader(32, cutout=32), pretrained=False, tiles=tiles,
+                     progress=False).error
+    assert list(said.isna())==[True]*3+[False]*2 and said[3]==res.bad.reason[0] and said[4]==res.bad.reason[1]
+    north = read_catalog(df.assign(dec=df.dec), tiles={**tiles, "z": str(folder/"t0_z.fits")})
+    gone = check_catalog(north, open_images=ImageReader(32, cutout=32)).bad
+    with pytest.raises(ImageError, match="^radec=.* lies in no tile of band z; the nearest, t0_z"):
+        ImageReader(32, cutout=32)(gone.file_loc.iloc[0])
+    assert 30<len(gone)<120 and gone.reason.str.contains("lies in no tile of band z; the nearest, t0_z").all()
     assert len(check_catalog(read_catalog(df[:3], tiles=tiles)).ok)==3          # without a reader
 
 def test_columns_of_positions(survey):

@@ -48,7 +48,7 @@ NAMES = {
     "sweep.trials":       ["SweepData", "run_sweep", "open_sweep"],
     "sweep.page":         ["plot_best", "plot_importance", "plot_parameter", "plot_parallel", "plot_models",
                            "compare_models", "write_page"],
-    "simulate":           ["simulate_survey"],
+    "simulate":           ["simulate_survey", "simulate_tiles"],
 }
 FOLDERS = list(dict.fromkeys(o.split(".")[0] for o in NAMES))+["cli"]
 

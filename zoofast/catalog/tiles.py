@@ -204,9 +204,9 @@ def _angle(degrees):
     "An angle in the unit that suits it"
     return f"{degrees:.3g} deg" if degrees>=1 else f"{60*degrees:.3g} arcmin"
 
-def _why_none(index, ra, dec, band):
+def _why_none(index, ra, dec, of):
     "What is said of a galaxy in no tile"
-    of = f" of band {band}" if band is not None else ""
+    of = f" of {of}" if of else ""
     if not (math.isfinite(ra+dec) and abs(dec)<=90): return f" is no position{of}: degrees are needed"
     v = _vectors(ra, dec)
     i = int(np.argmax(index.middles@v))
@@ -258,11 +258,13 @@ class TileFinder:
         "The tile of each galaxy, or one a band; raises `CatalogError` where there are no positions"
         _,ra,dec = _positions(df, ("radec",))
         places = _place_texts("radec", ra, dec)
-        def one(band, index):
-            found = index.find(ra, dec).tolist()
-            return [f"{index.tiles[i].path}::{p}" if i>=0 else f"::{p}{_why_none(index, a, d, band)}"
-                    for i,p,a,d in zip(found, places, ra.tolist(), dec.tolist())]
-        return ["|".join(o) for o in zip(*(one(*o) for o in self.bands.items()))]
+        found = np.stack([o.find(ra, dec) for o in self.bands.values()], 1)
+        first,several = next(iter(self.bands.values())),len(self.bands)>1
+        def one(i, p, a, d):
+            if max(i)<0: return f"::{p}{_why_none(first, a, d, 'any band' if several else '')}"
+            return "|".join(f"{x.tiles[t].path}::{p}" if t>=0 else f"::{p}{_why_none(x, a, d, f'band {band}')}"
+                            for t,(band,x) in zip(i, self.bands.items()))
+        return [one(*o) for o in zip(found.tolist(), places, ra.tolist(), dec.tolist())]
 
 def find_tiles(
     df:pd.DataFrame, # As for `TileFinder.find`

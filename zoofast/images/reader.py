@@ -190,13 +190,14 @@ def _in_tiles(path):
 
 def _check_tile(path, place):
     "Raise a `ValueError` for what is no tile, or no place in one"
-    if not path and place: raise ValueError(place)                         # the catalogue found no tile, and says so
     if not os.path.isfile(path): raise ValueError(_no_image_file(path))
     if image_format(path).read is not read_fits: raise ValueError(f"{path} is no FITS file, as tiles are")
     if not place: raise ValueError(f"has no place for {path}")
 
 def _cut_from_tiles(path, apart, reader):
     "Flux `(bands, y, x)` of a galaxy in its tile(s); raises `ImageError`"
+    # the catalogue found no tile, and says so
+    if why := [place for file,place in apart if place and not file]: raise ImageError("; ".join(why))
     try:
         for o in apart: _check_tile(*o)
         if reader.cutout is None:

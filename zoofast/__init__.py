@@ -29,6 +29,7 @@ Modules:
 - `zoofast.core.checks`: A number, or one of several words: what was given is checked before anything is done
 - `zoofast.core.errors`: What goes wrong is said in one sentence
 - `zoofast.core.files`: Files written whole or not at all, known again, and where they are kept
+- `zoofast.core.folders`: A folder of files that belong together, replaced in one step
 - `zoofast.data.augment`: Random views of galaxies, a whole batch at a time
 - `zoofast.data.cache`: Where decoded images are kept, and how much room they take
 - `zoofast.data.check`: Which rows of a catalogue can be used, and why the others cannot

@@ -14,12 +14,13 @@ is looked at, so a model that tells the classes apart has learned to see rings, 
 __all__ = ['MORPHOLOGIES', 'galaxy_flux', 'to_rgb', 'simulate_votes', 'simulate_survey', 'simulate_tiles']
 
 # %% ../nbs/00_simulate.ipynb #ee43afd8
-import json, os
+import json
 from importlib.resources import files
 from pathlib import Path
 import numpy as np, pandas as pd, scipy
 from PIL import Image
 from tqdm.auto import tqdm
+from .core.files import write_whole
 
 # %% ../nbs/00_simulate.ipynb #fae9eb69
 MORPHOLOGIES = ("smooth", "ring", "spiral", "edge_on", "merger")
@@ -371,12 +372,10 @@ def _one_galaxy(folder, i, morphology, seed, size, n_votes, fits):
 # %% ../nbs/00_simulate.ipynb #5b0c4a7e
 def _write_catalog(folder, df):
     "Write the catalogue, and delete the images of an earlier, larger survey"
-    unfinished = folder/f"catalog.csv.{os.getpid()}.tmp"
-    df.to_csv(unfinished, index=False)
     kept = {Path(p).name for c in ("file_loc","fits_loc") if c in df for p in df[c]}
     for p in (p for d in ("images","fits") for p in (folder/d).glob("sim-*")):
         if p.name not in kept: p.unlink()
-    os.replace(unfinished, folder/"catalog.csv")            # a catalogue is there completely or not at all
+    write_whole(folder/"catalog.csv", lambda part: df.to_csv(part, index=False))
 
 # %% ../nbs/00_simulate.ipynb #670b21ee
 def simulate_survey(
@@ -397,6 +396,7 @@ def simulate_survey(
     if n<1: raise ValueError(f"n={n}: a survey needs at least one galaxy")
     if n_votes<1: raise ValueError(f"n_votes={n_votes}: at least one volunteer has to look at each galaxy")
     for d in ("images", *(["fits"] if fits else [])): (folder/d).mkdir(parents=True, exist_ok=True)
+    (folder/"catalog.csv").unlink(missing_ok=True)               # its images are about to be written over
     jobs = enumerate(zip(_class_order(classes, n, seed), np.random.SeedSequence(seed).spawn(n)))
     shown = tqdm(jobs, total=n, desc="simulating", disable=not progress)
     df = pd.DataFrame([_one_galaxy(folder, i, m, s, size, n_votes, fits) for i,(m,s) in shown])

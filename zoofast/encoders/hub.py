@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlparse
 from ..core.errors import BundleError, did_you_mean, first_line
+from ..core.folders import recover
 from .safe_files import read_config
 
 # %% ../../nbs/encoders/02_hub.ipynb #cac9e854
@@ -82,6 +83,7 @@ def find_bundle(
     folder = Path(source)
     try:
         folder = folder.expanduser()
+        for o in (folder, folder/"bundle"): recover(o)         # a kill may have left it without its name
         if not folder.exists(): raise BundleError(f"{folder}: there is no such folder")
         if not folder.is_dir():
             raise BundleError(f"{folder} is a file; a bundle is a folder with config.json and model.safetensors")

@@ -11,13 +11,15 @@ same way, and can be compared."""
 __all__ = ['FeatureTable', 'FeaturePCA', 'read_pca', 'compress_features']
 
 # %% ../../nbs/predict/04_features.ipynb #011e86a4
-import base64, io, json, os, re
+import base64, io, json, re
+from contextlib import ExitStack
 from pathlib import Path
 import numpy as np, pandas as pd, pyarrow as pa
 from fastcore.basics import patch
 from pyarrow import parquet
 from tqdm.auto import tqdm
 from ..core.errors import CatalogError
+from ..core.files import unfinished, write_whole
 from ..catalog.read import need_columns
 from .table import RETURNED
 from ..catalog.write import SavedTable, check_out, write_table
@@ -202,9 +204,7 @@ def _from_attrs(attrs, name):
 def _beside(path): return path.with_name(f"{path.name}.pca.npz")
 
 def _write_beside(out, pca):
-    part = _beside(out).with_name(f".{os.getpid()}.{_beside(out).name}")
-    part.write_bytes(pca.to_bytes())
-    os.replace(part, _beside(out))
+    write_whole(_beside(out), pca.to_bytes())
 
 # %% ../../nbs/predict/04_features.ipynb #349c1487
 def read_pca(
@@ -238,24 +238,23 @@ def _projected(table, pca, bar):
 # %% ../../nbs/predict/04_features.ipynb #f5d73bbe
 def _write_parquet(pieces, out, attrs):
     "Write pieces to one parquet file with `attrs`, whole or not at all; gives back how many rows have an error"
-    part,writer,bad = out.with_name(f".{os.getpid()}.{out.name}"),None,0
+    bad,text = 0,pa.large_string()
+    def with_attrs(made):
+        fields = [pa.field(f.name, f.type if pa.types.is_floating(f.type) else text) for f in made.schema]
+        return pa.schema(fields, {**(made.schema.metadata or {}), _attrs: json.dumps(attrs).encode()})
     try:
-        for df in pieces:
-            made = pa.Table.from_pandas(df, preserve_index=False)
-            if writer is None:
-                text = pa.large_string()
-                fields = [pa.field(f.name, f.type if pa.types.is_floating(f.type) else text) for f in made.schema]
-                schema = pa.schema(fields, {**(made.schema.metadata or {}), _attrs: json.dumps(attrs).encode()})
-                writer = parquet.ParquetWriter(part, schema)
-            writer.write_table(made.cast(schema))
-            bad += int(df.error.notna().sum())
-        writer.close()
-        os.replace(part, out)
+        with unfinished(out) as part, ExitStack() as opened:
+            writer = None
+            for df in pieces:
+                made = pa.Table.from_pandas(df, preserve_index=False)
+                if writer is None:
+                    schema = with_attrs(made)
+                    writer = opened.enter_context(parquet.ParquetWriter(part, schema))
+                writer.write_table(made.cast(schema))
+                bad += int(df.error.notna().sum())
+            opened.close()                           # before it gets its name
         return bad
     except OSError as e: raise CatalogError(f"out={str(out)!r} cannot be written: {e.strerror or e}") from e
-    finally:
-        if writer is not None: writer.close()
-        part.unlink(missing_ok=True)
 
 # %% ../../nbs/predict/04_features.ipynb #0644acf9
 def _given_pca(table, n, pca):
@@ -298,6 +297,7 @@ def compress_features(
     df.attrs = _to_attrs(pca)
     if streams: _write_parquet([df], out, df.attrs)
     elif out is not None:
-        _write_beside(out, pca)
+        _beside(out).unlink(missing_ok=True)             # never that of another table
         write_table(df, out)
+        _write_beside(out, pca)
     return SavedTable(out, int(df.error.notna().sum()), len(df), list(df)) if long and out is not None else df

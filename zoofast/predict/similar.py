@@ -10,13 +10,14 @@ they do: from one odd galaxy to more of its kind, without labels and without tra
 __all__ = ['EXACT_UP_TO', 'RECALL', 'SimilarIndex', 'build_index', 'open_features', 'find_similar']
 
 # %% ../../nbs/predict/05_similar.ipynb #ede6f42d
-import difflib, json, os, shutil, zlib
+import difflib, json, zlib
 from importlib.util import find_spec
 from pathlib import Path
 import numpy as np, pandas as pd, pyarrow as pa, pyarrow.compute as pc
 from fastcore.basics import patch
 from tqdm.auto import tqdm
 from ..core.errors import CatalogError, first_line
+from ..core.folders import recover, unfinished_folder
 from .features import FeatureTable
 
 # %% ../../nbs/predict/05_similar.ipynb #23b04495
@@ -184,8 +185,8 @@ def _write_cells(vec, folder, seed):
     return dict(cells=index.nlist, visited=index.nprobe, recall=recall)
 
 def _write_index(table, folder, mean, n, kind, centre, seed, progress):
-    "Write an index into a new folder"
-    folder.mkdir(parents=True)
+    "Write an index into an empty folder, made if it is not there"
+    folder.mkdir(parents=True, exist_ok=True)
     with tqdm(total=len(table), desc="indexing", unit="galaxy", leave=False, delay=1, disable=not progress) as bar:
         vec = _write_galaxies(table, mean, folder, n, bar)
     about = dict(format=_format, version=_version, kind=kind, galaxies=n, features=table.cols, centred=centre,
@@ -222,6 +223,7 @@ def _check_files(folder, files):
 # %% ../../nbs/predict/05_similar.ipynb #e4f9f9c9
 def _about(folder):
     "What index.json says; raises `CatalogError` where the folder is no index, or not all of it is there"
+    recover(folder)                                      # a kill may have left it without its name
     path = folder/"index.json"
     if not path.is_file(): raise CatalogError(f"{folder} is no index: it has no index.json; build_index(...) makes one")
     try:
@@ -291,12 +293,7 @@ def __repr__(self:SimilarIndex):
     return f"SimilarIndex({self.folder.name!r}: {len(self)} galaxies, {self.dim} features, {self.kind}{recall})"
 
 # %% ../../nbs/predict/05_similar.ipynb #c62de8fd
-def _replace(part, folder):
-    "Put a finished folder in the place of an older one"
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
-    if folder.exists(): os.replace(folder, old)
-    os.replace(part, folder)
-    shutil.rmtree(old, ignore_errors=True)
+_index_files = "galaxies.arrow","bad.arrow","vectors.npy","index.faiss","index.json"
 
 def _check_kind(kind):
     if kind not in ("auto", "exact", "approximate"):
@@ -322,12 +319,10 @@ def build_index(
     mean,n = _mean(table)
     if not centre: mean = np.zeros_like(mean)
     if kind=="auto": kind = "approximate" if n*len(table.cols)>EXACT_UP_TO and find_spec("faiss") else "exact"
-    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
     try:
-        _write_index(table, part, mean, n, kind, centre, seed, progress)
-        _replace(part, folder)
+        with unfinished_folder(folder, _index_files) as part:
+            _write_index(table, part, mean, n, kind, centre, seed, progress)
     except OSError as e: raise CatalogError(f"the index {folder} cannot be written: {e.strerror or e}") from e
-    finally: shutil.rmtree(part, ignore_errors=True)
     return SimilarIndex(folder)
 
 # %% ../../nbs/predict/05_similar.ipynb #47763317

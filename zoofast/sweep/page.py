@@ -11,10 +11,11 @@ __all__ = ['plot_best', 'importances', 'plot_importance', 'plot_parameter', 'plo
            'write_page']
 
 # %% ../../nbs/sweep/04_page.ipynb #29939872
-import json, os, warnings
+import json, warnings
 from importlib.resources import files as resources
 from pathlib import Path
 import numpy as np, pandas as pd
+from ..core.files import write_whole
 from ..plots.style import COLORS, GREY, MARKS, named, new_axes
 from ..reports.figures import as_svg, no_display
 from .settings import REPEATS, Settings, parameter_name
@@ -321,7 +322,5 @@ def write_page(
         subtitle=f"method {settings.method}, {settings.goal} {settings.metric}", description=raw.get("description"),
         cards=_cards(table, settings), best=_best_text(table, settings) if len(_done(table, settings)) else None,
         sections=sections, wide=_WIDE, **_trials_of_page(table, settings))
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.write_text(html, encoding="utf-8")
-    os.replace(part, path)
+    write_whole(path, html)
     return path

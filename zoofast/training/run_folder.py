@@ -123,8 +123,10 @@ _written = ("config.yaml", "history.csv", "state.json", "log.txt", "report.html"
 def clear_run(
     folder # A run's folder
 ):
-    "Remove what another run has written into a folder; the user's own files stay"
-    for name in _written:
+    """Remove what another run has written into a folder; the user's own files stay
+
+    What makes it a run goes last, so that a folder of which a part is left is still known as one to be cleared."""
+    for name in reversed(_written):
         path = Path(folder)/name
         if path.is_dir() and not path.is_symlink(): shutil.rmtree(path, ignore_errors=True)
         else: path.unlink(missing_ok=True)

@@ -1,5 +1,5 @@
 "Galaxies cut from survey tiles by their positions: the pixels are astropy's and reproject's, from check to report"
-import shlex
+import os, shlex, subprocess, sys
 import numpy as np, pandas as pd, pytest
 from dataclasses import replace
 from astropy.coordinates import SkyCoord
@@ -216,12 +216,36 @@ def test_columns_of_positions(survey):
     with pytest.raises(CatalogError, match="leave out file_col"): read_catalog(df, tiles=tiles, file_col="image")
 
 def test_open_tiles_are_few(survey, monkeypatch):
+    "Compressed ones stay open, a few; of others nothing does"
     folder,df,tiles = survey
     monkeypatch.setattr(cutouts, "OPEN_TILES", 2)
-    reader = ImageReader(32, cutout=32)
-    for o in read_catalog(df, tiles=tiles).file_loc[:6]:
+    rows,reader = read_catalog(df, tiles=tiles).file_loc,ImageReader(32, cutout=32)
+    cutouts._kept.__dict__.clear()
+    for o in rows[~rows.str.contains("/t1_")][:6]: reader.flux(o)
+    def opened():
+        files = [os.path.realpath(f"/proc/self/fd/{o}") for o in os.listdir("/proc/self/fd")]
+        return [o for o in files if o.startswith(str(folder))]
+    assert not cutouts._kept.tiles and not opened() and 3<=len(cutouts._kept.known)<=9
+    for o in rows[rows.str.contains("/t1_")][:6]:
         reader.flux(o)
-        assert len(cutouts._kept.tiles)==3                            # those of the galaxy in hand
+        assert len(cutouts._kept.tiles)==3 and len(opened())>=3       # those of the galaxy in hand
+
+def test_memory_does_not_grow_with_what_was_read(tmp_path):
+    "A tile of 20,000 pixels a side costs a cutout and not a gigabyte: what was mapped for a cutout is let go"
+    path,n = tmp_path/"t.fits",20_000
+    head = fits.Header([("SIMPLE", True), ("BITPIX", -32), ("NAXIS", 2), ("NAXIS1", n), ("NAXIS2", n)])
+    head.update(tan(10., 2., n).to_header())
+    head.tofile(path)
+    os.truncate(path, path.stat().st_size+4*n*n//2880*2880+2880)      # a sparse file
+    code = """import resource, sys
+from zoofast.images.cutouts import read_cutouts
+read_cutouts([(sys.argv[1], "xy=9000,20")], 64)
+def largest(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = largest()
+for y in range(100, 19_900, 300): read_cutouts([(sys.argv[1], f"xy={y},{y}")], 64)
+print(largest()-before)"""
+    grown = int(subprocess.run([sys.executable, "-c", code, path], check=True, capture_output=True, text=True).stdout)
+    assert grown<16*1024, f"{grown} KiB of a tile of 1.6 GB"
 
 def test_from_positions_to_predictions_and_report(survey, tmp_path):
     "Trained on positions; a bundle predicts positions by the same cutouts, as the same model does ready-made ones"

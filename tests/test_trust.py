@@ -1,10 +1,15 @@
-"What one can rely on, see docs/trust.md: kills, two at once, data that change meanwhile, files that others have touched"
-import os, shutil, signal, subprocess, sys, traceback
+"What one can rely on (docs/trust.md): kills, two at once, data that change meanwhile, files that others touched"
+import os, shutil, signal, subprocess, sys, time, traceback
 import pandas as pd, pytest
+from test_fastai import data, learner, silent
 from test_hostile_bundles import model_of
+from test_no_run_lost import COMMAND
 import zoofast.core.folders as folders
+from zoofast.all import Classification, GalaxyDataLoaders
 from zoofast.bundles.bundle import FILES, load_bundle, write_bundle
+from zoofast.core.errors import BundleError
 from zoofast.core.files import _host, clear_unfinished, write_whole
+from zoofast.training.runs import read_run, read_state
 
 # ---- kills: a child of this process, or a command, ends by SIGKILL at a chosen step
 
@@ -79,3 +84,90 @@ def test_a_bundle_where_folders_cannot_be_moved(tmp_path, monkeypatch):
     assert os.stat('.').st_ino==os.stat(tmp_path/'here').st_ino and (tmp_path/'here'/'config.json').is_file()
     assert {o.name for o in (tmp_path/'here').iterdir()}==set(FILES)
     load_bundle('.', 'cpu')
+
+# ---- two at once
+
+def test_a_folder_is_taken_until_its_last_file_is_written(survey, run_zoofast, tmp_path):
+    "While what follows the last epoch is written, a second training is refused, and the first one's files are of one"
+    dls = data(survey[1], 'classification')
+    learn = learner(dls, save_dir=tmp_path/'run')
+    words = ['finetune', survey[0]/'catalog.csv', *COMMAND, '--save-dir', tmp_path/'run', '--overwrite']
+    with silent(learn), learn.run_folder.held():
+        learn.fit(1)
+        res = run_zoofast(*words)
+        assert res.returncode==2 and 'another process trains' in res.stderr.splitlines()[-1]
+        learn.save_bundle(tmp_path/'run'/'bundle')
+    assert read_state(tmp_path/'run')['state']=='finished'
+
+def test_a_bundle_is_not_written_into_another_ones_run(survey, tmp_path):
+    dls = data(survey[1], 'classification')
+    first = learner(dls, save_dir=tmp_path/'run')
+    with silent(first): first.fit(1)
+    second = learner(dls, save_dir=tmp_path/'run', overwrite=True, seed=7)
+    with silent(second): second.fit(1)
+    with pytest.raises(BundleError, match='holds another run by now.*give another folder'):
+        first.save_bundle(tmp_path/'run'/'bundle')
+    first.save_bundle(tmp_path/'elsewhere')
+    second.save_bundle(tmp_path/'run'/'bundle')
+
+PAUSE = '''
+import builtins, os, sys, time
+def hook(event, args):
+    if event=="os.mkdir" and ".bundle." in str(args[0]) and not os.path.exists(go := os.environ["GO"]):
+        open(os.environ["AT"], "w").close()
+        while not os.path.exists(go): time.sleep(.05)
+sys.addaudithook(hook)
+from zoofast.cli.main import main
+sys.argv[:1] = ["zoofast"]
+main()
+'''
+
+@pytest.mark.slow
+def test_a_second_training_between_the_last_epoch_and_the_bundle(survey, run_zoofast, tmp_path, root):
+    run,at,go = (tmp_path/o for o in ('run', 'at', 'go'))
+    words = [str(o) for o in ('finetune', survey[0]/'catalog.csv', *COMMAND, '--epochs', 1, '--save-dir', run)]
+    env = {**os.environ, 'PYTHONPATH': str(root), 'AT': str(at), 'GO': str(go)}
+    p = subprocess.Popen([sys.executable, '-c', PAUSE, *words, '--seed', '1'], env=env, text=True,
+                         stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    while not at.exists() and p.poll() is None: time.sleep(.1)
+    second = run_zoofast(*words, '--seed', 2, '--overwrite')
+    go.touch()
+    said = p.communicate()[1]
+    assert p.returncode==0, said
+    assert second.returncode==2 and 'another process trains' in second.stderr
+    config = read_run(run)['config']
+    assert config['seed']==1 and load_bundle(run, 'cpu').config['params']['seed']==1
+
+# ---- what is saved can be loaded
+
+def with_classes(df, names):
+    "The survey with other names of its first two classes"
+    kinds = sorted(df.morphology.unique())[:len(names)]
+    return df.assign(morphology=df.morphology.map(dict(zip(kinds, names))))[df.morphology.isin(kinds)]
+
+def test_a_class_that_could_not_be_loaded_is_refused_before_training(survey, run_zoofast, tmp_path):
+    table = with_classes(survey[1], ['a'*1001, 'b', 'c'])
+    table.to_csv(tmp_path/'long.csv', index=False)
+    res = run_zoofast('finetune', tmp_path/'long.csv', *COMMAND, '--save-dir', tmp_path/'run')
+    said = res.stderr.strip().splitlines()[-1]
+    assert res.returncode==2 and 'aaaa' in said and '1,001 characters' in said and len(said)<400
+    assert 'loading' not in res.stderr and not (tmp_path/'run').exists()
+    with pytest.raises(ValueError, match='1,001 characters'): GalaxyDataLoaders.from_catalog(table, 'morphology')
+    task = Classification('morphology', ['a'*1001, 'b', 'c'])              # a task is as right as a label
+    dls = GalaxyDataLoaders.from_catalog(table, task=task, size=32, batch_size=8, progress=False)
+    with pytest.raises(ValueError, match='could not be loaded once it is saved.*1,001 characters'): learner(dls)
+
+@pytest.mark.parametrize('names', [['a'*1000, 'b', 'c'], ['a\n', 'b\x1b[2J', '"c"'], ['ü'*1000, '日本', '🌌']])
+def test_the_longest_and_oddest_classes_are_loaded_again(names, survey, tmp_path):
+    dls = data_of(with_classes(survey[1], names))
+    model = load_bundle(learner(dls).save_bundle(tmp_path/'b'), 'cpu')
+    assert set(map(str, model.task.classes))==set(names)
+
+def data_of(df): return GalaxyDataLoaders.from_catalog(df, 'morphology', size=32, batch_size=8, progress=False)
+
+@pytest.mark.parametrize('which', ['task', 'columns'])
+def test_whatever_loading_refuses_training_refuses(which, survey):
+    dls = data_of(survey[1])
+    if which=='task': dls.task.classes = [f'{i:04}' for i in range(20_001)]
+    else: dls.source = dict(id_col='i'*1001, file_col=['file_loc'])
+    with pytest.raises(ValueError, match='could not be loaded once it is saved'): learner(dls)

@@ -17,10 +17,10 @@ import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
 from ..training.runs import package_versions
 from ..images.reader import reader_config, reader_from_config
-from ..tasks.infer import config_of, same_task, task_from_config
+from ..tasks.infer import check_task, config_of, same_task, task_from_config
 from ..tasks.losses import loss_from_config
 from ..encoders.safe_files import FORMAT, FORMAT_VERSION, WeightsFile
-from ..encoders.safe_files import check_plain, check_tensors, read_config, read_tensors
+from ..encoders.safe_files import check_task_values, check_tensors, read_config, read_tensors
 from ..core.errors import BundleError, first_line
 from ..core.folders import unfinished_folder
 from ..encoders.hub import find_bundle, hub_or_cache
@@ -82,24 +82,17 @@ def write_bundle(
     from safetensors import SafetensorError
     folder = Path(folder).expanduser()
     try:
-        with unfinished_folder(folder, FILES) as part: _write_files(part, folder, model, card, history, about)
+        with unfinished_folder(folder, FILES) as part:
+            _write_files(part, folder, model, card, history, about)
+            check_task(model.task, read_config(part)["task"])            # what could not be loaded is not written
+    except BundleError: raise
+    except ValueError as e: raise BundleError(f"the bundle cannot be written to {folder}: {e}") from e
     except (OSError, SafetensorError) as e:
         raise BundleError(f"the bundle cannot be written to {folder}: {getattr(e, 'strerror', None) or e}") from e
     return folder
 
 # %% ../../nbs/bundles/03_bundle.ipynb #5195c0a2
 def _all_are(kinds, values): return all(isinstance(o, kinds) for o in values)
-
-def _check_task(task, said):
-    "Raise a `ValueError` for a task that cannot be"
-    columns = ["id_str", "file_loc", "error", *task.columns]
-    if not all(isinstance(o, str) and o for o in [*task.label_cols, *columns]):
-        raise ValueError("the task's labels and columns must be texts")
-    classes = said.get("classes", [])
-    if not isinstance(classes, list) or not _all_are((str, bool, int), classes):
-        raise ValueError("the task's classes must be texts, booleans or whole numbers")
-    if len(set(columns))<len(columns): raise ValueError("the task has two columns of one name")
-    if not task.is_fitted: raise ValueError(task.unfitted)
 
 def _check_reader(reader, encoder):
     "Raise a `ValueError` for a reader that cannot be, or gives other images than the encoder takes"
@@ -164,10 +157,10 @@ def load_bundle(
         name = first_line(c["encoder"].get("name"))
         raise BundleError(f"{folder}: the encoder was a module of one's own, {name!r}; "
                           "give it as load_bundle(..., encoder=module)")
-    check_plain(c["task"], f"{about}: the task's", largest=float("inf"), most=20_000, longest=1000)
+    check_task_values(c["task"], f"{about}: the task's")
     try:
         task,reader = task_from_config(c["task"]),reader_from_config(c["reader"])
-        _check_task(task, c["task"])
+        check_task(task, c["task"])
         _check_reader(reader, c["encoder"])
         with WeightsFile(folder/"model.safetensors") as w: net = _build_net(c, task.n_out, w, encoder)
     except BundleError: raise

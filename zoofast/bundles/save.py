@@ -11,6 +11,7 @@ __all__ = ['data_summary', 'push_to_hub']
 
 # %% ../../nbs/bundles/04_save.ipynb #f029bd04
 import copy, json, tempfile, warnings
+from contextlib import contextmanager
 from pathlib import Path
 from fastcore.basics import noop, patch
 from ..core.errors import BundleError
@@ -76,8 +77,22 @@ def _save(learn, folder, license=None):
     if own := (model.config["loss"] or {}).get("own"):
         warnings.warn(f"the loss {own!r} is your own and cannot be saved: the bundle predicts without it, "
                       "and to_learner will need loss_func= to train on", stacklevel=3)
-    history = learn.run_folder.table().to_dict("records") if hasattr(learn, "run_folder") else learn.history
-    return write_bundle(folder, model, history=history, license=license, **model.config)
+    run = getattr(learn, "run_folder", None)
+    history = run.table().to_dict("records") if run else learn.history
+    with _of_the_run(run, folder): return write_bundle(folder, model, history=history, license=license, **model.config)
+
+@contextmanager
+def _of_the_run(run, folder):
+    "While a bundle is written into the folder of its run: that must be this run's, and stay so"
+    folder = Path(folder).expanduser().absolute()
+    if not run or run.folder.absolute() not in (folder, *folder.parents):
+        yield
+        return
+    try:
+        with run.held():
+            run.check_own()
+            yield
+    except ValueError as e: raise BundleError(f"the bundle cannot be written to {folder}: {e}") from None
 
 @patch
 def save_bundle(self:GalaxyLearner,

@@ -14,8 +14,8 @@ import re
 from fnmatch import fnmatchcase
 import numpy as np, pandas as pd, pyarrow as pa, pyarrow.compute as pc
 from .read import need_columns
-from ..core.checks import check_number, explains_words
-from ..core.errors import CatalogError, did_you_mean
+from ..core.checks import LONGEST_NAME, check_number, explains_words
+from ..core.errors import CatalogError, did_you_mean, first_line
 
 # %% ../../nbs/catalog/05_split.ipynb #b033074b
 def label_list(
@@ -54,6 +54,16 @@ def check_classes(
     raise CatalogError(f"column {col.name!r} has {n} different {kind} for {len(some)} galaxies: it is "
                        f"an identifier rather than a label, whose classes many galaxies share{hint}")
 
+def _check_lengths(col):
+    "Raise a `CatalogError` for a label or a class whose name is too long to be kept with a model"
+    def refuse(what, name):
+        raise CatalogError(f"{what} {first_line(name, 60)!r} has {len(name):,} characters, and at most "
+                           f"{LONGEST_NAME:,} can be kept with a model; give it a shorter name")
+    if len(str(col.name))>LONGEST_NAME: refuse("the column", str(col.name))
+    if pd.api.types.is_numeric_dtype(col): return
+    long = next((o for o in col.dropna().unique() if isinstance(o, str) and len(o)>LONGEST_NAME), None)
+    if long is not None: refuse(f"column {col.name!r}: the class", long)
+
 def check_labels(
     df:pd.DataFrame, # Catalogue
     cols:list        # Its label columns
@@ -64,6 +74,7 @@ def check_labels(
     for c in cols:
         if c in _no_labels: raise CatalogError(f"label_cols={c!r}: this column {_no_labels[c]}, and is no label")
         check_classes(df[c])
+        _check_lengths(df[c])
 
 # %% ../../nbs/catalog/05_split.ipynb #30c96791
 def columns_that_fit(

@@ -155,15 +155,30 @@ def train(
     dls,             # The data
     params:dict,     # Parameters by name, as options have them
     calibrate=False, # Calibrate at the end?
-    profile=False    # Say first where an epoch's time goes?
+    profile=False,   # Say first where an epoch's time goes?
+    then=None        # Called with the learner at the end, in the first process
 ):                   # The learner
-    "Build a learner, show its groups, finetune it, calibrate it if asked to, and save its bundle and history"
+    """Build a learner, show its groups, finetune it, calibrate it if asked to, save its bundle and history
+
+    No other process trains in the run's folder before what comes `then` is done."""
     from zoofast.training.finetune import galaxy_learner
     import zoofast.bundles.save      # noqa: F401 - adds save_bundle and calibrate to a learner
     if calibrate: _check_calibration(dls)
     learn = galaxy_learner(dls, **arguments(params, "galaxy_learner"))
     _say_what_trains(learn)
     if profile: _say_where_time_goes(learn)
+    with learn.run_folder.held():
+        _fine_tune(learn, params)
+        _say_what_was_kept(learn)
+        if not is_first(): return learn
+        if calibrate: _calibrate(learn)
+        learn.save_bundle(params["save_dir"]/"bundle")
+        _end_on_wandb(learn)
+        if then: then(learn)
+    return learn
+
+def _fine_tune(learn, params):
+    "Train, with a bar; one that is broken off says what is kept"
     if is_first(): learn.add_cb(bar := _terminal_progress())
     try:
         with learn.no_bar(), learn.no_logging(), learn.distrib_ctx(): learn.fine_tune(**arguments(params, "fine_tune"))
@@ -172,12 +187,6 @@ def train(
         raise
     finally:
         if is_first(): bar.close()
-    _say_what_was_kept(learn)
-    if not is_first(): return learn
-    if calibrate: _calibrate(learn)
-    learn.save_bundle(params["save_dir"]/"bundle")
-    _end_on_wandb(learn)
-    return learn
 
 # %% ../../nbs/cli/04_finetune.ipynb #7c140011
 def _one_score(k, v, interval):
@@ -270,9 +279,16 @@ def _check_free(save_dir):
     from zoofast.training.runs import check_free
     check_free(save_dir, "--overwrite", "--resume", "give another --save-dir")
 
+def _check_idle(save_dir):
+    "Raise a `ValueError` where another process trains in the folder"
+    from zoofast.training.runs import check_idle
+    check_idle(save_dir)
+
 def _look(wrong, given):
     "All that is wrong with the command, as far as it is seen without torch; the catalogue"
     with wrong: given["save_dir"] = folder(given["save_dir"])
+    if is_first():
+        with wrong: _check_idle(given["save_dir"])
     if not given["resume"] and not given["overwrite"]:
         with wrong: _check_free(given["save_dir"])
     _look_at_given(wrong, given)
@@ -363,9 +379,8 @@ def finetune(**given):
     task,given["loss_func"] = pick_task(df, *(given[k] for k in _of_the_task))
     for k in OF_READING: given.pop(k)                            # done with
     if given["processes"]>1: return launch(given["processes"])
-    learn = train(_load(df, task, given), given, given["calibrate"], given["profile"])
+    learn = train(_load(df, task, given), given, given["calibrate"], given["profile"], lambda o: _judge(o, given))
     if not is_first(): return
-    _judge(learn, given)
     from zoofast.training.runs import as_command, catalog_words
     where = catalog_words(learn.dls.source, given["catalog"])
     echo(f"\nthe model is in {save_dir}/bundle; use it with\n"
@@ -439,13 +454,14 @@ def demo(
         with wrong: raise ValueError(f"--n {n}: at least 40 galaxies are needed for five classes and three splits")
     with wrong:
         out = folder(out)
+        _check_idle(out)
         overwrite = _holds_a_demo(out)
     wrong.say()
     params = dict(epochs=epochs, seed=seed, save_dir=out, overwrite=overwrite, **which)
     say("loading fastai and timm ...")
     import zoofast.data.loaders      # noqa: F401 - takes a while
     df = _simulate(out, n, size, seed)
-    _predict_survey(train(_survey_loaders(df, size, seed), params), df, out, no_report)
+    train(_survey_loaders(df, size, seed), params, then=lambda o: _predict_survey(o, df, out, no_report))
     echo(_next.format(out=out, report="" if no_report else "report.html, ", commands=_commands(out, size, which)))
 
 # %% ../../nbs/cli/04_finetune.ipynb #5f601d0b

@@ -8,14 +8,14 @@ does not fit is refused with one sentence that names the file."""
 
 # %% auto #0
 __all__ = ['MOST_JSON', 'MOST_NESTED', 'FORMAT', 'FORMAT_VERSION', 'open_file', 'read_json', 'WeightsFile', 'check_tensors',
-           'read_tensors', 'read_config', 'check_plain']
+           'read_tensors', 'check_config', 'read_config', 'check_plain', 'check_task_values']
 
 # %% ../../nbs/encoders/01_safe_files.ipynb #fa2de895
 import hashlib, json, math, os, re, stat
 from pathlib import Path
 from fastcore.basics import patch
 import zoofast
-from ..core.checks import is_number
+from ..core.checks import LONGEST_NAME, MOST_FILES, MOST_VALUES, is_number
 from ..core.errors import BundleError, first_line
 
 # %% ../../nbs/encoders/01_safe_files.ipynb #29d03bd7
@@ -248,9 +248,9 @@ def _check_version(path, c):
 # %% ../../nbs/encoders/01_safe_files.ipynb #5af30005
 def _check_columns(path, c):
     "Raise a `BundleError` unless the columns of the training catalogue, where they are known, are names"
-    def is_name(v): return isinstance(v, str) and 0<len(v)<=1000
+    def is_name(v): return isinstance(v, str) and 0<len(v)<=LONGEST_NAME
     files = c.get("file_col", ["file_loc"])
-    are_names = isinstance(files, list) and 0<len(files)<=1024 and all(map(is_name, files))
+    are_names = isinstance(files, list) and 0<len(files)<=MOST_FILES and all(map(is_name, files))
     if is_name(c.get("id_col", "id_str")) and are_names:
         return
     raise BundleError(f"{path}: 'id_col' must be a column's name and 'file_col' a list of such, and they are "
@@ -264,13 +264,12 @@ def _check_scaling(path, encoder):
         raise BundleError(f"{path}: encoder's {k!r} must be a number for each of {n} channels, "
                           f"and is {first_line(repr(v), 60)}")
 
-# %% ../../nbs/encoders/01_safe_files.ipynb #24f5f51e
-def read_config(
-    folder:Path # A bundle
-)->dict:        # What its config.json says
-    "A bundle's description, its parts of the right kinds; raises `BundleError`"
-    path = Path(folder)/"config.json"
-    c = read_json(path)
+# %% ../../nbs/encoders/01_safe_files.ipynb #2b6dfddc
+def check_config(
+    path,   # Where it is from, for the error
+    c:dict  # What a bundle's config.json says, or would say; its checksums are not looked at
+):
+    "Raise a `BundleError` for a description whose parts are not there, not of the right kinds, or too large"
     _check_version(path, c)
     for k in ("task", "reader", "encoder", "head", "sha256"):
         if not isinstance(c.get(k), dict): raise BundleError(f"{path}: {k!r} is missing")
@@ -281,6 +280,15 @@ def read_config(
         raise BundleError(f"{path}: {part}'s {name!r} is {first_line(repr(v), 60)}, and should be {what}")
     _check_scaling(path, c["encoder"])
     _check_columns(path, c)
+
+# %% ../../nbs/encoders/01_safe_files.ipynb #24f5f51e
+def read_config(
+    folder:Path # A bundle
+)->dict:        # What its config.json says
+    "A bundle's description, its parts of the right kinds; raises `BundleError`"
+    path = Path(folder)/"config.json"
+    c = read_json(path)
+    check_config(path, c)
     sums = c["sha256"]
     if set(sums)!={"model.safetensors"} or not re.fullmatch("[0-9a-f]{64}", str(sums["model.safetensors"])):
         raise BundleError(f"{path}: 'sha256' must hold the checksum of model.safetensors and no other, "
@@ -301,5 +309,17 @@ def check_plain(
         k,v = todo.pop()
         n += 1
         if isinstance(v, (dict, list)): todo += [(k, o) for o in (v.values() if isinstance(v, dict) else v)]
-        elif (n>most or (isinstance(v, (int, float)) and abs(v)>largest) or (isinstance(v, str) and len(v)>longest)):
-            raise BundleError(f"{what}: {first_line(k, 60)!r} is out of all proportion")
+        if isinstance(v, str) and len(v)>longest:
+            found = f"{first_line(v, 60)!r} has {len(v):,} characters, and may have {longest:,}"
+        elif n>most: found = f"there are more than {most:,} values"
+        elif isinstance(v, (int, float)) and abs(v)>largest: found = f"{first_line(v, 30)} is beyond {largest:,}"
+        else: continue
+        raise BundleError(f"{what}: {first_line(k, 60)!r} is out of all proportion: {found}")
+
+# %% ../../nbs/encoders/01_safe_files.ipynb #7fd76dda
+def check_task_values(
+    said:dict, # A task's config
+    what:str   # Where it is from, for the error
+):
+    "Raise a `BundleError` for a task that is larger than a saved model may hold; its numbers may be any"
+    check_plain(said, what, largest=float("inf"), most=MOST_VALUES, longest=LONGEST_NAME)

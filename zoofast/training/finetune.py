@@ -11,7 +11,7 @@ that repeat and can be resumed."""
 __all__ = ['HEAD_LR', 'MAX_HEAD_LR', 'galaxy_learner', 'check_training']
 
 # %% ../../nbs/training/13_finetune.ipynb #e88cbb57
-import inspect
+import inspect, json
 from pathlib import Path
 import numpy as np, torch
 from fastcore.basics import patch
@@ -19,7 +19,10 @@ from fastcore.foundation import L
 from ..tasks.losses import make_loss
 from ..data.loaders import GalaxyDataLoaders
 from ..encoders.encoder import GalaxyNet
+from ..encoders.safe_files import FORMAT, FORMAT_VERSION, check_config, check_plain
 from ..encoders.sources import create_encoder
+from ..images.reader import reader_config
+from ..tasks.infer import check_task, config_of
 from ..encoders.compute import PRECISIONS, compile_encoder, pick_precision, set_layout
 from .parameters import FITS, check_stages, check_together, check_words, rows_of
 from .optimizer import LayerDecayOptimizer, make_groups
@@ -95,6 +98,20 @@ def _mixing(loss, mixup, cutmix):
                          "or one of fastai.losses for classes")
     return L(_MixUp(mixup) if mixup else None, CutMix(cutmix) if cutmix else None).filter()
 
+# %% ../../nbs/training/13_finetune.ipynb #756a767a
+def _check_savable(net, task, reader, **columns):
+    "Raise a `ValueError` for a model that could not be loaded once it is saved: the same limits, before training"
+    enc = net.encoder
+    encoder = {**enc.config, "size": enc.size, "channels": enc.channels, "num_features": enc.num_features}
+    c = dict(format=FORMAT, format_version=FORMAT_VERSION, task=config_of(task), reader=reader_config(reader),
+             encoder=encoder, head=dict(dropout=net.head[0].p), sha256={}, **columns)
+    c = json.loads(json.dumps(c, default=str))                 # as it is written
+    try:
+        check_config("config.json", c)
+        check_task(task, c["task"])
+        if encoder.get("arch"): check_plain(c["encoder"]["kwargs"], "the encoder's arguments")
+    except ValueError as e: raise ValueError(f"the model could not be loaded once it is saved: {e}") from None
+
 # %% ../../nbs/training/13_finetune.ipynb #9b010001
 def _network(task, reader, encoder, p, timm_kwargs):
     "The encoder with its head, whose bias starts from the catalogue's mean"
@@ -102,6 +119,7 @@ def _network(task, reader, encoder, p, timm_kwargs):
         enc = create_encoder(encoder, reader.size, reader.channels, p["pretrained"], p["weights"], **timm_kwargs)
         net = GalaxyNet(enc, task.n_out, p["head_dropout_prob"])
     if task.bias is not None: net.head[1].bias.data.copy_(task.bias)
+    _check_savable(net, task, reader)
     return net
 
 def _make_folder(save_dir):
@@ -160,6 +178,7 @@ def _make_learner(dls, encoder, p, timm_kwargs):
     loss = make_loss(task, p["loss_func"], p["class_weights"], p["label_smoothing"], counts=_counts(dls))
     if hasattr(loss, "to"): loss.to(device)
     net,used = _placed(_network(task, dls.reader, encoder, p, timm_kwargs), device, p)
+    _check_savable(net, task, dls.reader, **dls.catalog_columns)
     learn = _learner(dls, net, loss, metrics, p)
     _describe(learn, p, timm_kwargs, used)
     if p["save_dir"]: learn.add_cb(RunFolder())

@@ -325,12 +325,20 @@ def one_run(self:GalaxyLearner,
     if self.running:
         yield
         return
+    folder = getattr(self, "run_folder", None)
     first = self.n_fits
-    if not self.checkpoint: self.best_weights,self.ema = None,None     # the best model is that of one call
-    self._last = None
-    self._prepare_resume(self.resume if resume is None else resume)
-    self.n_calls += 1
-    self.call_event("before_run")
+    with folder.held() if folder else nullcontext():      # before a checkpoint is read
+        if not self.checkpoint: self.best_weights,self.ema = None,None     # the best model is that of one call
+        self._last = None
+        self._prepare_resume(self.resume if resume is None else resume)
+        self.n_calls += 1
+        self.call_event("before_run")
+        with self._ends_run(first): yield
+
+@patch
+@contextmanager
+def _ends_run(self:GalaxyLearner, first):
+    "Around the fits of a run: the best model at the end, and all who listen hear how it ended"
     self.running,error = True,None
     try:
         yield

@@ -10,7 +10,8 @@ its first step, `history.csv` after every epoch, `log.txt` line by line, and how
 __all__ = ['git_state', 'command_line', 'recorded', 'run_config', 'clear_run', 'RunFolder']
 
 # %% ../../nbs/training/11_run_folder.ipynb #11bb801f
-import functools, inspect, json, os, platform, re, shlex, shutil, subprocess, sys, time
+import functools, inspect, json, os, platform, re, shlex, shutil, subprocess, sys, time, uuid
+from contextlib import contextmanager
 from datetime import datetime, timezone
 from pathlib import Path
 import pandas as pd, torch
@@ -140,6 +141,7 @@ class RunFolder(Callback):
     about = None                                 # for config.yaml
     opened,active = False,False                  # has this learner trained here; has this run
     folder_lock = None
+    id = ""                                      # of the learner that trains here
     since,seconds = 0.,()                        # when the epoch began; of each epoch
 
     @property
@@ -153,16 +155,33 @@ class RunFolder(Callback):
 
 # %% ../../nbs/training/11_run_folder.ipynb #4aa967ef
 @patch
-def before_run(self:RunFolder):
-    "Take the folder; raises `ValueError` where another process trains in it"
-    if rank_distrib(): return
+def _take(self:RunFolder):
+    "Lock the folder, once more where this learner has it already"
     self.folder.mkdir(parents=True, exist_ok=True)
-    self.folder_lock = run_lock(self.folder)
-    self.active,self.since = False,time.perf_counter()
+    self.folder_lock = self.folder_lock or run_lock(self.folder)
     try: self.folder_lock.acquire(timeout=2)
     except Timeout:
         raise ValueError(f"save_dir={str(self.folder)!r}: another process trains there now; "
                          "wait for it, or give another folder") from None
+
+@patch
+@contextmanager
+def held(self:RunFolder):
+    """Inside, no other process trains in the folder, also after the last epoch, until the last file is written
+
+    Raises `ValueError` where one does."""
+    if rank_distrib():
+        yield
+        return
+    self._take()
+    try: yield
+    finally: self.folder_lock.release()
+
+# %% ../../nbs/training/11_run_folder.ipynb #1ae10210
+@patch
+def before_run(self:RunFolder):
+    if rank_distrib(): return
+    self.active,self.since = False,time.perf_counter()
     if not (self.opened or self.history or self.checkpoint): self._begin_anew()
     self.about = self.about or run_config(self.learn)
 
@@ -170,11 +189,15 @@ def before_run(self:RunFolder):
 def _begin_anew(self:RunFolder):
     "Remove the run that the folder holds, if it is to be replaced; raises `ValueError` where it is not"
     if self.overwrite and held_run(self.folder): return clear_run(self.folder)
-    try: check_free(self.folder)
-    except ValueError:
-        self.folder_lock.release()
-        self.folder_lock = None
-        raise
+    check_free(self.folder)
+
+@patch
+def check_own(self:RunFolder):
+    "Raise a `ValueError` where another training has replaced this one's run in the folder"
+    other = self._saved_state()
+    if not self.id or other.get("run", self.id)==self.id: return
+    raise ValueError(f"{self.folder} holds another run by now, begun by process {other.get('pid')} on "
+                     f"{other.get('host')}; give another folder")
 
 @patch
 def after_save(self:RunFolder, folder): self.log(f"bundle written to {folder}")
@@ -189,6 +212,7 @@ def _trains(self:RunFolder):
 def before_fit(self:RunFolder):
     if not self._trains(): return
     if not self.opened: self._open()
+    self.id = self.id or uuid.uuid4().hex
     self.opened = self.active = True
     self.about |= dict(calls=list(self.calls), fits=list(self.fits))
     write_whole(self.folder/"config.yaml", to_yaml(self.about))
@@ -200,7 +224,7 @@ def before_fit(self:RunFolder):
 
 @patch
 def _write_state(self:RunFolder, state, **more):
-    about = {"state": state, "since": _now(), "pid": os.getpid(), "host": platform.node(), **more}
+    about = {"state": state, "since": _now(), "pid": os.getpid(), "host": platform.node(), "run": self.id, **more}
     if state!="running" and (row := self.in_hand): about["kept"] = row["epoch"]+1
     write_whole(self.folder/"state.json", json.dumps(about, indent=1))
 
@@ -278,12 +302,10 @@ def after_fit(self:RunFolder):
 
 @patch
 def after_run(self:RunFolder, error):
-    if rank_distrib() or not self.folder_lock: return
-    try:
-        if self.active: self._end(error)
-        elif error is None and self._saved_state().get("state")=="running":
-            self._write_state("finished")        # it was killed when all was trained
-    finally: self.folder_lock.release()
+    if rank_distrib(): return
+    if self.active: self._end(error)
+    elif error is None and self._saved_state().get("state")=="running":
+        self._write_state("finished")            # it was killed when all was trained
 
 @patch
 def _saved_state(self:RunFolder):

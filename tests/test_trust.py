@@ -1,13 +1,17 @@
 "What one can rely on (docs/trust.md): kills, two at once, data that change meanwhile, files that others touched"
-import os, shutil, signal, subprocess, sys, time, traceback
-import pandas as pd, pytest
+import json, os, shutil, signal, subprocess, sys, time, traceback, warnings
+import pandas as pd, pytest, torch
+from astropy.table import Table
+from fastai.callback.core import Callback
+from PIL import Image, ImageOps
 from test_fastai import data, learner, silent
 from test_hostile_bundles import model_of
 from test_no_run_lost import COMMAND
 import zoofast.core.folders as folders
 from zoofast.all import Classification, GalaxyDataLoaders
 from zoofast.bundles.bundle import FILES, load_bundle, write_bundle
-from zoofast.core.errors import BundleError
+from zoofast.catalog.stream import CatalogStream
+from zoofast.core.errors import BundleError, CatalogError
 from zoofast.core.files import _host, clear_unfinished, write_whole
 from zoofast.training.runs import read_run, read_state
 
@@ -171,3 +175,144 @@ def test_whatever_loading_refuses_training_refuses(which, survey):
     if which=='task': dls.task.classes = [f'{i:04}' for i in range(20_001)]
     else: dls.source = dict(id_col='i'*1001, file_col=['file_loc'])
     with pytest.raises(ValueError, match='could not be loaded once it is saved'): learner(dls)
+
+# ---- what changes while it is read
+
+@pytest.fixture(scope='module')
+def bundle(tmp_path_factory): return write_bundle(tmp_path_factory.mktemp('model')/'b', model_of(), card='# rings')
+
+def catalog_of(survey, n):
+    "A catalogue of `n` rows, whose images are a few"
+    files = survey[1].file_loc.to_numpy()
+    return pd.DataFrame(dict(id_str=[f'g{i:05}' for i in range(n)], file_loc=[files[i%12] for i in range(n)]))
+
+WRITERS = {'csv': lambda df, p: df.to_csv(p, index=False), 'parquet': lambda df, p: df.to_parquet(p, index=False),
+           'fits': lambda df, p: Table.from_pandas(df).write(p, overwrite=True)}
+
+def write_as(kind, df, at):
+    "The catalogue as one file, or as a folder of six parts; its path"
+    if kind!='parts':
+        WRITERS[kind](df, at/f'c.{kind}')
+        return at/f'c.{kind}'
+    (at/'parts').mkdir(exist_ok=True)
+    for i in range(6): df.iloc[i*len(df)//6:(i+1)*len(df)//6].to_parquet(at/'parts'/f'{i}.parquet', index=False)
+    return at/'parts'
+
+CHANGE = '''
+import os, subprocess, sys
+done = []
+def hook(event, args):
+    part = str(args[1]) if event in ("os.rename", "os.link") else ""
+    if part.endswith("part-000001.parquet") and not done:
+        done.append(1)
+        subprocess.run([sys.executable, os.environ["CHANGES"]], check=True)
+sys.addaudithook(hook)
+from zoofast.cli.main import main
+sys.argv[:1] = ["zoofast"]
+main()
+'''
+
+@pytest.mark.slow
+@pytest.mark.parametrize('verb', ['predict', 'represent'])
+@pytest.mark.parametrize('kind', ['csv', 'parquet', 'fits', 'parts'])
+def test_a_catalogue_that_is_rewritten_between_shards(kind, verb, survey, bundle, tmp_path, root):
+    "In another order, with the sizes and the times of before: no table comes out, rather than one of both"
+    df = catalog_of(survey, 120)
+    catalog,other = write_as(kind, df, tmp_path),tmp_path/'other'
+    other.mkdir()
+    new = write_as(kind, df.iloc[::-1], other)
+    copies = [(o, catalog/o.name) for o in new.iterdir()] if new.is_dir() else [(new, catalog)]
+    (tmp_path/'change.py').write_text(
+        f"import shutil\nfor a,b in {[(str(a), str(b)) for a,b in copies]}: shutil.copyfile(a, b)\n")
+    out = tmp_path/'out.csv'
+    words = [str(o) for o in (verb, bundle, catalog, '--out', out, '--shard-size', 20, '--engine', 'torch')]
+    env = {**os.environ, 'PYTHONPATH': str(root), 'CHANGES': str(tmp_path/'change.py')}
+    def run(*how): return subprocess.run([sys.executable, *how], env=env, text=True, capture_output=True)
+    p = run('-c', CHANGE, *words)
+    assert p.returncode==2 and 'has changed while it was read' in p.stderr.splitlines()[-1], p.stderr
+    assert not out.exists()
+    p = run('-m', 'zoofast.cli', *words)
+    assert p.returncode==2 and 'another catalogue' in p.stderr
+    p = run('-m', 'zoofast.cli', *words, '--no-resume')
+    assert p.returncode==0, p.stderr
+    assert list(pd.read_csv(out).id_str)==list(df.id_str[::-1])
+
+@pytest.mark.parametrize('kind', ['csv', 'parquet', 'parts'])
+def test_a_stream_sees_that_its_catalogue_has_changed(kind, survey, tmp_path):
+    df = catalog_of(survey, 60)
+    path = write_as(kind, df, tmp_path)
+    stream = CatalogStream(path)
+    pieces = stream.pieces(10)
+    next(pieces)
+    stream.check_unchanged()
+    then = {o: o.stat() for o in [path, *path.glob('*')] if o.is_file()} if path.is_dir() else {path: path.stat()}
+    write_as(kind, df.iloc[::-1], tmp_path)
+    for o,s in then.items(): os.utime(o, ns=(s.st_atime_ns, s.st_mtime_ns))        # as if nothing had been
+    with pytest.raises(CatalogError, match='has changed while it was read'): stream.check_unchanged()
+    if kind!='parts': return                                  # a file of few rows has been read by now
+    with pytest.raises(CatalogError, match='has changed while it was read'): list(pieces)
+
+def negatives(df, folder):
+    "The survey with its own copies of the images, and what replaces all of them by their negatives"
+    folder.mkdir()
+    df = df.assign(file_loc=[shutil.copy(o, folder) for o in df.file_loc])
+    def change():
+        for o in df.file_loc: ImageOps.invert(Image.open(o).convert('RGB')).save(o, quality=92)
+    return df,change
+
+def test_a_run_does_not_go_on_with_other_images(survey, tmp_path):
+    df,change = negatives(survey[1], tmp_path/'images')
+    def go_on(resume):
+        learn = learner(data_of(df), save_dir=tmp_path/'run', resume=resume)
+        with silent(learn): learn.fit_constant(2)
+        return learn
+    class Stop(Callback):
+        order = 70
+        def after_epoch(self): raise KeyboardInterrupt
+    first = learner(data_of(df), save_dir=tmp_path/'run', cbs=Stop())
+    with silent(first), pytest.raises(KeyboardInterrupt): first.fit_constant(2)
+    change()
+    with pytest.raises(ValueError, match='the images of the run in .* are not what they were'): go_on(True)
+
+@pytest.mark.slow
+def test_images_replaced_between_a_kill_and_resume(survey, run_zoofast, tmp_path, root):
+    df,change = negatives(survey[1], tmp_path/'images')
+    df.to_csv(tmp_path/'c.csv', index=False)
+    run = tmp_path/'run'
+    words = [str(o) for o in ('finetune', tmp_path/'c.csv', *COMMAND, '--epochs', 400, '--save-dir', run)]
+    p = subprocess.Popen([sys.executable, '-m', 'zoofast.cli', *words], env={**os.environ, 'PYTHONPATH': str(root)},
+                         stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    while p.poll() is None and not (run/'checkpoints'/'last.pt').exists(): time.sleep(.1)
+    p.kill()
+    p.wait()
+    change()
+    res = run_zoofast(*words, '--resume')
+    said = res.stderr.strip().splitlines()[-1]
+    assert res.returncode==2 and 'the images of the run' in said and 'not what they were' in said, res.stderr
+
+# ---- bits
+
+def test_resume_with_other_threads_says_so_in_one_line(survey, tmp_path):
+    dls = data_of(survey[1])
+    class Stop(Callback):
+        order = 70
+        def after_epoch(self): raise KeyboardInterrupt
+    first = learner(dls, save_dir=tmp_path/'run', cbs=Stop())
+    with silent(first), pytest.raises(KeyboardInterrupt): first.fit_constant(2)
+    n = torch.get_num_threads()
+    try:
+        torch.set_num_threads(n+1)
+        again = learner(dls, save_dir=tmp_path/'run', resume=True)
+        with silent(again), pytest.warns(UserWarning, match=f'goes on with threads {n+1} .was {n}.*last digits'):
+            again.fit_constant(2)
+    finally: torch.set_num_threads(n)
+    assert f'goes on with threads {n+1} (was {n})' in (tmp_path/'run'/'log.txt').read_text()
+    about = json.loads(torch.load(tmp_path/'run'/'checkpoints'/'last.pt', weights_only=True)['about'])
+    assert about['machine']['threads']==n+1 and [o['threads'] for o in about['machines']]==[n]
+    same = learner(dls, save_dir=tmp_path/'run', resume=True)
+    torch.set_num_threads(n+1)
+    try:
+        with silent(same), warnings.catch_warnings():
+            warnings.simplefilter('error')
+            same.fit_constant(2)
+    finally: torch.set_num_threads(n)

@@ -90,6 +90,7 @@ _block = 2**22                       # bytes of text that are parsed at once
 
 class _Csv:
     "A csv file, block by block: `names` of its columns, number of `rows`, and `types` of those carried along"
+    check = staticmethod(lambda file: None)      # called where a file is opened and where it is done with
     def __init__(self, path, sep, id_col, file_cols=()):
         self.path,self.sep,self.id_col,self.file_cols = path,sep,id_col,file_cols
         with _Unpacked(path) as f: data = f.read(2**20)
@@ -110,8 +111,11 @@ class _Csv:
             except pa.ArrowInvalid as e:
                 if "Empty CSV" not in str(e): raise
                 blocks = ()                                        # a header, and nothing below it
-            for b in blocks: yield pa.Table.from_batches([b])
+            for b in blocks:
+                self.check(str(self.path))
+                yield pa.Table.from_batches([b])
             self.quotes = f.quotes
+        self.check(str(self.path))
 
 # %% ../../nbs/catalog/06_stream.ipynb #8baf6ecf
 @patch
@@ -147,6 +151,7 @@ def blocks(self:_Csv, names, skip):
 # %% ../../nbs/catalog/06_stream.ipynb #4eb63345
 class _Parquet:
     "A parquet file or several, read a few thousand rows at a time"
+    check = staticmethod(_Csv.check)
     def __init__(self, parts, path=None):
         from pyarrow import parquet
         self.parts,self.path = parts,path
@@ -183,6 +188,7 @@ def blocks(self:_Parquet, names, skip):
     from pyarrow import parquet
     first,schema = 0,pa.schema([self.schema.field(o) for o in names])
     for o in self.parts:
+        self.check(o)
         with parquet.ParquetFile(o, pre_buffer=False, buffer_size=2**20) as f:
             there = [n for n in names if n in f.schema_arrow.names]
             for g in range(f.metadata.num_row_groups):
@@ -195,6 +201,7 @@ def blocks(self:_Parquet, names, skip):
                     t.validate(full=True)                # text that is not UTF-8
                     yield first,_with_columns(t, schema)
                     first += len(t)
+        self.check(o)
 
 # %% ../../nbs/catalog/06_stream.ipynb #009bc449
 class _Whole:
@@ -253,6 +260,7 @@ def _open(self:CatalogStream, source, image_dir, columns):
     self.name = "the catalogue" if given else str(source)
     self.path = None if given else Path(source).expanduser().absolute()
     self.kind = "" if given else _format(self.path, source)
+    self.seen = {o: _seen(o) for o in self._files()}                # before anything of it is known
     whole = given or self.kind=="dataset" or self.kind in _astropy or self._has_images()
     asked = dict(id_col=self.id_col, file_col=self.file_cols, table_hdu=self.table_hdu)
     df = None
@@ -262,6 +270,7 @@ def _open(self:CatalogStream, source, image_dir, columns):
     with _reading(self.name, self.kind.lstrip(".")):
         self.src = _Whole(df) if whole else self._open_file()
         self.columns = self._carried(columns)
+        self.src.check = self.check_unchanged
         self.src.learn(self.columns)
         if not whole: self._check_first()
     if image_dir is not None: self.base = str(Path(image_dir).expanduser().absolute())
@@ -301,6 +310,40 @@ def _check_first(self:CatalogStream):
     for _,t in self.src.blocks([self.id_col], lambda a, b: False):
         ids = _frame(t.select([self.id_col]), [self.id_col])[self.id_col]
         return check_decimals(id_column(ids, self.id_col), self.id_col)
+
+# %% ../../nbs/catalog/06_stream.ipynb #a1083878
+def _seen(path):
+    "What tells whether a file is still as it was: size, time, number on the disk, its first and last bytes"
+    with open(path, "rb") as f:
+        s,n = os.fstat(f.fileno()),2**16
+        ends = f.read(n)
+        f.seek(max(n, s.st_size-n))
+        return s.st_size,s.st_mtime_ns,s.st_ino,hashlib.blake2b(ends+f.read(n), digest_size=16).digest()
+
+@patch
+def _files(self:CatalogStream):
+    "The files of a catalogue that is read from the disk"
+    if self.path is None or self.kind=="dataset": return []
+    return parquet_parts(self.path) if self.path.is_dir() else [str(self.path)]
+
+# %% ../../nbs/catalog/06_stream.ipynb #1f981830
+@patch
+def check_unchanged(self:CatalogStream, file=None):
+    """Raise a `CatalogError` where the catalogue, or this file of it, is no longer what it was when it was opened
+
+    Rows are read over hours, and those of two catalogues must not become one table."""
+    def is_same(f):
+        try: return self.seen.get(f)==_seen(f)
+        except OSError: return False
+    there = [file] if file else dict.fromkeys([*self._files(), *self.seen])
+    changed = next((o for o in there if not is_same(o)), None)
+    if changed is None and (file or self._tiles_are_same()): return
+    what = f": {changed} is not what it was" if changed and changed!=str(self.path) else ""
+    raise CatalogError(f"{self.name} has changed while it was read{what}; "
+                       f"start anew with resume=False (--no-resume), and leave it alone meanwhile")
+
+@patch
+def _tiles_are_same(self:CatalogStream): return not self.finder or _state(self.finder.paths)==self.identity["tiles"]
 
 # %% ../../nbs/catalog/06_stream.ipynb #dd128e4c
 def _state(files):

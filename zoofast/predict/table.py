@@ -203,6 +203,7 @@ def _make_table(stream, job, out, parameters, batch_size, on_bad, resume, shard_
     if out is None:
         sink = _Memory(stream.n_rows)
         _make_all_pieces(stream, job, sink, *how)
+        stream.check_unchanged()
         return pa.concat_tables([sink.made[k] for k in sorted(sink.made)]).to_pandas()
     if int(os.environ.get("WORLD_SIZE", 1))>1 and not resume:
         raise ValueError("resume=False (--no-resume) deletes what is there, "
@@ -216,6 +217,7 @@ def _make_table(stream, job, out, parameters, batch_size, on_bad, resume, shard_
     try:
         if on_bad=="raise": shards.raise_if_bad()
         _make_all_pieces(stream, job, shards, *how)
+        stream.check_unchanged()
     except BaseException:
         shards.leave()
         raise

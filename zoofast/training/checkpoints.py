@@ -9,11 +9,12 @@ and without pickled code."""
 
 # %% auto #0
 __all__ = ['best_row', 'what_is_trained', 'EpochLog', 'RateLog', 'AnswersLoss', 'SmoothLoss', 'copy_weights', 'weights_sum',
-           'EmaWeights', 'random_states', 'restore_random', 'run_identity', 'write_checkpoint', 'check_identity',
-           'read_last', 'read_best', 'restore', 'restore_progress', 'Checkpoints']
+           'EmaWeights', 'random_states', 'restore_random', 'run_identity', 'machine_of', 'write_checkpoint',
+           'check_identity', 'read_last', 'read_best', 'restore', 'restore_progress', 'Checkpoints']
 
 # %% ../../nbs/training/06_checkpoints.ipynb #84efe1a5
-import hashlib, json, warnings
+import hashlib, json, platform, warnings
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from timm.utils import ModelEmaV3
@@ -25,7 +26,7 @@ with quiet():
 from ..tasks.metrics import MultiLabelLoss, RegressionLoss
 from ..images.reader import reader_config
 from .optimizer import block_names
-from .runs import is_low_best
+from .runs import is_low_best, package_versions
 from ..core.files import write_whole
 
 # %% ../../nbs/training/06_checkpoints.ipynb #39ff1742
@@ -157,6 +158,11 @@ def restore_random(
 # %% ../../nbs/training/06_checkpoints.ipynb #26ed5702
 def _name(o): return getattr(o, "__name__", type(o).__name__)            # the text of a function has its address
 
+def _pictures(dls):
+    "A digest of the pixels of all pictures, which were looked at when they were read; `None` where they were not"
+    digests = getattr(getattr(dls, "store", None), "digests", None)
+    return None if digests is None else hashlib.sha256(digests.tobytes()).hexdigest()[:16]
+
 def run_identity(
     learn # A `GalaxyLearner`
 )->dict:  # As plain json
@@ -168,7 +174,7 @@ def run_identity(
     data = dict(galaxies=len(rows), reader=reader_config(dls.reader), sampling=dls.sampling,
                 augment=augment and [_name(augment), getattr(augment, "__dict__", {})],
                 weights=config.get("weights"), encoder_kwargs=config.get("kwargs"), keep_stats=learn.keep_stats,
-                catalogue=hashlib.sha256(hashes.tobytes()).hexdigest()[:16])
+                catalogue=hashlib.sha256(hashes.tobytes()).hexdigest()[:16], pictures=_pictures(dls))
     return json.loads(json.dumps({**learn.params, **data}, default=_name))
 
 # %% ../../nbs/training/06_checkpoints.ipynb #8c38834e
@@ -177,12 +183,43 @@ def _numbers(ts):
     if not len(ts): return []                    # fastai's are tensors of a class of its own
     return torch.stack([o.detach().as_subclass(torch.Tensor).to(ts[-1].device, non_blocking=True) for o in ts]).tolist()
 
+# %% ../../nbs/training/06_checkpoints.ipynb #0e418320
+_of_images = "pillow","astropy","fitsio"
+
+def _versions():
+    "Versions of what the bits of a run depend on"
+    def one(p):
+        try: return version(p)
+        except PackageNotFoundError: return None
+    return {**package_versions(), **{p: one(p) for p in _of_images}}
+
+def machine_of(
+    learn # A `GalaxyLearner`
+)->dict:  # `device`, `threads`, `processes`, `precision`, and `versions`
+    "What the last bits of a run depend on, besides its parameters and data"
+    device = torch.device(learn.dls.device)
+    name = torch.cuda.get_device_name(device) if device.type=="cuda" else platform.machine()
+    return dict(device=f"{device.type} ({name})", threads=torch.get_num_threads(), processes=_n_processes(learn),
+                precision=learn.params.get("precision"), versions=_versions())
+
+# %% ../../nbs/training/06_checkpoints.ipynb #33ace1ae
+def _say_machine(learn, about):
+    "Remember on what a run was made, and warn in one line where it goes on with something else"
+    now,then = machine_of(learn),about.get("machine")
+    learn.machines = [*about.get("machines", []), *([then] if then and then!=now else [])]
+    if not then or then==now: return
+    flat = lambda o: {**{k: v for k,v in o.items() if k!="versions"}, **(o.get("versions") or {})}
+    a,b = flat(then),flat(now)
+    learn.goes_on_with = ", ".join(f"{k} {b.get(k)} (was {a.get(k)})" for k in {**a, **b} if a.get(k)!=b.get(k))
+    warnings.warn(f"resume: the run goes on with {learn.goes_on_with}: "
+                  "its numbers may differ in their last digits from those of an unbroken run")
+
 # %% ../../nbs/training/06_checkpoints.ipynb #00ccb0d6
 def _run_state(learn, states, done):
     "All that a run goes on from, as plain tensors, numbers and texts"
     rec = learn.recorder
     about = dict(version=1, fits=learn.fits, epochs=learn.epoch+1, done=done, history=learn.history, rates=learn.rates,
-                 identity=learn.identity, identities=learn.identities)
+                 machine=machine_of(learn), machines=learn.machines, identity=learn.identity, identities=learn.identities)
     return dict(about=json.dumps(about, default=str),
                 model=learn.net.state_dict(),
                 opt=learn.opt.opt.state_dict(),
@@ -222,6 +259,14 @@ def _say_older(learn, about):
                   f"painted as sky now; ImageReader(no_flux='black') goes on as it began")
 
 # %% ../../nbs/training/06_checkpoints.ipynb #8c388302
+def _other_pictures(about, folder):
+    "The images of a run that goes on are not those that it began with: an error, or a warning where all are read anew"
+    what = f"resume: the images of the run in {folder.parent} are not what they were when it began"
+    machine,then = _versions(),(about.get("machine") or {}).get("versions") or {}
+    if other := [k for k in ("zoofast", "torchvision", *_of_images) if machine.get(k)!=then.get(k)]:
+        return warnings.warn(f"{what}; that may be because {' and '.join(other)} had another version then")
+    raise ValueError(f"{what}; put them back, or start anew with another save_dir or without resume")
+
 def check_identity(
     about:dict,    # Of a checkpoint
     now:dict,      # From `run_identity`
@@ -231,8 +276,11 @@ def check_identity(
     "Raise a `ValueError` where a call of a run that goes on is not with the parameters and data that it had"
     calls = about.get("identities") or [about["identity"]]
     then = calls[call] if call<len(calls) else now
-    for k in sorted({*now, *then}, key=lambda k: (k=="catalogue", k)):
+    for k in sorted({*now, *then}, key=lambda k: (k=="pictures", k=="catalogue", k)):
         if now.get(k)==then.get(k) or k=="reader" and _is_older(now[k], then[k]): continue
+        if k=="pictures":
+            if then.get(k) and now.get(k): _other_pictures(about, folder)
+            continue                             # an earlier release did not note them
         raise ValueError(f"resume: the run in {folder.parent} was made with {k}={then.get(k)!r}, "
                          f"not {now.get(k)!r}; give the same, or start anew with another save_dir or without resume")
 
@@ -251,6 +299,7 @@ def read_last(
         raise ValueError(f"resume: {path} cannot be read as a checkpoint ({why})") from e
     check_identity(about, learn.identity, 0, path.parent)
     _say_older(learn, about)
+    _say_machine(learn, about)
     return state
 
 # %% ../../nbs/training/06_checkpoints.ipynb #99c633a6

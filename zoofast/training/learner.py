@@ -160,6 +160,7 @@ def _new_run(self:GalaxyLearner):
     self._epoch_ended_with,self._saver = None,None   # weights after the last epoch; a `SaveModelCallback` of the fit
     self.fits,self.calls = [],[]             # each fit in words; calls that trained, with their arguments
     self.params,self.asked = {},{}           # what the learner was made with; see `galaxy_learner`
+    self.machines,self.goes_on_with = [],""  # on what an earlier part of the run was made, and what differs now
     self.identity,self.identities = {},[]    # what has to be the same for a run to go on: now, and in each call
     self.running,self.fitting = False,False  # within a run; within a fit
     self.checkpoint = None                   # of a killed run, as long as there is something to skip

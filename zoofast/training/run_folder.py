@@ -241,6 +241,7 @@ def _open(self:RunFolder):
     resumed = [*before.get("resumed", []), *([_now()] if again else [])]
     self.about = dict(started=before.get("started", _now()), resumed=resumed, **self.about)
     self.log(f"resumed after epoch {len(self.history)}" if again else self._title())
+    if again and self.goes_on_with: self.log(f"goes on with {self.goes_on_with}")
     self._write_history()
 
 @patch

@@ -25,6 +25,7 @@ Modules:
 - `zoofast.cli.predict`: The commands that use a model: predict, represent, similar
 - `zoofast.cli.runs`: The commands that tell of runs that were: runs, report
 - `zoofast.cli.share`: The commands that pass a model on
+- `zoofast.cli.streams`: What is printed does not end what is done
 - `zoofast.cli.sweep`: A search for the best settings, from a shell
 - `zoofast.core.checks`: A number, or one of several words: what was given is checked before anything is done
 - `zoofast.core.errors`: What goes wrong is said in one sentence

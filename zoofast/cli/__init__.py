@@ -2,5 +2,7 @@
 
 def main():
     "The `zoofast` command"
-    from zoofast.cli.main import main
-    main()
+    from zoofast.cli.streams import sentences
+    with sentences():
+        from zoofast.cli.main import main
+        main()

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 import zoofast
 from ..catalog.paths import file_and_place, file_parts
 from ..core.errors import ImageError
-from ..core.files import cache_dir, fingerprint
+from ..core.files import cache_dir, disk_errors, fingerprint
 from ..images.parallel import n_threads, read_batches
 from ..images.reader import ImageReader, reader_config
 from .cache import _OverLimit, _make_room, _open_map
@@ -107,7 +107,7 @@ def _build(path, files, reader, config, ids, shape, progress):
     _make_room(path, math.prod(shape))
     part = path.with_name(f"{path.stem}.{os.getpid()}.part")         # a name that the cache counts and clears
     try:
-        with open(part, "wb") as f:
+        with disk_errors(path, part), open(part, "wb") as f:
             np.lib.format.write_array_header_1_0(f, dict(descr="|u1", fortran_order=False, shape=shape))
             digests,spans,bad,notes = _decode(files, reader, f.write, progress, known)
             f.flush()
@@ -117,7 +117,8 @@ def _build(path, files, reader, config, ids, shape, progress):
         index = dict(config=config, shape=np.array(shape), ids=ids, digests=digests, spans=spans, bad=json.dumps(bad),
                      notes=json.dumps(notes))
         stamp = np.array([s.st_size, s.st_mtime_ns])
-        with open(part, "wb") as f: np.savez(f, **index, stamp=stamp, folder=_common_folder(files))
+        with disk_errors(path.with_suffix(".npz"), part), open(part, "wb") as f:
+            np.savez(f, **index, stamp=stamp, folder=_common_folder(files))
         os.replace(part, path.with_suffix(".npz"))
     finally: part.unlink(missing_ok=True)
     return _open_map(path, shape)

@@ -109,8 +109,8 @@ def _pool(n, one, ring):
     ex = ProcessPoolExecutor(n, multiprocessing.get_context("fork"), _child, (one, ring, ends, parent))
     try: yield ex if _started(ex) else None
     except BrokenProcessPool as e:
-        raise RuntimeError("a process that reads images has ended; perhaps the memory was full. "
-                           "ZOOFAST_READERS=0 in the environment has threads read them") from e
+        raise ChildProcessError("a process that reads images has ended; perhaps the memory was full. "
+                                "ZOOFAST_READERS=0 in the environment has threads read them") from e
     finally:
         os.close(parent)
         ex.shutdown(cancel_futures=True)

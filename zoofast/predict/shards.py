@@ -21,6 +21,7 @@ from ..core.errors import CatalogError, first_line
 from ..core.errors import ImageError
 from ..catalog.write import _suffix, _writers, check_out
 from ..core.checks import check_number, check_one_of
+from ..core.files import disk_errors
 
 # %% ../../nbs/predict/01_shards.ipynb #e590f627
 _manifest,_progress,_format,_version = "_manifest.json","_progress","zoofast-shards",1
@@ -37,7 +38,7 @@ def _write(path, write, new=False, home=None):
     "Have `write(file)` write a file whole or not at all, in `home` until it is; with `new`, the first to write it wins"
     part = (home or path.parent)/f".{path.name}.{socket.gethostname()}.{os.getpid()}.part"
     try:
-        with open(part, "wb") as f:
+        with disk_errors(path, part), open(part, "wb") as f:
             write(f)
             f.flush()
             os.fsync(f.fileno())

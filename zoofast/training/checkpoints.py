@@ -242,7 +242,9 @@ def write_checkpoint(
         torch.distributed.all_gather_object(states, random_states())
     if rank_distrib(): return
     state = _run_state(learn, states, done)
-    write_whole(path, lambda f: torch.save(state, f))
+    def save(part):
+        with open(part, "wb") as f: torch.save(state, f)              # torch's own files don't say why they are not written
+    write_whole(path, save)
 
 # %% ../../nbs/training/06_checkpoints.ipynb #cb190886
 def _is_older(now, then):

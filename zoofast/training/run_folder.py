@@ -18,7 +18,7 @@ import pandas as pd, torch
 from fastcore.basics import patch
 from filelock import Timeout
 from ..core.errors import quiet
-from ..core.files import write_whole
+from ..core.files import disk_errors, write_whole
 from ..images.reader import reader_config
 from ..tasks.infer import config_of
 from .runs import NOT_MEASURED, as_plain, check_free, held_run, package_versions, run_lock, to_yaml
@@ -151,7 +151,8 @@ class RunFolder(Callback):
         "A line of log.txt, with the time"
         if rank_distrib(): return
         line = f"{datetime.now():%Y-%m-%d %H:%M:%S}  {' '.join(text.split())}\n"
-        with open(self.folder/"log.txt", "a", encoding="utf-8", errors="backslashreplace") as f: f.write(line)
+        file = self.folder/"log.txt"
+        with disk_errors(file), open(file, "a", encoding="utf-8", errors="backslashreplace") as f: f.write(line)
 
 # %% ../../nbs/training/11_run_folder.ipynb #4aa967ef
 @patch

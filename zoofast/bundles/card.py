@@ -12,6 +12,7 @@ __all__ = ['base_model', 'model_card']
 # %% ../../nbs/bundles/01_card.ipynb #14cb5dca
 import json, re
 import numpy as np
+from ..core.errors import visible
 from ..tasks.infer import task_from_config
 
 # %% ../../nbs/bundles/01_card.ipynb #efc8c5e5
@@ -131,7 +132,7 @@ def model_card(
     metrics = {k: float(v) for k,v in numbers.items() if np.isfinite(v)}
     what,summary = _answers(task, data)
     limits = [f"- {o}" for o in _limits(task, metrics)]
-    return "\n".join([
+    return visible("\n".join([
         *_front(task, config, name, metrics),
         f"# {_text(name)}", "", *what, "",
         *_usage(name),
@@ -139,4 +140,4 @@ def model_card(
         *_metrics(metrics),
         *_training(config),
         "## Limitations", "", *limits, "",
-        *_written(config)])
+        *_written(config)]))

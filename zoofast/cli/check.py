@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Annotated, Optional
 import typer
 from ..core.checks import check_number
+from ..core.errors import visible
 from ..training.parameters import OF_READING
-from .app import Mistakes, command, echo
+from .app import Mistakes, cell, command, echo
 from .options import Align, Bands, Catalog, Channels, Cutout, FileCol, Files, Hdu, IdCol, ImageDir, Label, SchemaName
 from .options import Size, Stretch, TableHdu, TaskName, Tiles, UnitInterval, image_reader, pick_task
 from .options import look_at_catalog, look_at_labels, look_at_values
@@ -27,7 +28,7 @@ def _counts(col):
     if col.dtype.kind in "iuf" and len(n)>20:
         return f"{col.min():.4g} to {col.max():.4g}, mean {col.mean():.4g}{missing}"
     others = f", and {len(n)-20} others" if len(n)>20 else ""
-    return ", ".join(f"{v} x {k}" for k,v in n.head(20).items()) + others + missing
+    return ", ".join(f"{v} x {cell(k)}" for k,v in n.head(20).items()) + others + missing
 
 def _images(file_loc, in_tiles):
     "How many images there are, and of which kinds their files are; of tiles, how many galaxies are in how many"
@@ -41,7 +42,7 @@ def _images(file_loc, in_tiles):
 def _rows(rows, what, n=100):
     "The rows of a table of reasons, one a line"
     if len(rows): echo(f"{what}:")
-    for r in rows.head(n).itertuples(): echo(f"  {r.id_str or '(no id)'}: {r.reason}")
+    for r in rows.head(n).itertuples(): echo(f"  {cell(r.id_str) or '(no id)'}: {visible(r.reason, True, 1000)}")
     if len(rows)>n: echo(f"  ... and {len(rows)-n} more; --write lists them all")
 
 def _task_or_several(df, label, task, schema, unit_interval):

@@ -17,7 +17,7 @@ from pathlib import Path
 import pandas as pd, torch
 from fastcore.basics import patch
 from filelock import Timeout
-from ..core.errors import quiet
+from ..core.errors import quiet, visible
 from ..core.files import disk_errors, write_whole
 from ..images.reader import reader_config
 from ..tasks.infer import config_of
@@ -150,7 +150,7 @@ class RunFolder(Callback):
     def log(self, text:str):
         "A line of log.txt, with the time"
         if rank_distrib(): return
-        line = f"{datetime.now():%Y-%m-%d %H:%M:%S}  {' '.join(text.split())}\n"
+        line = f"{datetime.now():%Y-%m-%d %H:%M:%S}  {visible(' '.join(text.split()))}\n"
         file = self.folder/"log.txt"
         with disk_errors(file), open(file, "a", encoding="utf-8", errors="backslashreplace") as f: f.write(line)
 

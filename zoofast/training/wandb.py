@@ -19,7 +19,7 @@ from urllib.request import getproxies
 import numpy as np, torch
 import torch.nn.functional as F
 from fastcore.basics import patch
-from ..core.errors import did_you_mean, first_line, quiet
+from ..core.errors import did_you_mean, first_line, quiet, visible
 from ..core.files import write_whole
 from .learner import GalaxyLearner, seeded
 from .run_folder import run_config
@@ -307,7 +307,7 @@ def _describe(self:WandbLog):
     run,about = self.wandb_run,dict(self.about)
     config = {**about.pop("parameters"), "seed": about.pop("seed")}
     config |= {("encoder_weights" if k=="encoder" else k): v for k,v in about.items() if v is not None}
-    run.config.update(config, allow_val_change=True)
+    run.config.update(_shown(config), allow_val_change=True)
     run.define_metric("step/number", hidden=True)
     run.define_metric("step/*", step_metric="step/number")
     for name in ("train_loss", "valid_loss", "lr", *(m.name for m in self.metrics)):
@@ -341,16 +341,22 @@ def _log_epochs(self:WandbLog):
         self._log({k: v for k,v in row.items()})
 
 # %% ../../nbs/training/12_wandb.ipynb #23c51c8b
+def _shown(o):
+    "What W&B shows, at any depth, without signs that steer a terminal"
+    if isinstance(o, str): return visible(o)
+    if isinstance(o, dict): return {_shown(k): _shown(v) for k,v in o.items()}
+    return [_shown(v) for v in o] if isinstance(o, (list, tuple)) else o
+
 def _galaxy_table(wandb, pictures, known):
     "W&B's table of galaxies: pictures, and beside them what is known"
-    rows = [[wandb.Image(p), *(v[i] for v in known.values())] for i,p in enumerate(pictures)]
-    return wandb.Table(columns=["galaxy", *known], data=rows, allow_mixed_types=True)
+    rows = [[wandb.Image(p), *(_shown(v[i]) for v in known.values())] for i,p in enumerate(pictures)]
+    return wandb.Table(columns=["galaxy", *map(visible, known)], data=rows, allow_mixed_types=True)
 
 def _confusion(wandb, c):
     "W&B's confusion matrix of a choice between classes"
     true,said = c.true[c.both].tolist(),c.said[c.both].tolist()
-    return wandb.plot.confusion_matrix(y_true=true, preds=said, class_names=list(map(str, c.classes)),
-                                       title=f"{c.name}, validation galaxies")
+    return wandb.plot.confusion_matrix(y_true=true, preds=said, class_names=list(map(visible, c.classes)),
+                                       title=f"{visible(c.name)}, validation galaxies")
 
 # %% ../../nbs/training/12_wandb.ipynb #7fb24442
 @patch
@@ -362,7 +368,7 @@ def _finale(self:WandbLog):
         told = {"validation/galaxies": _galaxy_table(wandb, pictures, known)}
         for c in task.compare_choices(preds, rows)[:10]:
             name = f"validation/confusion of {c.name}" if c.beside_others else "validation/confusion"
-            told[name] = _confusion(wandb, c)
+            told[visible(name)] = _confusion(wandb, c)
     if self.wandb_run is None: return
     self._log(told)
     best = self.learn.in_hand or {}
@@ -380,6 +386,6 @@ def _artifact(self:WandbLog, folder):
         config = json.loads((folder/"config.json").read_text(encoding="utf-8"))
         bundle = wandb.Artifact(f"bundle-{self.wandb_run.id}", type="model",
                                 description="A zoofast bundle: load_bundle(folder) gives the model",
-                                metadata={k: config.get(k) for k in _told_of_a_bundle})
+                                metadata={k: _shown(config.get(k)) for k in _told_of_a_bundle})
         bundle.add_dir(str(folder))
         self.wandb_run.log_artifact(bundle)

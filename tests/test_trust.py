@@ -1,18 +1,19 @@
 "What one can rely on (docs/trust.md): kills, two at once, data that change meanwhile, files that others touched"
-import json, os, shutil, signal, subprocess, sys, time, traceback, warnings
-import pandas as pd, pytest, torch
+import hashlib, json, os, shutil, signal, stat, subprocess, sys, time, traceback, warnings
+import numpy as np, pandas as pd, pytest, torch
 from astropy.table import Table
 from fastai.callback.core import Callback
 from PIL import Image, ImageOps
 from test_fastai import data, learner, silent
 from test_hostile_bundles import model_of
 from test_no_run_lost import COMMAND
-import zoofast.core.folders as folders
-from zoofast.all import Classification, GalaxyDataLoaders
+import zoofast.core.folders as folders, zoofast.data.store as store_module
+from zoofast.all import Classification, GalaxyDataLoaders, predict_catalog
 from zoofast.bundles.bundle import FILES, load_bundle, write_bundle
 from zoofast.catalog.stream import CatalogStream
 from zoofast.core.errors import BundleError, CatalogError
 from zoofast.core.files import _host, clear_unfinished, write_whole
+from zoofast.data.cache import list_cache
 from zoofast.training.runs import read_run, read_state
 
 # ---- kills: a child of this process, or a command, ends by SIGKILL at a chosen step
@@ -316,3 +317,70 @@ def test_resume_with_other_threads_says_so_in_one_line(survey, tmp_path):
             warnings.simplefilter('error')
             same.fit_constant(2)
     finally: torch.set_num_threads(n)
+
+# ---- what others may have touched
+
+def test_a_cache_that_others_may_write_to_is_not_used(survey, tmp_path, monkeypatch):
+    monkeypatch.setenv('ZOOFAST_CACHE', str(tmp_path/'cache'))
+    data_of(survey[1])
+    images = tmp_path/'cache'/'images'
+    assert {stat.S_IMODE(o.stat().st_mode) for o in (images, images.parent)}=={0o700}
+    images.chmod(0o777)
+    with pytest.warns(UserWarning, match='can be written by everybody .mode 777.*not trusted and made anew'):
+        dls = data_of(survey[1])
+    own = tmp_path/'cache'/f'images-{os.getuid()}'
+    assert list(own.glob('*.npy')) and stat.S_IMODE(own.stat().st_mode)==0o700 and not dls.store.bad
+    assert len(list_cache())==1 and str(own) in str(dls.store.pixels.path)
+
+@pytest.mark.skipif(os.name!='posix' or os.getuid()!=0, reason='only root can give files away')
+def test_what_another_user_left_is_not_taken_up(survey, tmp_path, monkeypatch):
+    monkeypatch.setenv('ZOOFAST_CACHE', str(tmp_path/'cache'))
+    data_of(survey[1])
+    npy = next((tmp_path/'cache'/'images').glob('*.npy'))
+    was = npy.stat().st_ino
+    os.chown(npy, 12345, -1)
+    data_of(survey[1])
+    assert npy.stat().st_ino!=was and npy.stat().st_uid==0
+
+def test_pixels_that_were_changed_are_decoded_again(survey, tmp_path, monkeypatch):
+    monkeypatch.setenv('ZOOFAST_CACHE', str(tmp_path/'cache'))
+    first = data_of(survey[1]).store
+    want,path = first[range(len(first.files))].clone(),first.pixels.path
+    s,size = path.stat(),3*want.shape[-1]**2
+    with open(path, 'rb+') as f:
+        f.seek(-7*size, 2)
+        f.write(bytes(3*size))
+    os.utime(path, ns=(s.st_atime_ns, s.st_mtime_ns))                # as if nothing had been
+    store_module._looked_at.clear()                                  # as in another process
+    with pytest.warns(UserWarning, match='3 of 60 images .* decoded again'): again = data_of(survey[1]).store
+    assert torch.equal(again[range(len(again.files))], want)
+
+def evil(model, factor=-2.):
+    "An ONNX export whose features are others for batches of more than eight"
+    import onnx
+    from onnx import helper as h, numpy_helper as nh
+    m = onnx.load_from_string(model)
+    old = m.graph.output[0].name
+    for n in m.graph.node: n.output[:] = ['was' if o==old else o for o in n.output]
+    const = lambda v, name: m.graph.initializer.append(nh.from_array(v, name))
+    const(np.array(0), 'zero'), const(np.array(8), 'eight'), const(np.float32(factor), 'k'), const(np.float32(1), 'one')
+    steps = dict(sh='Shape was', n='Gather sh zero', many='Greater n eight', f='Where many k one', **{old: 'Mul was f'})
+    for out,step in steps.items(): m.graph.node.append(h.make_node(step.split()[0], step.split()[1:], [out]))
+    return m.SerializeToString()
+
+@pytest.mark.parametrize('digest_too', [False, True])
+def test_an_altered_export_is_not_used(digest_too, survey, tmp_path, monkeypatch):
+    pytest.importorskip('onnxruntime')
+    monkeypatch.setenv('ZOOFAST_CACHE', str(tmp_path/'cache'))
+    model = model_of()
+    files = list(survey[1].file_loc)
+    want = predict_catalog(model, survey[1], engine='torch', progress=False)
+    predict_catalog(model, survey[1], engine='onnx', progress=False)
+    kept = next((tmp_path/'cache'/'engines').glob('*.onnx'))
+    bad = evil(kept.read_bytes())
+    kept.write_bytes(bad)
+    if digest_too: kept.with_suffix('.blake2b').write_text(hashlib.blake2b(bad).hexdigest())
+    got = predict_catalog(model, survey[1], engine='onnx', progress=False)
+    cols = [c for c in want if want[c].dtype.kind=='f']
+    assert len(files)>8 and np.abs(want[cols].to_numpy()-got[cols].to_numpy()).max()<1e-4
+    assert kept.read_bytes()!=bad

@@ -31,6 +31,7 @@ Modules:
 - `zoofast.core.errors`: What goes wrong is said in one sentence
 - `zoofast.core.files`: Files written whole or not at all, known again, and where they are kept
 - `zoofast.core.folders`: A folder of files that belong together, replaced in one step
+- `zoofast.core.trust`: What nobody else can have touched
 - `zoofast.data.augment`: Random views of galaxies, a whole batch at a time
 - `zoofast.data.cache`: Where decoded images are kept, and how much room they take
 - `zoofast.data.check`: Which rows of a catalogue can be used, and why the others cannot

@@ -439,7 +439,7 @@ def _write_image(o, path, at):
     b = o.get("bytes")
     if not b: return o.get("path") or ""
     path = path.with_name(f"{path.name}_{at:07d}{_suffix(b)}")
-    if not path.exists() or path.stat().st_size!=len(b):
+    if not path.exists() or path.read_bytes()!=b:
         with unfinished(path, sync=False) as part: part.write_bytes(b)
     return str(path)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np, torch
 from filelock import FileLock, Timeout
 from ..core.files import cache_dir
+from ..core.trust import is_own, where_kept
 
 # %% ../../nbs/data/02_cache.ipynb #2173f61e
 class _Rows:
@@ -46,6 +47,7 @@ class _Rows:
 def _open_map(path, shape):
     "A map's rows and its index, or `None` where one of them is missing, damaged, or not of the other"
     try:
+        if not (is_own(path) and is_own(path.with_suffix(".npz"))): return None
         with np.load(path.with_suffix(".npz")) as z: index = {k: z[k] for k in z.files}
         rows,s = _Rows(path, shape or tuple(index["shape"].tolist())),path.stat()
         if index["stamp"].tolist()!=[s.st_size, s.st_mtime_ns]: return None
@@ -132,7 +134,7 @@ def list_cache(
     import pandas as pd
     if older_than is not None and not older_than>=0:
         raise ValueError(f"older_than={older_than!r}: give a number of days, 0 or more")
-    folder,rows = Path(folder or cache_dir()).expanduser(),[]
+    folder,rows = Path(folder or where_kept(cache_dir())).expanduser(),[]
     for name,(size,used) in _maps(folder).items():
         if older_than is not None and used>time.time()-86400*older_than: continue
         used = pd.Timestamp.fromtimestamp(used).floor("s")
@@ -145,5 +147,5 @@ def clear_cache(
     older_than=None # Only maps that were not used for this many days
 ):                  # DataFrame of what was deleted; see `list_cache`
     "Delete maps of decoded images; one that is being built is left, and one in use goes when its reader ends"
-    folder,found = Path(folder or cache_dir()).expanduser(),list_cache(folder, older_than)
+    folder,found = Path(folder or where_kept(cache_dir())).expanduser(),list_cache(folder, older_than)
     return found[np.array([_delete(folder, name) for name in found.name], dtype=bool)].reset_index(drop=True)

@@ -22,6 +22,7 @@ import zoofast
 from ..catalog.paths import file_and_place, file_parts
 from ..core.errors import ImageError
 from ..core.files import cache_dir, disk_errors, fingerprint
+from ..core.trust import own_folder
 from ..images.parallel import n_threads, read_batches
 from ..images.reader import ImageReader, reader_config
 from .cache import _OverLimit, _make_room, _open_map
@@ -136,13 +137,32 @@ def _alone(path):
     try: yield
     finally: lock.release()
 
+# %% ../../nbs/data/03_store.ipynb #07a178fe
+_looked_at = set()               # maps, and when they were written
+
+def _is_as_written(rows, index, name):
+    "Are the pixels of a map those that its index tells of? They are looked at once"
+    if (key := (name, *index["stamp"].tolist())) in _looked_at: return True
+    end = str(rows.shape[1:]).encode()
+    def is_same(i):
+        if i in index["bad"]: return True
+        h = hashlib.blake2b(rows[[i]].numpy(), digest_size=8)
+        h.update(end)
+        return int.from_bytes(h.digest(), "big")==index["digests"][i]
+    with ThreadPoolExecutor(n_threads()) as ex: changed = sum(not o for o in ex.map(is_same, range(rows.shape[0])))
+    if not changed: _looked_at.add(key)
+    else: warnings.warn(f"{changed} of {rows.shape[0]} images that were kept in {name} are not what was written, "
+                        "and are decoded again")
+    return not changed
+
 # %% ../../nbs/data/03_store.ipynb #e40eb2d3
 def _from_disk(files, reader, folder, shape, progress):
     "A map's rows and its index from the cache folder, built first where it is not there yet"
     config,ids = _config(reader),np.array([_identity(f) for f in files], dtype="S16")
-    path = Path(folder).expanduser()/f"{hashlib.sha256(config.encode()+ids.tobytes()).hexdigest()[:32]}.npy"
+    path = own_folder(Path(folder).expanduser())/f"{hashlib.sha256(config.encode()+ids.tobytes()).hexdigest()[:32]}.npy"
     def ready():
         found = _open_map(path, shape)
+        if found and not _is_as_written(*found, str(path)): return None
         bad = [files[i] for i in found[1]["bad"]] if found else []
         if bad and len(_decode(bad, reader, progress=progress)[2])<len(bad): return None     # some can be read now
         return found

@@ -21,6 +21,7 @@ import zoofast
 from ..core.checks import check_one_of
 from ..core.errors import first_line, quiet
 from ..core.files import cache_dir, write_whole
+from ..core.trust import is_own, own_folder, where_kept
 from .encoder import Encoder
 from .compute import FOLD_FROM, fold_norms
 
@@ -119,12 +120,22 @@ def _make_room(folder, keep, limit=5*10**9):
     "Delete the files that were not used for the longest time, down to `limit` bytes"
     files = sorted(((o.stat().st_mtime, o.stat().st_size, o) for o in folder.glob("*.onnx")), reverse=True)
     for i,(_,_,o) in enumerate(files):
-        if o!=keep and sum(size for _,size,_ in files[:i+1])>limit: o.unlink(missing_ok=True)
+        if o==keep or sum(size for _,size,_ in files[:i+1])<=limit: continue
+        for a in (o, o.with_suffix(".blake2b")): a.unlink(missing_ok=True)
 
 # %% ../../nbs/encoders/07_engines.ipynb #08b00031
 def _kept_at(encoder, exporter):
-    return cache_dir().parent/"engines"/f"{_digest(encoder)[:32]}-{exporter}.onnx"
+    return where_kept(cache_dir().parent/"engines")/f"{_digest(encoder)[:32]}-{exporter}.onnx"
 def _is_kept(encoder): return any(_kept_at(encoder, o).is_file() for o in EXPORTERS)
+
+def _kept(path):
+    "The file as it was written; `None` where it is not there, or another one, or somebody else may have written it"
+    digest = path.with_suffix(".blake2b")
+    if not (is_own(path) and is_own(digest)): return None
+    model = path.read_bytes()
+    if hashlib.blake2b(model).hexdigest()!=digest.read_text(): return None
+    os.utime(path)
+    return model
 
 def _exported(
     encoder:Encoder,  # Encoder in evaluation mode, on the CPU
@@ -136,13 +147,12 @@ def _exported(
     shape = encoder.channels,encoder.size,encoder.size
     def make(): return to_onnx(_FromBytes(encoder).eval(), shape, "features", exporter)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path = own_folder(cache_dir().parent/"engines")/path.name
         with FileLock(path.with_suffix(".lock")):
-            if path.is_file() and not again:
-                os.utime(path)
-                return path.read_bytes(),True
+            if not again and (model := _kept(path)): return model,True
             model = make()
             write_whole(path, model)
+            write_whole(path.with_suffix(".blake2b"), hashlib.blake2b(model).hexdigest())
             _make_room(path.parent, path)
     except OSError: model = make()      # a folder that cannot be written costs the next job an export, not this one
     return model,False
@@ -209,9 +219,11 @@ def _torch(self:Engine, encoder): return lambda x: encoder(x.to(self.device).flo
 
 @patch
 def _probes(self:Engine, x):
-    "What every engine is tried on: some images, one of them, a black and a white one; and torch's features of each"
-    x = x[:8]
-    return [(o, self._torch(self.encoder)(o)) for o in (x, x[:1], torch.zeros_like(x[:1]), torch.full_like(x[:1], 255))]
+    """What every engine is tried on: some images, all of the batch, one of them, a black and a white one; and torch's
+    features of each"""
+    one = x[:1]
+    tried = (x[:8], *([x] if len(x)>8 else []), one, torch.zeros_like(one), torch.full_like(one, 255))
+    return [(o, self._torch(self.encoder)(o)) for o in tried]
 
 @patch
 def _agrees(self:Engine, run, probes):

@@ -18,6 +18,7 @@ import pandas as pd, pyarrow as pa
 from fastcore.basics import patch
 from filelock import FileLock, Timeout
 from ..core.errors import CatalogError, first_line
+from ..core.trust import say_if_not_own
 from ..core.errors import ImageError
 from ..catalog.write import _suffix, _writers, check_out
 from ..core.checks import check_number, check_one_of
@@ -155,7 +156,9 @@ def _begin(self:Shards, schema, about, size, resume):
     columns = [f"{f.name}: {f.type}" for f in schema]
     shards = {"rows": self.rows, "rows of each": self.size}
     run = json.loads(json.dumps({**about, "shards": shards, "made": {"columns": columns}}))
-    if there: _check_same_run(there, run, self.folder)
+    if there:
+        _check_same_run(there, run, self.folder)
+        say_if_not_own(self.folder)
     self.id = hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()
     self.schema = schema.with_metadata({**(schema.metadata or {}), b"zoofast": self.id.encode()})
     begun = {"format": _format, "version": _version, "complete": False, "run": self.id, **run}

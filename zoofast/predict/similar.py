@@ -18,6 +18,7 @@ from fastcore.basics import patch
 from tqdm.auto import tqdm
 from ..core.errors import CatalogError, first_line
 from ..core.folders import recover, unfinished_folder
+from ..core.trust import say_if_not_own
 from .features import FeatureTable
 
 # %% ../../nbs/predict/05_similar.ipynb #23b04495
@@ -230,6 +231,7 @@ def _about(folder):
         about = json.loads(path.read_text(encoding="utf-8"))
         _check_about(about)
         _check_files(folder, about["files"])
+        say_if_not_own(folder)
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as e:
         why = f"{e} is missing in index.json" if isinstance(e, KeyError) else e
         raise CatalogError(f"the index {folder} is damaged: {why}; build it again") from None

@@ -28,6 +28,7 @@ from ..images.reader import reader_config
 from .optimizer import block_names
 from .runs import is_low_best, package_versions
 from ..core.files import write_whole
+from ..core.trust import say_if_not_own
 
 # %% ../../nbs/training/06_checkpoints.ipynb #39ff1742
 def best_row(
@@ -293,6 +294,7 @@ def read_last(
 )->"dict|None": # The state, its `about` read; `None` where there is no file
     "Read a checkpoint without running code from it; raises `ValueError` where it is of another run"
     if not path.is_file(): return None
+    for o in (path.parent, path): say_if_not_own(o)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         about = state["about"] = json.loads(state["about"])

@@ -12,8 +12,7 @@ __all__ = ['file_and_place', 'file_locations', 'absent_files', 'file_parts']
 import os, re, unicodedata
 from urllib.parse import unquote
 import numpy as np, pyarrow as pa, pyarrow.compute as pc
-from ..core.checks import web_address
-from ..core.errors import first_line
+from ..core.checks import no_file, web_address
 
 # %% ../../nbs/catalog/02_paths.ipynb #98260262
 _text = pa.large_string()
@@ -158,9 +157,8 @@ def _no_file(file):
         p,place = file_and_place(part)
         if not p: said.append(place or f"no file is given for band {i+1} of {len(parts)}")   # or why there is no tile
         elif web_address(p): said.append(web_address(p))
-        elif os.path.isdir(p) and not place:
-            said.append(f"{first_line(p)} is a folder; give the path of an image in it")
-        elif not os.path.exists(p): said.append(f"there is no file {first_line(p)}{_slip(p)}")
+        elif os.path.isdir(p): said += [] if place else [f"{no_file(p)}; give the path of an image in it"]
+        elif why := no_file(p): said.append(why + ("" if os.path.exists(p) else _slip(p)))
     return "; ".join(said) or None
 
 def absent_files(

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, pyarrow as pa, pyarrow.compute as pc
 from tqdm.auto import tqdm
 from .astronomy import astropy_names, read_astropy
-from ..core.checks import web_address
+from ..core.checks import no_file, web_address
 from ..core.errors import CatalogError, first_line
 from ..core.files import cache_dir, unfinished
 
@@ -180,7 +180,8 @@ def _header(data, sep):
     except csv.Error as e: raise ValueError(str(e)) from e
     _check_names(names, sep)
     names = [o or f"Unnamed: {i}" for i,o in enumerate(names)]
-    twice = next((o for i,o in enumerate(names) if o in names[:i]), None)
+    seen = set()                                                        # of 100,000, perhaps
+    twice = next((o for o in names if o in seen or seen.add(o)), None)
     if twice: raise ValueError(f"two columns are named {twice!r}; rename one")
     return names,len(first)
 
@@ -520,6 +521,7 @@ def _format(path, source):
     if web_address(source): raise CatalogError(web_address(source, "table"))
     if not path.exists(): raise CatalogError(f"{path}: there is no such catalogue")
     if path.is_dir(): return _folder_format(path)
+    if not path.is_file(): raise CatalogError(no_file(path))
     suffix = next((s for s in sorted(_formats, key=len, reverse=True) if path.name.lower().endswith(s)), None)
     if suffix: return suffix
     raise CatalogError(f"{path}: cannot tell the format of the catalogue from its name; "

@@ -15,7 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Annotated
 import typer
 from typer.core import TyperCommand, TyperGroup
-from ..core.errors import first_line, shortened, visible
+from ..core.errors import first_line, shorter, visible
 from ..training.parameters import PARAMETERS
 
 # %% ../../nbs/cli/01_app.ipynb #adfba1ee
@@ -24,7 +24,7 @@ class _Commands(TyperGroup):
     def _shown(self, parse, *args):
         try: return parse(*args)
         except _UsageError as e:
-            e.message = visible(shortened(e.message))
+            e.message = visible(shorter(e.message))
             raise
 
     def parse_args(self, ctx, args): return self._shown(super().parse_args, ctx, args)
@@ -78,8 +78,8 @@ def sentence(
 )->str:
     "An error as one sentence: of a list of bad rows, the first three"
     first,*rest = str(e).strip().split("\n")
-    if not rest: return shortened(first)
-    return shortened(f"{first} {'; '.join(o.strip() for o in rest[:3])}{' ...' if len(rest)>3 else ''}")
+    if not rest: return shorter(first)
+    return shorter(f"{first} {'; '.join(o.strip() for o in rest[:3])}{' ...' if len(rest)>3 else ''}")
 
 # %% ../../nbs/cli/01_app.ipynb #b6b43fa2
 _value = r"'[^']*'|\"[^\"]*\"|\[[^\]]*\]|\{[^}]*\}|-?[\w.+-]*\w|"
@@ -159,7 +159,7 @@ def _tell(text):
     say(f"zoofast: {in_shell_words(text, _now['options'], _now['given'])}")
 
 def _show_warning(msg, category, file, *args, **kwargs):
-    if category is UserWarning and is_ours(file): _tell(shortened(str(msg)))
+    if category is UserWarning and is_ours(file): _tell(shorter(str(msg)))
 
 # %% ../../nbs/cli/01_app.ipynb #a87c7d60
 _UsageError = next(o for o in typer.BadParameter.__mro__ if o.__name__=="UsageError")       # of click, or typer's own

@@ -21,7 +21,9 @@ from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
+from ..core.documents import load_json
 from ..core.errors import did_you_mean
+from ..core.checks import no_file
 from ..training.parameters import OF_READING, PARAMETERS, ParameterInfo
 
 # %% ../../nbs/cli/02_options.ipynb #7c120002
@@ -101,9 +103,9 @@ def parse(
     "A number, list or dict from an option's text; a plain word stays one; raises `ValueError`"
     is_dict = name in PARAMETERS and PARAMETERS[name].kind=="dict"
     if not isinstance(text, str) or text.replace("_", "").isalnum() and not is_dict: return text
-    for read in (json.loads, ast.literal_eval):
+    for read in (load_json, ast.literal_eval):
         try: return read(text)
-        except (ValueError, SyntaxError): pass
+        except (ValueError, SyntaxError, MemoryError, RecursionError): pass      # the last two: nested too deeply
     example = PARAMETERS[name].example.replace("'", '"') if name in PARAMETERS else ""
     example = example or '{"sched": "cosine"}'
     raise ValueError(f"--{name.replace('_', '-')} {text!r} cannot be read; write it like '{example}'")
@@ -165,7 +167,9 @@ def _tree(schema):
     "The decision tree of that name, or in that json file; raises `ValueError`"
     from zoofast.tasks.schema import Schema
     if not str(schema).endswith(".json"): return schema
-    try: tree = json.loads(Path(schema).expanduser().read_text(encoding="utf-8"))
+    path = Path(schema).expanduser()
+    if why := no_file(path): raise ValueError(f"--schema: {why}")
+    try: tree = load_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as e: raise ValueError(f"--schema {schema} cannot be read: {e}") from None
     if isinstance(tree, dict) and "questions" in tree and set(tree)<={"name", "questions", "asked_after"}:
         return Schema(**tree)
@@ -330,5 +334,5 @@ def look_at_encoder(
     from zoofast.encoders.hub import check_encoder
     if encoder is not None:
         with wrong: check_encoder(encoder)
-    if weights is not None and not Path(weights).expanduser().is_file():
-        with wrong: raise ValueError(f"--weights: there is no file {weights}")
+    if weights is not None and (why := no_file(Path(weights).expanduser(), weights)):
+        with wrong: raise ValueError(f"--weights: {why}")

@@ -7,7 +7,7 @@ Checks are written once, and every parameter of zoofast uses them."""
 
 # %% auto #0
 __all__ = ['LONGEST_NAME', 'MOST_VALUES', 'MOST_FILES', 'is_number', 'check_number', 'check_one_of', 'explains_words',
-           'web_address']
+           'web_address', 'no_file']
 
 # %% ../../nbs/core/02_checks.ipynb #c0e20004
 import functools, inspect, os, re
@@ -106,3 +106,14 @@ def web_address(
     how = f" ({_fetch[m[1].lower()]} ...)" if m[1].lower() in _fetch else ""
     given = re.sub(":/(?!/)", "://", first_line(path), count=1)
     return f"{given} is a web address; download the {what}{how} and give the path of its file"
+
+# %% ../../nbs/core/02_checks.ipynb #54ed8c13
+def no_file(
+    path,        # Where a file should be
+    shown=None   # How the path is shown; default as it is
+)->str:          # "" where there is one
+    "Why there is no ordinary file"
+    if os.path.isfile(path): return ""
+    shown = first_line(path if shown is None else shown)
+    if not os.path.exists(path): return f"there is no file {shown}"
+    return f"{shown} is a folder" if os.path.isdir(path) else f"{shown} is no ordinary file"

@@ -16,6 +16,7 @@ from pathlib import Path
 import timm, torch
 from torch import nn
 from torch.nn.modules import module as torch_module
+from ..core.checks import no_file
 from ..core.errors import BundleError, first_line
 from .safe_files import FORMAT, WeightsFile, check_plain, check_tensors, read_config, read_tensors
 from .hub import find_bundle, hub_or_cache, hub_reason, unknown_encoder
@@ -36,7 +37,7 @@ def read_state_dict(
 )->dict: # Name -> tensor
     "Weights from a file, without running code from it; raises `ValueError`"
     path = Path(path).expanduser()
-    if not path.is_file(): raise ValueError(f"weights: there is no file {path}")
+    if why := no_file(path): raise ValueError(f"weights: {why}")
     try:
         if path.suffix==".safetensors":
             from safetensors.torch import load_file

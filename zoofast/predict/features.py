@@ -18,6 +18,7 @@ import numpy as np, pandas as pd, pyarrow as pa
 from fastcore.basics import patch
 from pyarrow import parquet
 from tqdm.auto import tqdm
+from ..core.checks import no_file
 from ..core.errors import CatalogError
 from ..core.files import unfinished, write_whole
 from ..catalog.read import need_columns
@@ -214,7 +215,7 @@ def read_pca(
     if isinstance(source, FeaturePCA): return source
     if isinstance(source, pd.DataFrame): return _from_attrs(source.attrs, "the table")
     path = Path(getattr(source, "path", source)).expanduser()
-    if not path.is_file(): raise ValueError(f"pca=: there is no file {path}")
+    if why := no_file(path): raise ValueError(f"pca=: {why}")
     if path.suffix.lower() not in (".parquet", ".pq"):
         npz = path if path.suffix==".npz" else _beside(path)
         if not npz.is_file(): raise ValueError(f"pca=: {path} has no PCA beside it, {npz.name}")

@@ -19,6 +19,8 @@ from importlib.resources import files as resources
 from pathlib import Path
 import pandas as pd
 import zoofast
+from ..core.checks import no_file
+from ..core.documents import load_yaml
 from ..core.files import write_whole
 from ..catalog.read import check_file_cols, pick_columns, read_catalog
 from ..catalog.tiles import check_cuts
@@ -66,9 +68,9 @@ def keep_run(
 # %% ../../nbs/reports/03_report.ipynb #e49008be
 def _yaml(path):
     "A run's config.yaml; nothing where there is none"
-    import yaml
-    try: got = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError): return {}
+    if no_file(path): return {}
+    try: got = load_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError): return {}
     return got if isinstance(got, dict) else {}
 
 def _config(run):

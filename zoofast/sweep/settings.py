@@ -17,7 +17,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from fastcore.basics import patch
-from ..core.checks import _limits as limits_in_words, is_number
+from ..core.checks import _limits as limits_in_words, is_number, no_file
+from ..core.documents import load_json, load_yaml
 from ..core.errors import did_you_mean
 from ..training.parameters import PARAMETERS
 from ..encoders.hub import check_encoder
@@ -358,15 +359,13 @@ def read_yaml(
     path # YAML or JSON file
 )->dict:
     "What a file holds; raises `ValueError` where it cannot be read, with the line"
-    import yaml
     path = Path(path).expanduser()
-    try: found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if path.exists() and (why := no_file(path)): raise ValueError(why)
+    try: text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as e:
         raise ValueError(f"{path} cannot be read: {getattr(e, 'strerror', None) or e}") from None
-    except yaml.YAMLError as e:
-        mark,problem = getattr(e, "problem_mark", None),getattr(e, "problem", None)
-        where = f": line {mark.line+1}, {problem or 'cannot be read'}" if mark else ""
-        raise ValueError(f"{path} is not YAML{where}") from None
+    try: found = load_yaml(text)
+    except ValueError as e: raise ValueError(f"{path} is not YAML: {e}") from None
     if isinstance(found, dict): return found
     raise ValueError(f"{path} has no keys such as method and parameters")
 
@@ -416,7 +415,7 @@ def _read_values(values):
     "Names and values from a dict, JSON or a file; raises `ValueError`"
     if not isinstance(values, (str, Path)): return values
     if not str(values).lstrip().startswith("{"): return read_yaml(values)
-    try: return json.loads(values)
+    try: return load_json(values)
     except ValueError as e: raise ValueError(f"settings: {str(values)[:60]!r} is not JSON: {e}") from None
 
 # %% ../../nbs/sweep/01_settings.ipynb #5e770111

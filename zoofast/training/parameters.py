@@ -124,7 +124,7 @@ _table("The run",
             "checkpoints/; zoofast runs lists such folders."),
     _P("resume", False, "flag", varies=False, help="Go on with the run in --save-dir that was killed."),
     _P("overwrite", False, "flag", varies=False, help="Replace the run that --save-dir holds."),
-    _P("seed", 42, "whole", low=0, none=True, help="Seed of all random numbers."))
+    _P("seed", 42, "whole", low=0, high=2**63-1, none=True, help="Seed of all random numbers."))
 
 # %% ../../nbs/training/01_parameters.ipynb #9a012002
 _table("The encoder",
@@ -148,9 +148,9 @@ _table("The encoder",
 FITS = ("one_cycle", "cosine", "flat_cos", "constant", "scheduler_kwargs")
 
 _table("Epochs and rates",
-    _P("epochs", 5, "whole", taken_by="fine_tune", low=0, elsewhere=("n_epochs",),
+    _P("epochs", 5, "whole", taken_by="fine_tune", low=0, high=100_000, elsewhere=("n_epochs",),
        help="Epochs with everything trained."),
-    _P("freeze_epochs", 1, "whole", taken_by="fine_tune", low=0,
+    _P("freeze_epochs", 1, "whole", taken_by="fine_tune", low=0, high=100_000,
        help="Epochs with only the head trained, before."),
     _P("learning_rate", 0.0001, "number", above=0, elsewhere=("lr", "base_lr"),
        help="Rate of the head and the encoder's top block."),

@@ -13,12 +13,15 @@ __all__ = ['NOT_MEASURED', 'as_plain', 'package_versions', 'to_yaml', 'read_run_
            'as_command', 'catalog_words', 'best_weights', 'list_runs', 'read_run', 'compare_runs']
 
 # %% ../../nbs/training/04_runs.ipynb #530a7eda
-import json, os, shlex, sys
+import os, shlex, sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 import numpy as np, pandas as pd, yaml
 from filelock import FileLock, Timeout
 import zoofast
+from ..core.documents import load_json, load_yaml
+from ..core.errors import first_line
+from ..core.checks import no_file
 
 # %% ../../nbs/training/04_runs.ipynb #a405a3be
 def as_plain(
@@ -45,7 +48,7 @@ def package_versions()->dict:
 
 # %% ../../nbs/training/04_runs.ipynb #a405a302
 _format = 1                                      # of config.yaml
-_loader,_dumper = (getattr(yaml, f"CSafe{o}", getattr(yaml, f"Safe{o}")) for o in ("Loader", "Dumper"))
+_dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 def to_yaml(
     config:dict # A run's configuration
@@ -59,14 +62,13 @@ def read_run_config(
 )->"dict|None": # `None` where this is no run's folder
     "A run's config.yaml; raises `ValueError` where it cannot be read"
     path = Path(folder)/"config.yaml"
+    if not path.exists(): return None
+    if why := no_file(path): raise ValueError(why)
     try:
         with open(path, encoding="utf-8") as f:
-            if not f.read(100).startswith("zoofast_run:"): return None
-            f.seek(0)
-            config = yaml.load(f, Loader=_loader)
-    except (FileNotFoundError, NotADirectoryError): return None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
-        raise ValueError(f"{path} cannot be read: {' '.join(str(e).split())[:200]}") from e
+            if not (start := f.read(100)).startswith("zoofast_run:"): return None
+            config = load_yaml(start+f.read(2**25))
+    except (OSError, ValueError) as e: raise ValueError(f"{path} cannot be read: {first_line(e, 200)}") from e
     if not isinstance(config, dict): raise ValueError(f"{path} is no configuration of a run")
     return config
 
@@ -96,9 +98,11 @@ def read_state(
     A state is running, finished, interrupted, stopped (a trial of a search that was behind), diverged, failed,
     killed or unknown."""
     folder = Path(folder)
-    try: saved = json.loads((folder/"state.json").read_text(encoding="utf-8"))
+    path = folder/"state.json"
+    if no_file(path): return {"state": "unknown"}
+    try: saved = load_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError): return {"state": "unknown"}
-    if not isinstance(saved, dict): return {"state": "unknown"}
+    if not isinstance(saved, dict) or not isinstance(saved.get("state"), str): return {"state": "unknown"}
     if saved.get("state")!="running": return saved
     try:
         with run_lock(folder).acquire(timeout=0): return {**saved, "state": "killed"}
@@ -118,7 +122,9 @@ def read_history(
     folder # A run's folder
 )->pd.DataFrame: # One row an epoch; none where there is no history yet
     "A run's history.csv"
-    try: return pd.read_csv(Path(folder)/"history.csv")
+    path = Path(folder)/"history.csv"
+    if no_file(path): return pd.DataFrame()
+    try: return pd.read_csv(path)
     except (OSError, ValueError): return pd.DataFrame()       # not there yet, or no table
 
 def kept_epoch(
@@ -241,8 +247,13 @@ def best_weights(
 # %% ../../nbs/training/04_runs.ipynb #1220d9b2
 def _row(path, name):
     "One run as a row of the table"
-    try: config = read_run_config(path) or {}
-    except ValueError: return dict(run=name, state="unreadable", path=str(path))
+    # whatever is in one folder must not hide the others
+    try: return _read_row(path, name)
+    except (ValueError, TypeError, AttributeError, KeyError, OverflowError):
+        return dict(run=name, state="unreadable", path=str(path))
+
+def _read_row(path, name):
+    config = read_run_config(path) or {}
     p,data,h = config.get("parameters") or {},config.get("data") or {},read_history(path)
     kept = kept_row(path, h, p)
     metrics = {} if kept is None else {k: v for k,v in kept.items() if k not in _no_metrics}

@@ -110,7 +110,7 @@ def test_a_survey_on_a_pedestal(tmp_path):
     r = fit_reader(ImageReader(32, stretch='asinh'), tmp_path.glob('*.fits'))
     assert 64999<r.stretch['low']<65001.5 and 65004<r.stretch['high']<65007
     assert r(tmp_path/'2.fits').float().std()>20
-    with pytest.raises(ValueError, match='no such file'):
+    with pytest.raises(ValueError, match='there is no file'):
         fit_reader(ImageReader(32, stretch='asinh'), str(tmp_path/'none.fits'))
 
 @pytest.mark.parametrize('name', ['MASK', 'WHT', 'dq', 'INVVAR', 'Uncert'])

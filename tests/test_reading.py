@@ -65,7 +65,7 @@ def test_predictions_are_the_same(how, long, model, tmp_path):
     assert torch.equal(before, torch.get_rng_state())
     assert t.id_str.tolist()==long.id_str.tolist()
     assert t.error.notna().to_numpy().nonzero()[0].tolist()==[70, len(long)-1]
-    assert 'no such file' in t.error[70] and 'broken.jpg' in t.error.iloc[-1]
+    assert 'there is no file' in t.error[70] and 'broken.jpg' in t.error.iloc[-1]
     few = model.predict(long.file_loc[:40].tolist(), progress=False)
     same = [c for c in few if c not in ('id_str', 'error')]
     pd.testing.assert_frame_equal(t[same].iloc[:40], few[same], check_dtype=False)

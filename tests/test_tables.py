@@ -6,10 +6,11 @@ import numpy as np, pandas as pd, pytest
 from astropy.io import fits
 from astropy.table import Table
 from PIL import Image
-from zoofast.core.errors import CatalogError
+from zoofast.core.errors import CatalogError, ImageError
 from zoofast.data.check import check_catalog
-from zoofast.catalog.paths import file_parts
+from zoofast.catalog.paths import absent_files, file_parts
 from zoofast.catalog.read import read_catalog
+from zoofast.images.reader import ImageReader
 
 IDS = ['5877229527674394001', '5877229527674394002', '0000000000000000012', '1237648720693755918',
        '9223372036854775807']
@@ -486,3 +487,13 @@ def test_an_odd_catalogue_loses_and_shifts_no_row(tmp_path, what):
     rest = [i for i in range(4) if i not in bad]
     assert check.ok.id_str.tolist()==[df.id_str[i] for i in rest]
     assert [Path(o).name for o in check.ok.file_loc]==['abcd'[i]+'.jpg' for i in rest]
+
+@pytest.mark.parametrize('name,says', [
+    ('gone.jpg', 'there is no file {}'), ('folder', '{} is a folder; give the path of an image in it'),
+    ('pipe', '{} is no ordinary file'), ('/dev/zero', '{} is no ordinary file'), ('name .jpg ', 'there is no file {}')])
+def test_the_catalogue_and_the_reader_say_the_same_of_no_file(tmp_path, name, says):
+    (tmp_path/'folder').mkdir()
+    os.mkfifo(tmp_path/'pipe')
+    path = str(tmp_path/name)
+    with pytest.raises(ImageError) as e: ImageReader(32)(path)
+    assert absent_files([path])=={path: str(e.value)} and str(e.value).startswith(says.format(path))

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from fastcore.basics import patch
 from PIL import Image
-from ..catalog.paths import file_and_place, file_parts
-from ..core.checks import check_number, check_one_of, explains_words, is_number, web_address
+from ..catalog.paths import file_and_place, file_parts, why_no_file
+from ..core.checks import check_number, check_one_of, explains_words, is_number
 from ..core.errors import ImageError, first_line
 from .archives import PACKED_TARS, ZIP_STARTS, ZIP_SUFFIXES, is_tar, read_tar, read_zip
 from .arrays import ARRAY_STARTS, ARRAY_SUFFIXES, array_pixels
@@ -84,13 +84,6 @@ def image_format(
     return _zarr if os.path.isdir(path) else _format(head, str(path))
 
 # %% ../../nbs/images/08_reader.ipynb #8f791c2d
-def _no_image_file(path):
-    "Why there is nothing to open"
-    if not path.strip(): return "no file is given"
-    if web_address(path): return web_address(path).removeprefix(f"{path} ")
-    if not os.path.exists(path): return "there is no such file"
-    return "is a folder" if os.path.isdir(path) else "is no ordinary file"
-
 def _unknown(head):
     "What a file that Pillow does not know seems to be"
     if not _format_by_start(head): return f"it starts with {head[:24]!r}"
@@ -128,10 +121,8 @@ def _read_as(kind, source, **asked):
 def _read_file(picture, **asked):
     "Bytes or flux `(bands, y, x)` of a file, or of one picture in it; raises `ImageError`"
     path,place = file_and_place(picture)
-    try:
-        there = os.path.isfile(path) or place and os.path.isdir(path)
-        if not there: raise ValueError(_no_image_file(path))
-        return _read_as(image_format(path), path, place=place, **asked)
+    if why := why_no_file(path, place): raise ImageError(why)
+    try: return _read_as(image_format(path), path, place=place, **asked)
     except MemoryError: raise
     # decoders raise many kinds of errors on broken files; the user needs the file and the reason
     except Exception as e: raise ImageError(_explain(picture, e)) from e
@@ -190,7 +181,7 @@ def _in_tiles(path):
 
 def _check_tile(path, place):
     "Raise a `ValueError` for what is no tile, or no place in one"
-    if not os.path.isfile(path): raise ValueError(_no_image_file(path))
+    if why := why_no_file(path): raise ImageError(why)
     if image_format(path).read is not read_fits: raise ValueError(f"{path} is no FITS file, as tiles are")
     if not place: raise ValueError(f"has no place for {path}")
 

@@ -144,13 +144,14 @@ ABSENT = [
     ('a.zip::spiral/2.png', "did you mean 'spiral/1.png'.*it holds 6 files: spiral/1.png"),
     ('a.zip', 'named as in ::spiral/1.png'),
     ('a.zip::stack.npy[24]', 'no picture 24'), ('a.tar::spiral/2.png', 'it holds 6 files'), ('a.tar', 'is an archive'),
-    ('a.zip::spiral/1.png::[1]', 'is no array'), ('png::[0]', 'is one picture'), ('gone.h5::images[1]', 'there is no file'),
+    ('a.zip::spiral/1.png::[1]', 'is no array'), ('png::[0]', 'is one picture'),
+    ('gone.h5::images[1]', 'there is no file'),
     ('a.zarr', 'is a folder'),
 ]
 @pytest.mark.parametrize('place,why', ABSENT)
 def test_what_is_not_there_is_said_with_what_is(there, place, why):
     with pytest.raises(ImageError, match=why) as e: ImageReader(SIZE)(f'{there}/{place}')
-    assert str(e.value).startswith(f'{there}/{place}: ') and '\n' not in str(e.value)
+    assert f'{there}/{place.partition("::")[0]}' in str(e.value) and '\n' not in str(e.value)
 
 
 def bytes_read():

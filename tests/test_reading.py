@@ -178,7 +178,7 @@ def test_a_reader_killed_while_the_model_works(long, monkeypatch):
     next(it)
     os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
     time.sleep(1)                                  # nothing is raised here
-    with pytest.raises(RuntimeError, match='ZOOFAST_READERS=0'): list(it)
+    with pytest.raises(ChildProcessError, match='ZOOFAST_READERS=0'): list(it)
     assert not multiprocessing.active_children()
 
 def test_reading_goes_on_after_the_thread_that_began_it(long, monkeypatch):

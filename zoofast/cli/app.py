@@ -11,7 +11,6 @@ __all__ = ['app', 'is_first', 'echo', 'bars', 'say', 'cell', 'sentence', 'Mistak
 
 # %% ../../nbs/cli/01_app.ipynb #42d4ca77
 import ast, functools, json, os, re, shlex, signal, sys, threading, warnings
-from concurrent.futures.process import BrokenProcessPool
 from typing import Annotated
 import typer
 from typer.core import TyperCommand, TyperGroup
@@ -39,16 +38,8 @@ def is_first()->bool:
     return os.environ.get("RANK", "0")=="0"
 
 def _print(text, stream):
-    """A line on stdout or stderr; signs that steer a terminal are written out
-
-    Who reads may stop to do so (`zoofast finetune ... 2>&1 | head`); what is done goes on. A full disk under stdout is
-    an error, since a result would be lost, and under stderr it is none."""
-    try: typer.echo(visible(text), file=stream)
-    except OSError as e:
-        if stream is not sys.stderr and not isinstance(e, BrokenPipeError): raise
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, stream.fileno())                   # what is said later, and what is in the buffer, goes there
-        os.close(null)
+    "A line on stdout or stderr; signs that steer a terminal are written out"
+    typer.echo(visible(text), file=stream)
 
 def echo(
     text="" # The line
@@ -243,14 +234,6 @@ def _hear_signals():
         number = getattr(signal, name, None)             # Windows has no SIGHUP
         if number and signal.getsignal(number)==signal.SIG_DFL: signal.signal(number, stop)
 
-def _why_ended(e):
-    "What is told instead of a traceback where the machine is to blame; nothing of other errors"
-    if isinstance(e.__cause__, BrokenProcessPool): return str(e)       # of the processes that read images
-    said = re.search("(?i)out of memory|allocate memory|failed to map segment", str(e))
-    if not isinstance(e, MemoryError) and not said: return
-    what = first_line(e, 200)
-    return "there is not enough memory" + (f" ({what})" if what!="MemoryError" else "")
-
 def _tell_all(e):
     for o in e.said if isinstance(e, Mistakes) else [sentence(e)]: _tell(o)
 
@@ -272,10 +255,6 @@ def command(
             if os.environ.get("ZOOFAST_DEBUG"): raise
             _tell_all(e)
             raise typer.Exit(2) from None
-        except (MemoryError, RuntimeError, ImportError) as e:
-            if os.environ.get("ZOOFAST_DEBUG") or not (why := _why_ended(e)): raise
-            _tell(why)
-            raise typer.Exit(1) from None
         except KeyboardInterrupt as e:
             by = signal.Signals(getattr(e, "number", signal.SIGINT))
             say("zoofast: interrupted" + (f" by {by.name}" if by!=signal.SIGINT else ""))

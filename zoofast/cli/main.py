@@ -9,8 +9,6 @@ All commands in one: `zoofast demo` shows the whole path on a simulated survey; 
 __all__ = ['COMMANDS', 'main']
 
 # %% ../../nbs/cli/09_main.ipynb #8516b39c
-import os, sys, traceback
-from ..core.errors import visible
 from .app import app
 from .finetune import demo, finetune
 from .check import cache, catalog, check, encoders
@@ -29,18 +27,7 @@ COMMANDS = (
     bundle, export, push, from_zoobot)
 
 # %% ../../nbs/cli/09_main.ipynb #03f4246d
-def _open_closed():
-    "A stream that the shell closed (`2>&-`) leads nowhere; else the next file that is opened would get its number"
-    for n,name in enumerate(("stdin", "stdout", "stderr")):
-        if getattr(sys, name) is not None: continue
-        os.dup2(os.open(os.devnull, os.O_RDWR), n)
-        setattr(sys, name, open(n, "w" if n else "r", closefd=False, encoding="utf-8"))
-
 def main():
     "The `zoofast` command"
-    _open_closed()
     app.registered_commands.sort(key=lambda o: COMMANDS.index(o.callback))
-    try: app(prog_name="zoofast")
-    except Exception:                                    # a fault of ours, whose story may quote a stranger
-        sys.stderr.write(visible(traceback.format_exc()))
-        raise SystemExit(1) from None
+    app(prog_name="zoofast")

@@ -10,8 +10,9 @@ torch, is a sentence, too."""
 __all__ = ['Lasting', 'sentences']
 
 # %% ../../nbs/cli/00_streams.ipynb #7c500004
-import errno, os, re, sys
+import errno, os, re, sys, traceback
 from contextlib import contextmanager
+from ..core.errors import visible
 
 # %% ../../nbs/cli/00_streams.ipynb #7c500007
 class Lasting:
@@ -77,9 +78,11 @@ def sentences():
     sys.stdout,sys.stderr = Lasting(sys.stdout),Lasting(sys.stderr)
     try: yield
     except KeyboardInterrupt: _end("interrupted", 130)
-    except (MemoryError, ImportError, OSError, RuntimeError) as e:
-        if os.environ.get("ZOOFAST_DEBUG") or not (said := _no_room(e)): raise
-        _end(said, 2)
+    except Exception as e:
+        if os.environ.get("ZOOFAST_DEBUG"): raise
+        if said := _no_room(e): _end(said, 2)
+        sys.stderr.write(visible(traceback.format_exc()))         # a fault of ours, whose story may quote a stranger
+        sys.exit(1)
     finally:
         for o in (sys.stdout, sys.stderr): o.flush()
         lost = sys.stdout.error

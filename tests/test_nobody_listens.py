@@ -62,5 +62,6 @@ def test_what_the_machine_is_to_blame_for_is_a_sentence():
 @pytest.mark.skipif(sys.platform!='linux', reason='ulimit -v holds on Linux alone')
 @pytest.mark.parametrize('kilobytes', [300_000, 900_000])
 def test_too_little_memory_to_begin_with(folder, kilobytes):
-    res = shell(f'ulimit -v {kilobytes}; zoofast finetune rings.csv --label ring --encoder resnet18 --save-dir run', folder)
+    res = shell(f'ulimit -v {kilobytes}; '
+                'zoofast finetune rings.csv --label ring --encoder resnet18 --save-dir run', folder)
     assert res.returncode==1 and 'not enough memory' in res.stderr and 'Traceback' not in res.stderr

@@ -91,7 +91,7 @@ def test_names_do_not_change():
     --sampling --profile
     --wandb --wandb-kwargs --calibrate --processes --bn-stats --blocks --augment --flip --no-flip --valid --test
     --split-seed --channels --stretch --bands --hdu --cutout --align --no-align --fit-stretch
-    --crop --group-col --cache --on-bad --image-dir
+    --dtype --crop --group-col --cache --on-bad --image-dir
     --id-col --file-col --files --table-hdu --tiles --seed --no-report""".split()
     import typer.main
     from zoofast.cli.main import app
@@ -100,7 +100,8 @@ def test_names_do_not_change():
 
 @pytest.mark.parametrize('more', [
     [],
-    ['--no-align', '--cutout', '20 arcsec', '--unit-interval', '--bands', 'g,r', '--hdu', 'SCI,2'],
+    ['--no-align', '--cutout', '20 arcsec', '--unit-interval', '--bands', 'g,r', '--hdu', 'SCI,2', '--dtype',
+     'float16'],
     ['--valid', '.3', '--test', '.1', '--files', 'images/{a}.jpg', '--table-hdu', '2', '--crop', '.5',
      '--cache', 'none'],
     ['--tiles', 'g=/t/*_g.fits', '--tiles', 'r=/t/*_r.fits', '--cutout', '64'],

@@ -82,7 +82,7 @@ def set_engine(self:GalaxyModel,
 @patch
 @torch.inference_mode()
 def encode(self:GalaxyModel,
-    x:torch.Tensor # Images, bytes `(n, channels, size, size)`
+    x:torch.Tensor # Images as the reader gives them `(n, channels, size, size)`, bytes or float16 from 0 to 255
 )->torch.Tensor:   # Features `(n, features)`, float32, on the model's device
     "The encoder's features of a batch of images"
     if self.engine: return self.engine(x)
@@ -93,13 +93,14 @@ def read_ahead(
     reader:ImageReader, # How images are read
     batches,            # Yields pairs of a batch's name and its image files
     n_images:int=0      # Images there will be, or so; many are read by several processes, see `read_batches`
-): # Yields name, images (bytes, those that can be read, or `None`), and a reason or `None` for each path
+): # Yields name, images (of the reader's `dtype`; those that can be read, or `None`), a reason or `None` for each path
     "Read images ahead of the work on them"
     def one(path, px):
         try: np.copyto(px, reader(path).numpy(), "same_kind")
         except ImageError as e: return str(e)
     shape = (reader.channels, reader.size, reader.size)
-    for name,px,why in read_batches(one, batches, shape, 0 if callable(reader.stretch) else n_images):
+    many = 0 if callable(reader.stretch) else n_images
+    for name,px,why in read_batches(one, batches, shape, many, dtype=reader.dtype):
         there = [o is None for o in why]
         yield name,torch.from_numpy(px if all(there) else px[there]) if any(there) else None,why
 
@@ -144,7 +145,7 @@ def _orientations(x, k, flip=True):
 @patch
 @torch.inference_mode()
 def samples(self:GalaxyModel,
-    x:torch.Tensor,  # Images, bytes `(n, channels, size, size)`
+    x:torch.Tensor,  # Images as the reader gives them `(n, channels, size, size)`
     tta:int=0,       # Orientations, up to 8; 0 is the image as it is
     mc_dropout:int=0 # Random samples of the features; 0 is all of them
 )->np.ndarray:       # Predictions `(samples, n, outputs)`, float64

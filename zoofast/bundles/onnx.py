@@ -18,13 +18,13 @@ from fastcore.basics import patch
 from ..core.errors import first_line
 from ..core.files import write_whole
 from ..images.reader import reader_config
-from ..encoders.engines import EXPORTERS, _missing, same_numbers, to_onnx
+from ..encoders.engines import EXPORTERS, _missing, same_numbers, some_images, to_onnx
 from .model import GalaxyModel
 from ..training.runs import package_versions
 
 # %% ../../nbs/bundles/05_onnx.ipynb #646b8098
 class _Answers(nn.Module):
-    "Bytes to the task's answers, or to the head's outputs"
+    "Images, as the reader gives them, to the task's answers, or to the head's outputs"
     def __init__(self, net, activation=None):
         super().__init__()
         self.net,self.activation = net,activation
@@ -53,7 +53,9 @@ def _metadata(model, answer, raw):
     task,enc = model.task,model.net.encoder
     classes = getattr(task, "classes", None)
     what = "the head's outputs, before the task's activation, which cannot be exported" if raw else "the task's answers"
-    takes = (f"images: uint8 (n, {enc.channels}, {enc.size}, {enc.size}), bytes as the reader gives them, "
+    dtype = model.reader.dtype
+    takes = (f"images: {dtype} (n, {enc.channels}, {enc.size}, {enc.size}), "
+             f"{'bytes' if dtype=='uint8' else 'numbers'} as the reader gives them, "
              "0 to 255; the network's own normalisation is in the graph")
     return {"zoofast": f"a finetuned model; read images as the reader says, give them as `images`, get `{answer}`",
             "task": task.config, "classes": classes, "outputs": classes or task.label_cols, "columns": task.columns,
@@ -71,13 +73,13 @@ def _with_metadata(m, about):
 
 # %% ../../nbs/bundles/05_onnx.ipynb #d1258ebd
 @torch.inference_mode()
-def _same_answers(model, whole, shape):
+def _same_answers(model, whole, shape, dtype=torch.uint8):
     "Does ONNX Runtime get torch's answers from the file, for several images and for one?"
     import onnxruntime as ort
     o = ort.SessionOptions()
     o.log_severity_level = 3
     s = ort.InferenceSession(model, o, providers=["CPUExecutionProvider"])
-    x = torch.randint(0, 256, (3, *shape), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    x = some_images(3, shape, dtype, seed=1)
     def same(b): return same_numbers(whole(b), torch.from_numpy(s.run(None, {"images": b.numpy()})[0]))
     return same(x) and same(x[:1])
 
@@ -92,20 +94,22 @@ def _check_path(path):
 def export_onnx(self:GalaxyModel,
     path # File to write, ending in .onnx
 )->Path: # The file
-    """Write the whole model as ONNX: bytes in, the task's answers out
+    """Write the whole model as ONNX: images as the reader gives them in, the task's answers out
 
     Raises `ValueError` where it cannot be exported, or gives other answers than torch."""
     path = Path(path).expanduser()
     _check_path(path)
     net = copy.deepcopy(self.net).cpu().eval()
     shape,why = (net.encoder.channels, net.encoder.size, net.encoder.size),""
+    dtype = getattr(torch, self.reader.dtype)
     for raw in (False, True):
         answer = "outputs" if raw else "probabilities" if hasattr(self.task, "classes") else "answers"
         whole = _Answers(net, None if raw else self.task.activation).eval()
         for exporter in EXPORTERS:
             try:
-                made = _with_metadata(_single(to_onnx(whole, shape, answer, exporter)), _metadata(self, answer, raw))
-                if _same_answers(made, whole, shape):
+                made = _single(to_onnx(whole, shape, answer, exporter, dtype))
+                made = _with_metadata(made, _metadata(self, answer, raw))
+                if _same_answers(made, whole, shape, dtype):
                     write_whole(path, made)
                     return path
                 why = why or "its answers differ from torch's by more than 1e-4"

@@ -16,8 +16,8 @@ from ..core.checks import check_number
 from ..core.errors import visible
 from ..training.parameters import OF_READING
 from .app import Mistakes, cell, command, echo
-from .options import Align, Bands, Catalog, Channels, Cutout, FileCol, Files, Hdu, IdCol, ImageDir, Label, SchemaName
-from .options import Size, Stretch, TableHdu, TaskName, Tiles, UnitInterval, image_reader, pick_task
+from .options import Align, Bands, Catalog, Channels, Cutout, Dtype, FileCol, Files, Hdu, IdCol, ImageDir, Label
+from .options import SchemaName, Size, Stretch, TableHdu, TaskName, Tiles, UnitInterval, image_reader, pick_task
 from .options import look_at_catalog, look_at_labels, look_at_values
 
 # %% ../../nbs/cli/03_check.ipynb #d78f2f86
@@ -82,6 +82,7 @@ def check(
     hdu: Hdu = None,
     cutout: Cutout = None,
     align: Align = True,
+    dtype: Dtype = "uint8",
 ):
     """Read a catalogue and all its images as training will, and list the rows that cannot be used and those that
     should be looked at.

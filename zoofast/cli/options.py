@@ -8,7 +8,7 @@ task, a folder."""
 
 # %% auto #0
 __all__ = ['Catalog', 'ImageDir', 'IdCol', 'FileCol', 'Files', 'TableHdu', 'Tiles', 'ModelIdCol', 'ModelFileCol', 'Size',
-           'Channels', 'Crop', 'Stretch', 'Bands', 'Hdu', 'Cutout', 'Align', 'Label', 'TaskName', 'SchemaName',
+           'Channels', 'Crop', 'Stretch', 'Bands', 'Hdu', 'Cutout', 'Align', 'Dtype', 'Label', 'TaskName', 'SchemaName',
            'UnitInterval', 'Encoder', 'Weights', 'RandomWeights', 'Batch', 'Epochs', 'Seed', 'NoReport', 'Device',
            'Table', 'Engine', 'Columns', 'OnBad', 'Resume', 'ShardSize', 'option', 'with_options', 'parse',
            'as_arguments', 'image_reader', 'how_to_read', 'folder', 'pick_task', 'about', 'look_at_values',
@@ -72,7 +72,7 @@ ModelFileCol = option("file_col", "Column with the images' paths, given several 
                                   f"files of a galaxy; default: file_loc, {_as_before}")
 Size,Channels,Crop = option("size"),option("channels"),option("crop")
 Stretch,Bands,Hdu = option("stretch"),option("bands"),option("hdu")
-Cutout,Align = option("cutout"),option("align")
+Cutout,Align,Dtype = option("cutout"),option("align"),option("dtype")
 
 # %% ../../nbs/cli/02_options.ipynb #14ab0012
 Label,TaskName,SchemaName,UnitInterval = option("label"),option("task"),option("schema"),option("unit_interval")
@@ -131,7 +131,8 @@ def image_reader(
     hdu,      # Number or name, name and version with a comma, or several
     crop=None,# Pixels, or a fraction of the side below 1
     cutout=None,# Pixels of a tile, or an angle
-    align=True# Are cutouts north up?
+    align=True,# Are cutouts north up?
+    dtype="uint8"# Depth of the pixels
 ):
     "The reader that the options ask for; bands and HDUs have numbers or names, several with commas"
     from zoofast.images.reader import ImageReader
@@ -139,7 +140,7 @@ def image_reader(
     def several(o): return tuple(map(number, o.split(","))) if o else None
     one_hdu = number(hdu) if hdu and "," not in hdu else several(hdu)
     return ImageReader(size, channels, parse("stretch", stretch), several(bands), one_hdu, crop,
-                       cutout=number(cutout) if cutout else None, align=align)
+                       cutout=number(cutout) if cutout else None, align=align, dtype=dtype)
 
 # %% ../../nbs/cli/02_options.ipynb #5c0a7e31
 def how_to_read(
@@ -238,7 +239,7 @@ def look_at_values(
             with wrong: image_reader(**{**_of_reader, p.name: v})
 
 _of_reader = dict(size=224, channels=3, stretch="auto", bands=None, hdu=None, crop=None,
-                  cutout=None, align=True)
+                  cutout=None, align=True, dtype="uint8")
 
 def _with_all_words(p):
     "A row of the table; that of tasks with those of other packages"

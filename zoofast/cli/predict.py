@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Optional
 import typer
 from .app import Mistakes, command, echo, say
-from .options import Align, Bands, Batch, Catalog, Channels, Columns, Crop, Cutout, Device, Engine
+from .options import Align, Bands, Batch, Catalog, Channels, Columns, Crop, Cutout, Device, Dtype, Engine
 from .options import Files, Hdu, ImageDir, ModelFileCol, ModelIdCol, OnBad, RandomWeights, Resume, ShardSize, Size
 from .options import Stretch, Table, TableHdu, Tiles, Weights, how_to_read, image_reader
 from .options import look_at_columns, look_at_encoder, look_at_values
@@ -143,7 +143,8 @@ def predict(
 def _represent(model, catalog, out, weights, random_weights, **given):
     "Represent, and say what was written"
     wrong = Mistakes()
-    images = {k: given.pop(k) for k in ("size", "channels", "stretch", "bands", "hdu", "crop", "cutout", "align")}
+    of_reader = "size", "channels", "stretch", "bands", "hdu", "crop", "cutout", "align", "dtype"
+    images = {k: given.pop(k) for k in of_reader}
     is_bundle = Path(model).expanduser().is_dir()
     config = _config_of(wrong, model) if is_bundle else None if model.startswith(("hf_hub:", "hf-hub:")) else {}
     if is_bundle and (weights or random_weights):
@@ -175,6 +176,7 @@ def represent(
     crop: Crop = None,
     cutout: Cutout = None,
     align: Align = True,
+    dtype: Dtype = "uint8",
     batch_size: Batch = 64,
     engine: Engine = "auto",
     columns: Columns = None,
@@ -191,7 +193,7 @@ def represent(
 ):
     """Write the encoder's features of every galaxy of a catalogue.
 
-    --weights to --align are for an encoder; a bundle reads images as in training. Stopped on the way, the same command
+    --weights to --dtype are for an encoder; a bundle reads images as in training. Stopped on the way, the same command
     goes on.
 
     Example: zoofast represent hf_hub:mwalmsley/zoobot-encoder-convnext_nano survey.csv --out features.parquet

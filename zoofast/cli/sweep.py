@@ -288,7 +288,7 @@ def _data(df, task, given, progress):
     "The galaxies of all trials, checked and split once"
     from zoofast.sweep.trials import SweepData
     size = given["size"] or PARAMETERS["size"].default
-    images = ("channels", "stretch", "bands", "hdu", "crop", "cutout", "align")
+    images = ("channels", "stretch", "bands", "hdu", "crop", "cutout", "align", "dtype")
     reader = image_reader(size, **{k: given[k] for k in images})
     split = {k: given[k] for k in ("valid", "test", "seed", "group_col", "cache", "on_bad", "device")}
     return SweepData(df, task=task, reader=reader, progress=progress, **split)
@@ -349,8 +349,8 @@ _same_for_all = dict(                # given to the command where the settings d
     freeze_epochs=(option("freeze_epochs", _freeze_help), None),
     size=(option("size", _size_help), None),
     test=(option("test", _test_help), 0.0))
-_rows = ("label task schema unit_interval channels stretch bands hdu crop cutout align valid group_col cache on_bad "
-         "image_dir id_col file_col files table_hdu tiles seed").split()
+_rows = ("label task schema unit_interval channels stretch bands hdu crop cutout align dtype valid group_col cache "
+         "on_bad image_dir id_col file_col files table_hdu tiles seed").split()
 
 # %% ../../nbs/cli/08_sweep.ipynb #7c180006
 @command(gathers=True)

@@ -35,10 +35,11 @@ def _room(shape, device):
     return torch.from_numpy(view).view(shape)
 
 def as_float(
-    x:torch.Tensor # Bytes from 0 to 255, or numbers from 0 to 1
-)->torch.Tensor:   # float32 from 0 to 1; a new tensor for bytes
+    x:torch.Tensor # Bytes or float16 from 0 to 255, as readers give them, or float32 from 0 to 1
+)->torch.Tensor:   # float32 from 0 to 1; a new tensor for what a reader gave
     "Images as numbers from 0 to 1"
-    return x.float() if x.is_floating_point() else _room(x.shape, x.device).copy_(x).div_(255)
+    if x.is_floating_point() and x.dtype!=torch.float16: return x.float()
+    return _room(x.shape, x.device).copy_(x).div_(255)
 
 # %% ../../nbs/data/04_augment.ipynb #26ecf4a8
 def sky_level(
@@ -231,7 +232,7 @@ def _resampled(x, m, size):
 @patch
 @torch.no_grad()
 def __call__(self:GalaxyAugment,
-    x:torch.Tensor # Images `(n, channels, wide, wide)`, numbers from 0 to 1 or bytes
+    x:torch.Tensor # Images `(n, channels, wide, wide)`, bytes or float16 of a reader, or float32 from 0 to 1
 )->torch.Tensor:   # Views `(n, channels, size, size)`, float32 from 0 to 1
     """A random view of each galaxy; the random numbers, but for the noise itself, are drawn on the CPU: they are the
     same on every device"""
@@ -317,7 +318,7 @@ def _check_views(name, x, y):
 # %% ../../nbs/data/04_augment.ipynb #df93f2ae
 @patch
 def __call__(self:AugmentSteps,
-    x:torch.Tensor # Images `(n, channels, wide, wide)`, numbers from 0 to 1 or bytes
+    x:torch.Tensor # Images `(n, channels, wide, wide)`, bytes or float16 of a reader, or float32 from 0 to 1
 )->torch.Tensor:   # Views `(n, channels, size, size)`, float32
     "Views of each galaxy; raises `ValueError` naming a step that fails or gives something else"
     x = as_float(x)

@@ -20,18 +20,21 @@ from ..core.trust import is_own, where_kept
 class _Rows:
     "The images in a map: `rows[numbers]` reads them; raises `OSError` where the map is damaged"
     def __init__(self, path, shape):
-        self.path,self.shape,self.row = path,shape,math.prod(shape[1:])
+        self.path,self.shape = path,shape
         self.lock,self.file = threading.Lock(),open(path, "rb", buffering=0)
         weakref.finalize(self, self.file.close)
         try: found = (np.lib.format.read_magic(self.file), *np.lib.format.read_array_header_1_0(self.file))
         except ValueError as e: raise OSError(f"{path}: {e}") from None
         self.start = self.file.tell()
-        whole = os.fstat(self.file.fileno()).st_size==self.start+math.prod(shape)
-        if not whole or found!=((1,0), shape, False, np.dtype(np.uint8)): raise OSError(f"{path}: is not complete")
+        self.dtype = found[-1]
+        self.row = math.prod(shape[1:])*self.dtype.itemsize         # bytes
+        whole = os.fstat(self.file.fileno()).st_size==self.start+shape[0]*self.row
+        known = found[:3]==((1,0), shape, False) and self.dtype in (np.uint8, np.float16)
+        if not (whole and known): raise OSError(f"{path}: is not complete")
 
     def __reduce__(self): return _Rows,(self.path, self.shape)
     def __getitem__(self, idxs):
-        out = torch.empty(len(idxs), *self.shape[1:], dtype=torch.uint8)
+        out = torch.empty(len(idxs), *self.shape[1:], dtype=getattr(torch, self.dtype.name))
         for px,i in zip(out.numpy(), idxs):
             if self.read(px, self.start+i*self.row)!=self.row: raise OSError(f"{self.path}: the file was cut off")
         return out
@@ -51,6 +54,7 @@ def _open_map(path, shape):
         with np.load(path.with_suffix(".npz")) as z: index = {k: z[k] for k in z.files}
         rows,s = _Rows(path, shape or tuple(index["shape"].tolist())),path.stat()
         if index["stamp"].tolist()!=[s.st_size, s.st_mtime_ns]: return None
+        if rows.dtype!=json.loads(str(index.get("config", "{}"))).get("dtype", "uint8"): return None
         if any(len(index[k])!=rows.shape[0] for k in ("ids", "digests", "spans")): return None
         for k in ("bad", "notes"):                        # which release 0.1.0 did not have
             index[k] = {int(i): v for i,v in json.loads(str(index.get(k, "{}"))).items()}
@@ -113,7 +117,7 @@ def _make_room(path, need):
 def _in_short(config):
     "A reader's parameters, those that are not the usual ones, in a few words"
     c = json.loads(config)
-    rest = [f"{k} {c[k]}" for k in ("bands", "hdu", "crop") if c.get(k) is not None]
+    rest = [f"{k} {c[k]}" for k in ("bands", "hdu", "crop", "dtype") if c.get(k) is not None]
     channels = f"{c['channels']} channel{'s' if c['channels']>1 else ''}"
     return ", ".join([f"{c['size']} px", channels, f"stretch {c['stretch']}", *rest])
 

@@ -36,7 +36,7 @@ class GivenImages:
     def __len__(self): return len(self.files)
 
     def __getitem__(self, numbers)->torch.Tensor:
-        "Bytes `(n, channels, y, x)` of these images; raises `ImageError`"
+        "Pixels `(n, channels, y, x)` of these images, bytes or the reader's float16; raises `ImageError`"
         asked = [self.files[i] for i in torch.as_tensor(numbers).tolist()]
         with ThreadPoolExecutor(n_threads()) as ex: return torch.stack(list(ex.map(self.reader.wide, asked)))
 

@@ -66,7 +66,7 @@ def _decode(files, reader, write=None, progress=True, known=None):
     todo = ((o, o) for o in blocks)
     many = 0 if callable(reader.stretch) else len(files)
     bar = tqdm(total=len(files), desc="reading images", unit="image", leave=False, delay=1, disable=not progress)
-    with bar, closing(read_batches(one, todo, shape, many, bar.update)) as decoded:
+    with bar, closing(read_batches(one, todo, shape, many, bar.update, reader.dtype)) as decoded:
         for part,px,answers in decoded:
             for i,o in zip(part, answers):
                 if isinstance(o, str): bad[i] = o
@@ -101,15 +101,18 @@ def _clear_parts(path):
 
 def _common_folder(files): return os.path.dirname(os.path.commonprefix([o for f in files for o in file_parts(f)]))
 
+def _n_bytes(shape, reader): return math.prod(shape)*np.dtype(reader.dtype).itemsize
+
 def _build(path, files, reader, config, ids, shape, progress):
     "Decode all images into a map, and write its index"
     _clear_parts(path)
     known = _known_rows(path, config, ids)
-    _make_room(path, math.prod(shape))
+    _make_room(path, _n_bytes(shape, reader))
     part = path.with_name(f"{path.stem}.{os.getpid()}.part")         # a name that the cache counts and clears
     try:
         with disk_errors(path, part), open(part, "wb") as f:
-            np.lib.format.write_array_header_1_0(f, dict(descr="|u1", fortran_order=False, shape=shape))
+            header = dict(descr=np.dtype(reader.dtype).str, fortran_order=False, shape=shape)
+            np.lib.format.write_array_header_1_0(f, header)
             digests,spans,bad,notes = _decode(files, reader, f.write, progress, known)
             f.flush()
             os.fsync(f.fileno())
@@ -197,7 +200,7 @@ def _is_folder(cache):
 
 # %% ../../nbs/data/03_store.ipynb #606ae268
 class ImageStore:
-    "A catalogue's images, decoded once: `store[numbers]` gives bytes `(n, channels, wide, wide)`"
+    "A catalogue's images, decoded once: `store[numbers]` gives `(n, channels, wide, wide)`, of the reader's `dtype`"
     def __init__(self,
         files,              # Paths of the images; repeated ones are read once
         reader:ImageReader, # How they are read, with its margin
@@ -229,7 +232,7 @@ class ImageStore:
 @patch
 def _to(self:ImageStore, device):
     "Move all images to a device, a block at a time"
-    out = torch.empty(self.shape, dtype=torch.uint8, device=device)
+    out = torch.empty(self.shape, dtype=getattr(torch, self.reader.dtype), device=device)
     step = max(1, 2**26//math.prod(self.shape[1:]))
     for i in range(0, len(out), step):
         part = slice(i, min(i+step, len(out)))
@@ -242,10 +245,10 @@ def _fill(self:ImageStore, cache, device, progress):
     keep = self._place(cache, progress) if cache and self.files else None
     if self.pixels is None:
         where = device if keep=="device" else "cpu"
-        if keep: self.pixels = torch.empty(self.shape, dtype=torch.uint8, device=where)
+        if keep: self.pixels = torch.empty(self.shape, dtype=getattr(torch, self.reader.dtype), device=where)
         self._index(*_decode(self.files, self.reader, _writer(self.pixels) if keep else None, progress))
     if cache=="auto" and self.pixels is not None and device.type=="cuda":
-        if math.prod(self.shape) < 0.3*torch.cuda.mem_get_info(device)[0]: self._to(device)
+        if _n_bytes(self.shape, self.reader) < 0.3*torch.cuda.mem_get_info(device)[0]: self._to(device)
 
 # %% ../../nbs/data/03_store.ipynb #16612632
 @patch
@@ -260,7 +263,7 @@ def _place(self:ImageStore, cache, progress):
         return self._index(*(index[k] for k in ("digests", "spans", "bad", "notes")))
     except OSError as e:
         if cache!="auto" and named: raise ValueError(f"cache={str(cache)!r}: the folder cannot be used: {e}") from e
-        if not isinstance(e, _OverLimit) and (cache!="auto" or math.prod(self.shape)<_free_memory()/2):
+        if not isinstance(e, _OverLimit) and (cache!="auto" or _n_bytes(self.shape, self.reader)<_free_memory()/2):
             if named: warnings.warn(f"the images are kept in memory, and decoded again in the next run: {e} "
                                     f"($ZOOFAST_CACHE names another folder)")
             return "memory"
@@ -287,7 +290,7 @@ def _decode_some(self:ImageStore, numbers):
 @patch
 def __getitem__(self:ImageStore,
     idxs           # Numbers of the images
-)->torch.Tensor:   # Bytes `(n, channels, wide, wide)`
+)->torch.Tensor:   # `(n, channels, wide, wide)`, bytes or the reader's float16, 0 to 255
     "Images with these numbers; raises `ImageError` where one cannot be read"
     idxs = torch.as_tensor(idxs)
     numbers = idxs.tolist()

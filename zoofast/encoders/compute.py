@@ -103,7 +103,7 @@ FOLD_FROM = 256        # images from which a folded copy pays
 @torch.inference_mode()
 def fold_norms(
     encoder:Encoder, # The encoder, in evaluation mode; it stays as it is
-    x:torch.Tensor   # A few images, bytes `(n, channels, size, size)`
+    x:torch.Tensor   # A few images `(n, channels, size, size)`, bytes or float16 from 0 to 255
 )->Encoder:          # A copy that is faster, or the encoder itself where there is none that gives the same
     "Batch norms folded into the convolutions before them, where no feature changes by more than 1e-5 of the largest"
     def run(e): return e(x.float().div_(255)).float()

@@ -44,11 +44,11 @@ def n_readers(
     return n if n>2 and n_images>=FORK_FROM else 0           # two read no sooner than threads
 
 # %% ../../nbs/images/09_parallel.ipynb #03ab0012
-def _by_threads(one, batches, shape, tick):
+def _by_threads(one, batches, shape, tick, dtype=np.uint8):
     with ThreadPoolExecutor(n_threads()) as ex, ThreadPoolExecutor(1) as ahead:
         todo = deque()
         def fill(jobs):
-            px,said = np.empty((len(jobs), *shape), np.uint8),[]
+            px,said = np.empty((len(jobs), *shape), dtype),[]
             for o in ex.map(one, jobs, px):
                 said.append(o)
                 tick(1)
@@ -117,13 +117,13 @@ def _pool(n, one, ring):
         os.close(ends)
 
 # %% ../../nbs/images/09_parallel.ipynb #b9c2640f
-def _shared_ring(n, shape):
+def _shared_ring(n, shape, dtype=np.uint8):
     "Memory that `n` processes share: two pieces of some images for each, and the one in hand"
     values = math.prod(shape)
     few = max(1, min(16, 2**21//max(1, values)))           # images of a piece
     pieces = 2*n+1
-    memory = mmap.mmap(-1, pieces*few*max(1, values))
-    return np.frombuffer(memory, np.uint8, pieces*few*values).reshape(pieces, few, *shape)
+    memory = mmap.mmap(-1, pieces*few*max(1, values)*np.dtype(dtype).itemsize)
+    return np.frombuffer(memory, dtype, pieces*few*values).reshape(pieces, few, *shape)
 
 def _cut_up(batches, start, ring):
     "Batches in pieces: a place in the ring, jobs, the batch's name and length; the first batch from `start` on"
@@ -135,36 +135,37 @@ def _cut_up(batches, start, ring):
         start = 0
 
 # %% ../../nbs/images/09_parallel.ipynb #ba89dca3
-def _by_processes(one, batches, shape, tick, n):
+def _by_processes(one, batches, shape, tick, n, dtype=np.uint8):
     batches = iter(batches)
-    ring = _shared_ring(n, shape)
+    ring = _shared_ring(n, shape, dtype)
     if not (first := next(batches, None)): return
     batches,jobs = chain([first], batches),first[1]
-    px,said = np.empty((len(jobs), *shape), np.uint8),[]
+    px,said = np.empty((len(jobs), *shape), dtype),[]
     # the first image is read here, so that what is imported for it is there for all processes
     if len(jobs)>1: said.append(one(jobs[0], px[0]))
     with _pool(n, one, ring) as ex:
         tick(len(said) if ex else 0)
         for place,_,name,many,answers in _in_order(ex, _cut_up(batches, len(said), ring), 2*n) if ex else ():
-            if px is None: px = np.empty((many, *shape), np.uint8)
+            if px is None: px = np.empty((many, *shape), dtype)
             px[len(said):len(said)+len(answers)] = ring[place,:len(answers)]
             said += answers
             tick(len(answers))
             if len(said)==many:
                 yield name,px,said
                 px,said = None,[]
-    if not ex: yield from _by_threads(one, batches, shape, tick)
+    if not ex: yield from _by_threads(one, batches, shape, tick, dtype)
 
 # %% ../../nbs/images/09_parallel.ipynb #03ab0014
 def read_batches(
-    one,                    # Called with a job and the place it fills, bytes of `shape`; its answer must be picklable
+    one,                    # Called with a job and the array of `shape` that it fills; its answer must be picklable
     batches,                # Yields a batch's name and its list of jobs, which is not empty
     shape:tuple,            # Shape of an image
     n_images:int,           # Images there will be, or so, which decides between threads and processes; 0 for threads
-    tick=lambda n: None     # Called with the number of images whenever some have been read
-):                          # Yields name, bytes `(n, *shape)` and list of answers, in the order of `batches`
+    tick=lambda n: None,    # Called with the number of images whenever some have been read
+    dtype=np.uint8          # Of the pixels: bytes, or "float16"
+):                          # Yields name, pixels `(n, *shape)` and list of answers, in the order of `batches`
     """Read images ahead of the work on them, by several processes or threads; what `one` raises is raised
 
     A job is a file, or whatever finds one. A function of the user's own is left to threads, with `n_images=0`."""
     n = n_readers(n_images)
-    return _by_processes(one, batches, shape, tick, n) if n else _by_threads(one, batches, shape, tick)
+    return _by_processes(one, batches, shape, tick, n, dtype) if n else _by_threads(one, batches, shape, tick, dtype)

@@ -8,29 +8,32 @@ jpg, png and tiff come in many modes; each becomes an array of bytes, bands firs
 __all__ = ['RASTER_STARTS', 'RASTER_FORMATS', 'picture_pixels', 'read_raster']
 
 # %% ../../nbs/images/03_raster.ipynb #b5eb9d8e
-import functools
+import contextlib, functools
 import numpy as np
 from PIL import Image, ImageOps
 
 # %% ../../nbs/images/03_raster.ipynb #a83f8c79
-def _sixteen_bits(px, top, white):
-    "Bytes for whole numbers from 0 to `top`; in some tiffs 0 is white, which Pillow sees to in 8 bits only"
+def _sixteen_bits(px, top, white, deep=False):
+    """Bytes for whole numbers from 0 to `top`, or `deep` ones from 0 to 65535; in some tiffs 0 is white, which Pillow
+    sees to in 8 bits only"""
     px = px.astype(np.int64)
     if px.min()<0 or px.max()>65535:
         raise ValueError(f"has integer pixels from {px.min()} to {px.max()}; "
                          f"only 8 and 16 bits can be read: save it as FITS")
-    px = (px*(255/top)).round().astype(np.uint8)
-    return 255-px if white else px
+    most = np.iinfo(kind := np.uint16 if deep else np.uint8).max
+    px = (px*(most/top)).round().astype(kind)
+    return most-px if white else px
 
 # %% ../../nbs/images/03_raster.ipynb #3a2b9eec
-def _raster_array(im):
-    "Pixels of a Pillow image: bytes `(y, x)` or `(y, x, 3)`, or floating-point numbers `(y, x)` for a float tiff"
+def _raster_array(im, deep=False):
+    """Pixels of a Pillow image: bytes `(y, x)` or `(y, x, 3)`; floating-point numbers `(y, x)` for a float tiff; of
+    more than 8 bits uint16 where `deep` ones are wanted"""
     tags = getattr(im, "tag_v2", {})
     im = ImageOps.exif_transpose(im)
     if im.mode=="F": return np.asarray(im)
     if im.mode.startswith("I"):
         top = 2**12-1 if tags.get(258)==(12,) else 2**16-1
-        return _sixteen_bits(np.asarray(im), top, tags.get(262)==0)
+        return _sixteen_bits(np.asarray(im), top, tags.get(262)==0, deep)
     if im.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in im.info:
         im = im.convert("RGBA")
         im = Image.alpha_composite(Image.new("RGBA", im.size, (0,0,0,255)), im).convert("RGB")
@@ -64,17 +67,47 @@ def _check_raster(im):
 
 # %% ../../nbs/images/03_raster.ipynb #cb2afc4f
 def picture_pixels(
-    im:Image.Image # Pillow's image
-)->np.ndarray:     # Bytes `(bands, y, x)`, top row first; floating-point numbers for a float tiff
+    im:Image.Image, # Pillow's image
+    deep:bool=False # Keep more than 8 bits a pixel where Pillow has them, as uint16?
+)->np.ndarray:      # Bytes `(bands, y, x)`, top row first; floating-point numbers for a float tiff
     "An image of Pillow's as pixels; raises `ValueError` for one that is too large, or of which Pillow reads a part"
     _check_raster(im)
-    a = _raster_array(im)
+    a = _raster_array(im, deep)
     return a[None] if a.ndim==2 else a.transpose(2,0,1)
+
+# %% ../../nbs/images/03_raster.ipynb #de9700b2
+@contextlib.contextmanager
+def _from_start(path):
+    "A file that is open at its start; one that was open already is left where it was"
+    if not hasattr(path, "read"):
+        with open(path, "rb") as f: yield f
+        return
+    at = path.tell()
+    path.seek(0)
+    try: yield path
+    finally: path.seek(at)
+
+def _deep_colour(file):
+    "Colour of a png of 16 bits as uint16 `(3, y, x)`, alpha on black, of which Pillow reads 8; `None` for other files"
+    import torch
+    from torchvision.io import ImageReadMode, decode_png
+    head = file.read(26)
+    # 16 bits a channel; grey with alpha, RGB, RGBA
+    if not head.startswith(RASTER_STARTS[1]) or head[24]!=16 or head[25] not in (2, 4, 6): return None
+    px = decode_png(torch.frombuffer(bytearray(head+file.read()), dtype=torch.uint8), ImageReadMode.UNCHANGED).numpy()
+    if px.dtype!=np.uint16: return None                       # an older torchvision
+    if len(px) in (2, 4): px = (px[:-1]*(px[-1:]/65535)).round().astype(np.uint16)
+    return np.repeat(px, 3, axis=0) if len(px)==1 else px
 
 # %% ../../nbs/images/03_raster.ipynb #728f0aac
 def read_raster(
-    path # jpg, png, tiff or another of `RASTER_FORMATS`
+    path,           # jpg, png, tiff or another of `RASTER_FORMATS`
+    deep:bool=False # Keep 16 bits a pixel, as uint16? Those of colour in png only: Pillow has 8 of a colour tiff
 )->np.ndarray: # Bytes `(bands, y, x)`, top row first; floating-point numbers for a float tiff
     "Read a raster image; Pillow's own errors pass through"
     with Image.open(path, formats=_pillow_formats()) as im:
-        return picture_pixels(im)
+        if not deep or im.format!="PNG" or im.mode not in ("RGB", "RGBA", "LA"): return picture_pixels(im, deep)
+        _check_raster(im)
+        plain = im.getexif().get(274, 1)==1 and "transparency" not in im.info
+        with _from_start(path) as f: colour = _deep_colour(f) if plain else None
+        return picture_pixels(im) if colour is None else colour

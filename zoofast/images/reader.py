@@ -8,7 +8,7 @@ training did. What kinds of files there are stands in one table, `FORMATS`."""
 
 # %% auto #0
 __all__ = ['FORMATS', 'ImageFormat', 'image_format', 'crop_center', 'ImageReader', 'fit_reader', 'reader_config',
-           'reader_from_config']
+           'reader_from_config', 'to_bytes']
 
 # %% ../../nbs/images/08_reader.ipynb #b5eb9d8e
 import json, os, warnings
@@ -23,7 +23,7 @@ from ..core.errors import ImageError, first_line
 from .archives import PACKED_TARS, ZIP_STARTS, ZIP_SUFFIXES, is_tar, read_tar, read_zip
 from .arrays import ARRAY_STARTS, ARRAY_SUFFIXES, array_pixels
 from .cutouts import check_cutout, is_in_tile, read_cutouts
-from .fits import FITS_STARTS, FITS_SUFFIXES, images_of_one_shape, pick_bands, read_fits
+from .fits import FITS_STARTS, FITS_SUFFIXES, as_flux, images_of_one_shape, pick_bands, read_fits
 from .no_flux import finite_flux, has_flux, missing_flux
 from .raster import RASTER_STARTS, picture_pixels, read_raster
 from .stacks import HDF5_STARTS, HDF5_SUFFIXES, ZARR_SUFFIXES, read_hdf5, read_npy, read_zarr
@@ -47,10 +47,11 @@ class ImageFormat:
     # the name of a file in it, the open file, and the place in that
     read:callable
     # What the function takes as well: of the reader's parameters "bands", "hdu" and "channels"; in a file of many
-    # pictures the "place" of one, which is "" where none is given
+    # pictures the "place" of one, which is "" where none is given; "deep", whether finished pixels of 16 bits are
+    # wanted, as uint16
     takes:tuple=()
 
-_by_pillow = ImageFormat("jpg, png, tiff or another of Pillow's", RASTER_STARTS, (), read_raster)
+_by_pillow = ImageFormat("jpg, png, tiff or another of Pillow's", RASTER_STARTS, (), read_raster, ("deep",))
 _tar = ImageFormat("tar", (), (".tar", *PACKED_TARS), read_tar, ("bands", "place"))
 _zarr = ImageFormat("Zarr", (), ZARR_SUFFIXES, read_zarr, ("bands", "place"))
 
@@ -109,8 +110,8 @@ def _read_as(kind, source, **asked):
     "Pixels by a row of `FORMATS`"
     if asked["place"] and "place" not in kind.takes:
         raise ValueError(f"a file of the kind {kind.name} is one picture, with no places in it")
-    got = kind.read(source, **{k: asked[k] for k in kind.takes})
-    if isinstance(got, np.ndarray): return got
+    got = kind.read(source, **{k: asked[k] for k in kind.takes if k in asked})
+    if isinstance(got, np.ndarray): return as_flux(got) if got.dtype==np.uint16 and "deep" not in kind.takes else got
     name,file,place = got
     kind = _format(file.read(264), name)
     file.seek(0)
@@ -134,27 +135,31 @@ def _called(image):
     pixels = image.size if isinstance(image, Image.Image) else getattr(image, "shape", "no")      # fastai adds a shape
     return f"the {type(image).__name__} of {pixels} pixels"
 
-def _given_pixels(image, bands):
+def _given_pixels(image, bands, deep=False):
     "Bytes or flux `(bands, y, x)` of an image in memory; raises `ImageError`"
     try:
-        if isinstance(image, Image.Image): return picture_pixels(image)
+        if isinstance(image, Image.Image): return picture_pixels(image, deep)
         if hasattr(image, "__array__"): return array_pixels(image, bands)
     except (TypeError, ValueError, RuntimeError) as e: raise ImageError(f"{_called(image)}: {first_line(e)}") from e
     raise ImageError(f"{image!r} is no image: give a path, an image of Pillow's, an array or a tensor")
 
 # %% ../../nbs/images/08_reader.ipynb #78154f08
+def _is_flux(px):
+    "Is it to be stretched? Bytes, and whole numbers of 16 bits where those were asked for, are finished pixels"
+    return px.dtype not in (np.uint8, np.uint16)
+
 def _one_band(px, path, n):
     "The band of a file that is one of `n`; a grey image may have been saved in colour"
     if len(px)==1: return px
-    if any(not np.array_equal(b, px[0], equal_nan=px.dtype!=np.uint8) for b in px):
+    if any(not np.array_equal(b, px[0], equal_nan=_is_flux(px)) for b in px):
         raise ImageError(f"{path}: has {len(px)} bands, where each of {n} files should have one")
     return px[:1]
 
 # %% ../../nbs/images/08_reader.ipynb #7e65299a
-def _read_bands(path, parts, hdu, bands):
+def _read_bands(path, parts, hdu, bands, deep=False):
     "Bytes or flux `(bands, y, x)` of a galaxy with a file a band"
-    read = [_one_band(_read_file(p, hdu=hdu, bands=None, channels=1), p, len(parts)) for p in parts]
-    def alike(a, b): return a.shape==b.shape and (a.dtype==np.uint8)==(b.dtype==np.uint8)
+    read = [_one_band(_read_file(p, hdu=hdu, bands=None, channels=1, deep=deep), p, len(parts)) for p in parts]
+    def alike(a, b): return a.shape==b.shape and (_is_flux(a) and _is_flux(b) or a.dtype==b.dtype)
     for p,px in zip(parts, read):
         if alike(px, read[0]): continue
         raise ImageError(f"{p}: has {px.shape[1:]} pixels of {px.dtype}, "
@@ -164,13 +169,13 @@ def _read_bands(path, parts, hdu, bands):
     except ValueError as e: raise ImageError(f"{path}: {e}") from e
 
 # %% ../../nbs/images/08_reader.ipynb #89fd3d0c
-def _read_pixels(path, hdu, bands, channels=None):
+def _read_pixels(path, hdu, bands, channels=None, deep=False):
     "Bytes or flux `(bands, y, x)` of a galaxy; raises `ImageError`"
-    if not isinstance(path, (str, os.PathLike)): return _given_pixels(path, bands)
+    if not isinstance(path, (str, os.PathLike)): return _given_pixels(path, bands, deep)
     path = str(path)
     parts = file_parts(path)
-    if len(parts)>1: return _read_bands(path, parts, hdu, bands)
-    return _read_file(path, hdu=hdu, bands=bands, channels=channels)
+    if len(parts)>1: return _read_bands(path, parts, hdu, bands, deep)
+    return _read_file(path, hdu=hdu, bands=bands, channels=channels, deep=deep)
 
 # %% ../../nbs/images/08_reader.ipynb #c07b0002
 def _in_tiles(path):
@@ -223,7 +228,7 @@ def _enlarge(px, zoom, size):
         im = Image.fromarray(np.ascontiguousarray(b))
         im = TF.affine(im, 0, [0, 0], zoom, [0, 0], interpolation=InterpolationMode.BILINEAR)
         return np.asarray(TF.center_crop(TF.resize(im, [size]), [size, size]))
-    if len(px)!=3: return np.stack([one(b) for b in px])
+    if len(px)!=3 or px.dtype!=np.uint8: return np.stack([one(b) for b in px])
     colour = one(px.transpose(1,2,0))                               # the same numbers, sooner
     return colour.transpose(2,0,1).copy()
 
@@ -233,6 +238,9 @@ def _match_channels(px, channels, grey="mean"):
     n = px.shape[0]
     if n==channels: return px
     if n==1: return np.repeat(px, channels, axis=0)
+    if channels==1 and px.dtype!=np.uint8:
+        weights = (.299, .587, .114) if grey=="luma" and n==3 else None
+        return np.average(px, axis=0, weights=weights)[None].astype(np.float32)
     if channels==1 and grey=="luma" and n==3:
         return np.asarray(Image.fromarray(np.ascontiguousarray(px.transpose(1,2,0))).convert("L"))[None]
     if channels==1: return px.mean(axis=0, keepdims=True).round().astype(np.uint8)
@@ -256,6 +264,7 @@ def _check_reader(r):
     check_number("margin", r.margin, low=1, high=4)
     check_number("zoom", r.zoom, low=1, high=8)
     check_one_of("grey", r.grey, ("mean", "luma"))
+    check_one_of("dtype", r.dtype, ("uint8", "float16"))
     check_one_of("no_flux", r.no_flux, ("sky", "black"))
     if not _fits_crop(r.crop):
         raise ValueError(f"crop={r.crop!r} must be a whole number of pixels, or a fraction of the side, 1 at most")
@@ -270,7 +279,7 @@ def _check_reader(r):
 # %% ../../nbs/images/08_reader.ipynb #9a748508
 @dataclass(frozen=True)
 class ImageReader:
-    "Reads an image file as a tensor of bytes `(channels, size, size)`"
+    "Reads an image file as a tensor `(channels, size, size)` of bytes, or of float16 on the same scale, 0 to 255"
     size:int=224 # Pixels along each side of the tensor
     channels:int=3 # 3 or 1, or the number of bands for more
     stretch:"str|dict|callable"="auto" # How flux becomes bytes: see `stretch_flux`
@@ -285,11 +294,13 @@ class ImageReader:
     cutout:"int|str|None"=None
     align:bool=True # Cutouts north up, all bands on one grid? Otherwise the tile's pixels as they are
     no_flux:str="sky" # How pixels without flux are painted; "black" is what zoofast 0.1.0 did: see `stretch_flux`
+    # "uint8": rounded to 256 steps; "float16": numbers from 0 to 255 too, not rounded, for what is fainter than a step
+    dtype:str="uint8"
 
     def __post_init__(self): _check_reader(self)
 
     def __call__(self, path)->"torch.Tensor":
-        "The image as bytes `(channels, size, size)`; raises `ImageError`"
+        "The image `(channels, size, size)`, bytes or float16 from 0 to 255; raises `ImageError`"
         return crop_center(self.wide(path), self.size)
 
 _other_words = dict(img_size="say size=", resize="say size=", n_in="say channels=", in_chans="say channels=",
@@ -302,13 +313,15 @@ def _pixels(self:ImageReader, path):
     "Bytes or flux `(bands, y, x)` of a picture, cut from its tile(s) where it lies in such; raises `ImageError`"
     if apart := _in_tiles(path): return _cut_from_tiles(path, apart, self)
     in_memory = not isinstance(path, (str, os.PathLike))
-    if self.cutout is None or in_memory: return _read_pixels(path, self.hdu, self.bands, self.channels)
+    deep = self.dtype!="uint8"
+    if self.cutout is None or in_memory: return _read_pixels(path, self.hdu, self.bands, self.channels, deep)
     raise ImageError(f"{path}: has no place to cut from, as cutout={self.cutout!r} asks; columns ra, dec or x, y of "
                      "the catalogue give it (a reader without cutout reads whole images)")
 
 @patch
 def flux(self:ImageReader, path)->np.ndarray:
-    "The middle square as it is in the file(s), `(bands, y, x)`: flux, or bytes of a raster; raises `ImageError`"
+    """The middle square as it is in the file(s), `(bands, y, x)`: flux, or bytes of a raster (uint16 for a reader of
+    float16, where the raster has more than 8 bits); raises `ImageError`"""
     return _middle(self._pixels(path), self.crop)
 
 # %% ../../nbs/images/08_reader.ipynb #6dac8f1c
@@ -317,20 +330,23 @@ def wide_size(self:ImageReader)->int:
     "Pixels along each side with the margin; as odd or even as `size`, so that the middle is exact"
     return self.size + 2*round(self.size*(self.margin-1)/2)
 
-def _as_bytes(reader, px, path, good=None):
-    "Bytes of pixels `(bands, y, x)`, in the reader's channels; raises `ImageError`"
+def _finished(reader, px, path, good=None):
+    """Bytes of pixels `(bands, y, x)`, or float32 numbers from 0 to 255 for float16, in the reader's channels; raises
+    `ImageError`"""
     try:
-        if px.dtype!=np.uint8: px = stretch_flux(px, reader.stretch, reader.no_flux, good)
+        if _is_flux(px): px = stretch_flux(px, reader.stretch, reader.no_flux, good, reader.dtype)
+        elif reader.dtype!="uint8": px = px.astype(np.float32)*np.float32(255/np.iinfo(px.dtype).max)
         return _match_channels(px, reader.channels, reader.grey)
     except ValueError as e: raise ImageError(f"{_called(path)}: {e}") from e
 
 def _resized(reader, px):
-    "Bytes in the reader's size with its margin, as a tensor"
+    "Pixels in the reader's size with its margin, as a tensor of its `dtype`"
     import torch
     from torchvision.transforms.v2 import functional as TF
-    if reader.zoom!=1: return torch.from_numpy(_enlarge(px, reader.zoom, reader.wide_size))
+    if reader.zoom!=1: px = _enlarge(px, reader.zoom, reader.wide_size)
     px = torch.from_numpy(np.require(px, requirements=["C", "W"]))
-    return TF.resize(px, [reader.wide_size]*2, antialias=True)
+    if reader.zoom==1: px = TF.resize(px, [reader.wide_size]*2, antialias=True)
+    return px if px.dtype==torch.uint8 else px.clamp_(0, 255).half()
 
 def _source(reader, path):
     "The pixels in the file(s) that the reader takes"
@@ -339,8 +355,8 @@ def _source(reader, path):
 
 @patch
 def wide(self:ImageReader, path)->"torch.Tensor":
-    "The image with its margin, bytes `(channels, wide_size, wide_size)`; raises `ImageError`"
-    return _resized(self, _as_bytes(self, _source(self, path), path))
+    "The image with its margin `(channels, wide_size, wide_size)`, bytes or float16; raises `ImageError`"
+    return _resized(self, _finished(self, _source(self, path), path))
 
 # %% ../../nbs/images/08_reader.ipynb #cc2df00e
 def _names_of_bands(reader, path, n):
@@ -365,12 +381,12 @@ def _said_of(reader, px, good, path):
     return "; ".join(f"band {names[i]} has the same value, {px[i,0,0]}, in all pixels" for i in dead)
 
 @patch
-def examine(self:ImageReader, path)->tuple: # Bytes `(channels, wide_size, wide_size)`; a text, or `None`
+def examine(self:ImageReader, path)->tuple: # Pixels `(channels, wide_size, wide_size)`; a text, or `None`
     "What `wide` gives, and what should be said of it: pixels without flux, dead bands; raises `ImageError`"
     if type(self).wide is not ImageReader.wide: return self.wide(path),None       # a reader of one's own
     px,good = _source(self, path),None
-    if px.dtype!=np.uint8: good = has_flux(px) if self.no_flux=="sky" else finite_flux(px)
-    return _resized(self, _as_bytes(self, px, path, good)),_said_of(self, px, good, path)
+    if _is_flux(px): good = has_flux(px) if self.no_flux=="sky" else finite_flux(px)
+    return _resized(self, _finished(self, px, path, good)),_said_of(self, px, good, path)
 
 # %% ../../nbs/images/08_reader.ipynb #5c10b002
 @patch
@@ -393,7 +409,7 @@ def _some_flux(reader, files, n, seed):
         except ImageError as e:                                # to be said by the check, by name
             why = why or e
             continue
-        if px.dtype!=np.uint8: fluxes.append(px)
+        if _is_flux(px): fluxes.append(px)
         if len(fluxes)==n: break
     return fluxes,why
 
@@ -424,6 +440,7 @@ def reader_config(
     config = asdict(reader)
     if reader.cutout is None: config = {k: v for k,v in config.items() if k not in ("cutout", "align")}     # as before
     if reader.no_flux=="black": del config["no_flux"]                   # a model of 0.1.0 is known by what it was
+    if reader.dtype=="uint8": del config["dtype"]                       # nor did models and caches of before say so
     return json.loads(json.dumps(config, default=lambda o: np.asarray(o).tolist()))
 
 # %% ../../nbs/images/08_reader.ipynb #d7d95fd9
@@ -435,3 +452,10 @@ def reader_from_config(
     if unknown: raise ValueError(f"the reader has no parameter {sorted(unknown)[0]!r}")
     config = {"no_flux": "black", **config}                             # 0.1.0 did not say so
     return ImageReader(**{k: tuple(v) if isinstance(v, list) else v for k,v in config.items()})
+
+# %% ../../nbs/images/08_reader.ipynb #de9700a2
+def to_bytes(
+    x:"torch.Tensor" # Pixels as a reader gives them
+)->"torch.Tensor":   # Bytes of the same shape
+    "Pixels to be shown: bytes as they are, float16 rounded to them"
+    return x if not x.is_floating_point() else x.float().round().clamp(0, 255).byte()

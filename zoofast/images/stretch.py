@@ -180,19 +180,23 @@ def stretch_flux(
     stretch="auto",  # Name, dict with parameters, or a function of flux without NaN that gives as many numbers in 0..1
     # What has no flux is painted as "sky"; or "black", where that is NaN and infinity alone, as in zoofast 0.1.0
     no_flux:str="sky",
-    good=None        # Where there is flux, of the same shape, if that is known already
-)->np.ndarray:       # Bytes of the same shape
-    "Scale flux to bytes; raises `ValueError` where hardly a pixel has flux or nothing is to be seen"
+    good=None,       # Where there is flux, of the same shape, if that is known already
+    # "uint8" for bytes; "float16" for float32 numbers from 0 to 255 that are not rounded, which float16 may keep
+    dtype:str="uint8"
+)->np.ndarray:       # Bytes, or numbers, of the same shape
+    """Scale flux to bytes, or to the numbers that those round; raises `ValueError` where hardly a pixel has flux or
+    nothing is to be seen"""
     flux = np.asarray(flux, dtype=np.float64 if np.asarray(flux).dtype==np.float64 else np.float32)
     black = no_flux=="black"
     if good is None: good = finite_flux(flux) if black else has_flux(flux)
     lowest,highest = _ends(flux, good, black)
     if not (black or good.all()): flux = np.where(good, flux, background_level(flux, good))
     x = _stretched(flux, good, stretch, lowest if black and not good.all() else None)
-    px = x if x.dtype==np.uint8 else (np.clip(x, 0, 1)*255).round().astype(np.uint8)
+    px = x if x.dtype==np.uint8 else np.clip(x, 0, 1)*255
+    px = px.round().astype(np.uint8) if dtype=="uint8" else px.astype(np.float32)
     seen = True if good.all() else good                   # many times as fast where nothing is missing
-    top = px.max(where=seen, initial=0)
-    if top!=px.min(where=seen, initial=255): return px
+    top,bottom = (np.dtype(dtype).type(o) for o in (px.max(where=seen, initial=0), px.min(where=seen, initial=255)))
+    if top!=bottom: return px
     raise ValueError(f"is {'black' if top<128 else 'white'} everywhere with the stretch {stretch}: "
                      f"its flux is from {lowest:.4g} to {highest:.4g}")
 

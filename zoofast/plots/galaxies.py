@@ -13,7 +13,7 @@ import math
 import numpy as np, pandas as pd
 from ..core.errors import ImageError
 from ..core.checks import check_one_of
-from ..images.reader import ImageReader
+from ..images.reader import ImageReader, to_bytes
 from ..predict.answers import as_answers, need_truth
 from .style import COLORS, named, new_axes, say_in
 
@@ -27,7 +27,7 @@ def pixels(
     "An image to be shown: three bands in colour, other numbers of bands as their mean"
     try: x = reader(str(file))
     except ImageError: return None
-    return (x.permute(1, 2, 0) if len(x)==3 else x.float().mean(0)).numpy()
+    return (to_bytes(x).permute(1, 2, 0) if len(x)==3 else x.float().mean(0)).numpy()
 
 # %% ../../nbs/plots/02_galaxies.ipynb #2b2e6f72
 def _tiles(files, titles, colors, reader, ncols, side):

@@ -17,7 +17,7 @@ from ..core.errors import CatalogError
 from ..catalog.split import is_categorical
 from ..catalog.read import need_columns
 from ..core.errors import ImageError
-from ..images.reader import ImageReader
+from ..images.reader import ImageReader, to_bytes
 from .features import FeatureTable, compress_features
 
 # %% ../../nbs/predict/06_maps.ipynb #9ec594f5
@@ -134,7 +134,7 @@ def _squares(m, n):
 def _picture(px, x, y, h, color, ax):
     "A galaxy with its middle at a place, in a frame where a colour is given"
     from matplotlib.patches import Rectangle
-    shown = (px.permute(1, 2, 0) if len(px)==3 else px.float().mean(0)).numpy()
+    shown = (to_bytes(px).permute(1, 2, 0) if len(px)==3 else px.float().mean(0)).numpy()
     ax.imshow(shown, cmap="gray", extent=(x-h, x+h, y-h, y+h), interpolation="antialiased", zorder=2)
     if color: ax.add_patch(Rectangle((x-h, y-h), 2*h, 2*h, fill=False, lw=1.6, ec=color, zorder=3))
 

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np, pandas as pd
 from ..core.errors import ImageError
+from ..images.reader import to_bytes
 from ..training.runs import as_command, catalog_words
 from ..predict.answers import KEPT, Answers
 from ..plots.galaxies import pick_galaxies
@@ -76,7 +77,7 @@ def _thumbnail(file, reader):
     from PIL import Image
     try: x = reader(str(file))
     except ImageError: return ""
-    px = (x.permute(1, 2, 0) if len(x)==3 else x.float().mean(0).byte()).numpy()
+    px = (to_bytes(x).permute(1, 2, 0) if len(x)==3 else x.float().mean(0).byte()).numpy()
     Image.fromarray(px).save(out := io.BytesIO(), "JPEG", quality=82, optimize=True)
     return base64.b64encode(out.getvalue()).decode()
 

@@ -224,6 +224,8 @@ _table("Images",
        words=("auto", "linear", "asinh", "log", "zscale", "midtones", "lupton"),
        help="FITS: how flux becomes brightness: auto, linear, asinh, log, zscale, midtones, lupton, or with "
             'parameters, such as \'{"kind": "asinh", "low": 0, "high": 5}\'.'),
+    _P("dtype", "uint8", "name", taken_by="ImageReader", choices=("uint8", "float16"),
+       help="Depth of the pixels: uint8, 256 steps after the stretch, or float16, for what is fainter than a step."),
     _P("bands", None, "name", taken_by="ImageReader", none=True, varies=False,
        help="FITS: numbers or names of the bands, with commas, such as z,r,g."),
     _P("hdu", None, "name", taken_by="ImageReader", none=True, varies=False,

@@ -36,32 +36,3 @@ def test_a_result_that_is_lost_is_an_error(folder):
     res = shell('zoofast check rings.csv --label ring > /dev/full', folder)
     assert res.returncode==2 and 'no space left' in res.stderr.lower() and 'Traceback' not in res.stderr
     assert shell('zoofast check rings.csv --label ring 2> /dev/full', folder).returncode==0
-
-@pytest.mark.slow
-def test_a_training_goes_on_where_nobody_reads(folder):
-    res = shell('zoofast finetune rings.csv --label ring --encoder resnet18 --random-weights --size 32 --epochs 1 '
-                '--save-dir run --no-report 2>&1 | head -n 1', folder)
-    assert res.returncode==0 and res.stdout.count('\n')==1
-    assert (folder/'run'/'bundle'/'model.safetensors').is_file()
-    assert '"finished"' in (folder/'run'/'state.json').read_text()
-
-def test_what_the_machine_is_to_blame_for_is_a_sentence():
-    from concurrent.futures import ProcessPoolExecutor
-    from zoofast.cli.app import _why_ended
-    try:
-        with ProcessPoolExecutor(1) as ex: ex.submit(os._exit, 9).result()
-    except Exception as e: ended = e
-    told = RuntimeError('a process that reads images has ended')
-    told.__cause__ = ended
-    assert _why_ended(told)=='a process that reads images has ended'
-    assert _why_ended(MemoryError())=='there is not enough memory'
-    assert 'not enough memory (CUDA out' in _why_ended(RuntimeError('CUDA out of memory. Tried to allocate 2 GiB'))
-    assert _why_ended(RuntimeError('a fault of ours')) is None
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform!='linux', reason='ulimit -v holds on Linux alone')
-@pytest.mark.parametrize('kilobytes', [300_000, 900_000])
-def test_too_little_memory_to_begin_with(folder, kilobytes):
-    res = shell(f'ulimit -v {kilobytes}; '
-                'zoofast finetune rings.csv --label ring --encoder resnet18 --save-dir run', folder)
-    assert res.returncode==1 and 'not enough memory' in res.stderr and 'Traceback' not in res.stderr

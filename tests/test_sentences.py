@@ -111,14 +111,6 @@ def test_a_training_that_nobody_listens_to(survey, tmp_path, how, code):
     if code: assert res.stderr.rstrip().endswith('zoofast: the result cannot be written: no space left on device')
 
 @linux
-@pytest.mark.parametrize('how,code', [('| true', 0), ('>/dev/full', 2), ('>&-', 0), ('2>&-', 0)])
-def test_a_short_command_that_nobody_listens_to(survey, tmp_path, how, code):
-    words = ' '.join(f"'{o}'" for o in command('check', survey[0]/'catalog.csv', '--size', 32))
-    res = subprocess.run(['bash', '-c', f'{words} {how}; exit ${{PIPESTATUS[0]}}'], env=environment(tmp_path),
-                         cwd=tmp_path, capture_output=True, text=True)
-    assert res.returncode==code and 'Traceback' not in res.stderr and 'Exception' not in res.stderr, res.stderr
-
-@linux
 def test_no_file_takes_the_place_of_a_closed_stream(tmp_path):
     "What is written to stderr would be written into it"
     script = ("import sys; from zoofast.cli.streams import sentences\n"

@@ -14,7 +14,7 @@ import ast, functools, json, os, re, shlex, signal, sys, threading, warnings
 from typing import Annotated
 import typer
 from typer.core import TyperCommand, TyperGroup
-from ..core.errors import first_line, shorter, visible
+from ..core.errors import shorter, visible
 from ..training.parameters import PARAMETERS
 
 # %% ../../nbs/cli/01_app.ipynb #adfba1ee

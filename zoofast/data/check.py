@@ -71,7 +71,7 @@ def _open_all(files, opener, progress):
     from zoofast.images.parallel import read_batches
     is_reader = hasattr(opener, "wide") and not callable(opener.stretch)
     many = len(files) if is_reader else 0        # a function of one's own may remember what it has seen: no processes
-    if any("::" in f for f in files): files = sorted(files)             # galaxies of a tile, one after the other
+    files = sorted(files, key=lambda f: f.partition("::")[0]) if any("::" in f for f in files) else files    # by tile
     lists = (files[i:i+2048] for i in range(0, len(files), 2048))       # a million at once fill the memory
     bar = tqdm(total=len(files), desc="checking images", unit="image", leave=False, delay=1, disable=not progress)
     why,seen = {},{}

@@ -690,6 +690,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'zoofast.cli.sweep.sweep': ('cli/sweep.html#sweep', 'zoofast/cli/sweep.py'),
                                    'zoofast.cli.sweep.wandb_config': ('cli/sweep.html#wandb_config', 'zoofast/cli/sweep.py')},
             'zoofast.core.checks': { 'zoofast.core.checks._limits': ('core/checks.html#_limits', 'zoofast/core/checks.py'),
+                                     'zoofast.core.checks.check_axes': ('core/checks.html#check_axes', 'zoofast/core/checks.py'),
                                      'zoofast.core.checks.check_number': ('core/checks.html#check_number', 'zoofast/core/checks.py'),
                                      'zoofast.core.checks.check_one_of': ('core/checks.html#check_one_of', 'zoofast/core/checks.py'),
                                      'zoofast.core.checks.explains_words': ('core/checks.html#explains_words', 'zoofast/core/checks.py'),

@@ -13,6 +13,7 @@ __all__ = ['ARRAYS', 'TABLES', 'frame_of', 'read_astropy', 'astropy_names']
 import io, re, warnings
 from contextlib import contextmanager
 import numpy as np, pandas as pd
+from ..core.checks import check_axes
 from ..core.errors import CatalogError
 
 # %% ../../nbs/catalog/00_astronomy.ipynb #73f51c4c
@@ -147,6 +148,7 @@ def _tables_in(data, kind):
     from astropy.table import Table
     file = io.BytesIO(data) if isinstance(data, bytes) else data
     if kind=="fits":
+        check_axes(file)
         with fits.open(file, character_as_bytes=True) as f: yield _fits_tables(f)        # text is decoded once, later
     elif kind=="votable": yield _votable_tables(data if isinstance(data, bytes) else data.read_bytes())
     else:

@@ -15,6 +15,7 @@ import glob, math, os, re, warnings
 from concurrent.futures import ThreadPoolExecutor
 import numpy as np, pandas as pd
 from tqdm.auto import tqdm
+from ..core.checks import check_axes
 from ..core.errors import CatalogError, first_line
 
 # %% ../../nbs/catalog/03_tiles.ipynb #c3a8bdaa
@@ -124,6 +125,7 @@ class _Footprint:
     def __init__(self, path):
         from astropy.io import fits
         from astropy.wcs import WCS
+        check_axes(path)
         with fits.open(path, memmap=True) as hdus:
             found = [h for h in hdus if _has_sky(h)]
             if not found: raise CatalogError(f"{path} has no image with a WCS, so no galaxies can be found in it")

@@ -7,7 +7,7 @@ Checks are written once, and every parameter of zoofast uses them."""
 
 # %% auto #0
 __all__ = ['LONGEST_NAME', 'MOST_VALUES', 'MOST_FILES', 'is_number', 'check_number', 'check_one_of', 'explains_words',
-           'web_address', 'no_file']
+           'web_address', 'no_file', 'check_axes']
 
 # %% ../../nbs/core/02_checks.ipynb #c0e20004
 import functools, inspect, os, re
@@ -117,3 +117,13 @@ def no_file(
     shown = first_line(path if shown is None else shown)
     if not os.path.exists(path): return f"there is no file {shown}"
     return f"{shown} is a folder" if os.path.isdir(path) else f"{shown} is no ordinary file"
+
+# %% ../../nbs/core/02_checks.ipynb #54ed8c16
+def check_axes(
+    file # FITS file, or one that is open (which is not looked at)
+):
+    "Raise a `ValueError` for more axes than FITS has"
+    if hasattr(file, "read"): return
+    with open(file, "rb") as f: said = re.search(rb"NAXIS   = *(\d+)", f.read(2880))
+    n = int(said[1][:20]) if said else 0
+    if n>999: raise ValueError(f"has {n} axes by its header; FITS has 999 at most")

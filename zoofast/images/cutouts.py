@@ -14,7 +14,7 @@ import math, os, re, threading, warnings
 from collections import OrderedDict
 import numpy as np
 from ..catalog.tiles import SkyOfTile
-from ..core.checks import is_number
+from ..core.checks import check_axes, is_number
 from .fits import _band_names, _find_hdus, _flux_of, _on_sky, _stokes_names, _total_intensity
 from .fits import bands_first, check_pixels, pick_bands
 from .no_flux import has_flux
@@ -109,6 +109,7 @@ class _Tile:
     "A tile: `shape`, `sky`, `names` of its bands, `part`, which reads some of its pixels; `hdus` where it stays open"
     def __init__(self, path, hdu):
         from astropy.io import fits
+        check_axes(path)
         with open(path, "rb") as f: packed = f.read(6)!=b"SIMPLE"
         for mapped in (True, False):                                    # astropy maps no numbers that have a scale
             hdus = self.hdus = fits.open(path, memmap=mapped)

@@ -13,6 +13,7 @@ __all__ = ['FITS_STARTS', 'FITS_SUFFIXES', 'MAX_VALUES', 'by_sides', 'check_pixe
 # %% ../../nbs/images/01_fits.ipynb #56ba82f7
 import importlib.util, math, re
 import numpy as np
+from ..core.checks import check_axes
 
 # %% ../../nbs/images/01_fits.ipynb #704be34d
 FITS_STARTS = (b"SIMPLE  =", b"\x1f\x8b", b"BZh", b"\xfd7zXZ")         # itself, or packed: rasters never are
@@ -290,6 +291,7 @@ def read_fits(
 )->np.ndarray:    # float32 or float64 `(bands, y, x)`, top row first, NaN where there is no flux
     "Read the flux of a FITS image; raises `ValueError` where there is none, and passes astropy's errors on"
     from astropy.io import fits
+    check_axes(path)
     with fits.open(path, memmap=False) as hdus: flux,names,polarized = _read_hdus(hdus, hdu, path)
     if bands is None and polarized and channels==1 and len(flux)>1: bands = _total_intensity(names)
     return (flux if bands is None else pick_bands(flux, bands, names))[:,::-1]

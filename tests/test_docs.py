@@ -212,3 +212,11 @@ def test_examples():
     assert not missing, f'no lesson shows {missing}'
     hidden = [f'{k}.{n}' for k,n in PUBLIC if n not in shown]
     assert not hidden, f'public, and only reached through others: no lesson, guide or page shows {hidden}'
+
+def test_the_tests_that_hold_a_promise_are_there():
+    text = (ROOT/'docs'/'trust.md').read_text()
+    named = re.findall(r'`(tests/\w+\.py)(?:::(\w+))?`', text)
+    assert len(named)>25
+    for file,name in named:
+        assert (ROOT/file).is_file() and (not name or f'def {name}(' in (ROOT/file).read_text()), (file, name)
+    for file in re.findall(r'`python (benchmarks/\w+\.py)', text): assert (ROOT/file).is_file(), file

@@ -171,7 +171,7 @@ _table("The optimizer",
     _P("weight_decay", 0.05, "number", low=0, elsewhere=("wd",), help="Decay of the encoder's weights."),
     _P("l1", 0.0, "number", low=0, help="L1 penalty on weights."),
     _P("clip_grad", None, "number", above=0, none=True, help="Largest norm of the gradient."),
-    _P("accumulate", 1, "whole", low=1, help="Batches whose gradients make one step."),
+    _P("accumulate", 1, "whole", low=1, high=1_000_000, help="Batches whose gradients make one step."),
     _P("ema", 0.0, "number", low=0, high=0.99999,
        help="Decay of a moving average of the weights, such as 0.999."))
 
@@ -192,7 +192,7 @@ _table("Which model is kept",
     _P("metrics", None, "object", none=True, varies=False,
        help="What is measured on the validation galaxies; default: the task's own."),
     _P("monitor", "valid_loss", "name", help="What makes a model the best: valid_loss, or a metric."),
-    _P("patience", None, "whole", low=1, none=True, help="Epochs without a better model before a stage ends."),
+    _P("patience", None, "whole", low=1, high=100_000, none=True, help="Epochs without a better model before a stage ends."),
     _P("keep_best", True, "flag", help="Keep the best model rather than the last."),
     _P("calibrate", False, "flag", **_command,
        help="Then set the temperature of the probabilities on the validation galaxies, so that predict can take "
@@ -200,7 +200,7 @@ _table("Which model is kept",
 
 # %% ../../nbs/training/01_parameters.ipynb #9a012007
 _table("Batches and random views",
-    _P("batch_size", 32, "whole", taken_by="from_catalog", low=2, elsewhere=("bs",),
+    _P("batch_size", 32, "whole", taken_by="from_catalog", low=2, high=1_000_000, elsewhere=("bs",),
        help="Galaxies in a batch."),
     _P("augment", "galaxy", "name or dict", taken_by="from_catalog", none=True,
        words=("galaxy", "zoobot", "light", "none"),
@@ -210,7 +210,7 @@ _table("Batches and random views",
        help="Galaxies of an epoch: drawn with balanced classes, or by a column of weights; default: each once."),
     _P("flip", True, "flag", taken_by="from_catalog",
        help="May views be mirrored? Not where handedness matters."),
-    _P("views", 0, "whole", low=0, help="Random views of each galaxy while the head alone is trained."))
+    _P("views", 0, "whole", low=0, high=10_000, help="Random views of each galaxy while the head alone is trained."))
 
 # %% ../../nbs/training/01_parameters.ipynb #9a012008
 _table("Images",
@@ -277,7 +277,7 @@ _table("Speed",
     _P("channels_last", True, "flag", help="Keep the channels of a pixel side by side in memory."),
     _P("compile", False, "flag",
        help="Compile the encoder with torch, which takes minutes and pays in runs of hours."),
-    _P("processes", 1, "whole", **_command, low=1,
+    _P("processes", 1, "whole", **_command, low=1, high=1024,
        help="Processes that train together; --batch-size is that of one."))
 
 # %% ../../nbs/training/01_parameters.ipynb #9a012011

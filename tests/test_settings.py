@@ -167,7 +167,7 @@ WRONG = [     # what is in the file, and what the error says
     (random(learning_rate=dict(values=[1e-3, 1e-4], probabilities=[0.5, 0.6])), ['learning_rate', 'sum to 1.1']),
     (random(learning_rate=dict(values=[1e-3, 1e-4], probabilities=[1.0])), ['learning_rate', 'as long as values']),
     (random(batch_size=dict(distribution='uniform', min=8, max=64)), ['batch_size', 'whole numbers']),
-    (random(batch_size=dict(values=[16, 1])), ['batch_size', '1 must be 2 or more']),
+    (random(batch_size=dict(values=[16, 1])), ['batch_size', '1 must be from 2 to 1000000']),
     (random(layer_decay=dict(min=0.5, max=1.5)), ['layer_decay', 'max 1.5', 'from 0 to 1']),
     (random(model_name=dict(min=1, max=2)), ['model_name', 'use values']),
     (random(model_name=dict(value='resnet18'), encoder=dict(value='resnet50')),

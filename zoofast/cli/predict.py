@@ -36,7 +36,7 @@ def _say_written(table, out):
     bad = table.n_bad if hasattr(table, "n_bad") else int(table["error"].notna().sum())
     if bad==len(table):
         raise ValueError(f"none of the {bad} images could be read, for instance {table['error'].iloc[0]}")
-    unread = f"; {bad} images could not be read, see the column error" if bad else ""
+    unread = f"; {bad} image{'s' if bad>1 else ''} could not be read, see the column error" if bad else ""
     echo(f"{len(table)} rows written to {out}{unread}")
 
 # %% ../../nbs/cli/05_predict.ipynb #6fced6a8

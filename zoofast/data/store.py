@@ -143,18 +143,22 @@ def _alone(path):
 # %% ../../nbs/data/03_store.ipynb #07a178fe
 _looked_at = set()               # maps, and when they were written
 
-def _is_as_written(rows, index, name):
+def _is_as_written(rows, index, name, progress):
     "Are the pixels of a map those that its index tells of? They are looked at once"
     if (key := (name, *index["stamp"].tolist())) in _looked_at: return True
     end = str(rows.shape[1:]).encode()
+    n,step = rows.shape[0],256
     def is_same(i):
         if i in index["bad"]: return True
         h = hashlib.blake2b(rows[[i]].numpy(), digest_size=8)
         h.update(end)
         return int.from_bytes(h.digest(), "big")==index["digests"][i]
-    with ThreadPoolExecutor(n_threads()) as ex: changed = sum(not o for o in ex.map(is_same, range(rows.shape[0])))
+    def others(first): return sum(not is_same(i) for i in range(first, min(first+step, n)))
+    with ThreadPoolExecutor(n_threads()) as ex:
+        found = ex.map(others, range(0, n, step))
+        changed = sum(tqdm(found, "comparing kept images", -(-n//step), False, delay=2, disable=not progress))
     if not changed: _looked_at.add(key)
-    else: warnings.warn(f"{changed} of {rows.shape[0]} images that were kept in {name} are not what was written, "
+    else: warnings.warn(f"{changed} of {n} images that were kept in {name} are not what was written, "
                         "and are decoded again")
     return not changed
 
@@ -165,7 +169,7 @@ def _from_disk(files, reader, folder, shape, progress):
     path = own_folder(Path(folder).expanduser())/f"{hashlib.sha256(config.encode()+ids.tobytes()).hexdigest()[:32]}.npy"
     def ready():
         found = _open_map(path, shape)
-        if found and not _is_as_written(*found, str(path)): return None
+        if found and not _is_as_written(*found, str(path), progress): return None
         bad = [files[i] for i in found[1]["bad"]] if found else []
         if bad and len(_decode(bad, reader, progress=progress)[2])<len(bad): return None     # some can be read now
         return found

@@ -1,6 +1,7 @@
 "A folder that holds a run is left alone, and a run that is broken off says what is kept and how to go on"
-import hashlib, os, shlex, signal, subprocess, sys, time
-import pytest
+import hashlib, os, shlex, shutil, signal, subprocess, sys, time
+import pandas as pd, pytest
+from fastai.callback.core import Callback
 from test_fastai import data, learner, silent
 from zoofast.all import load_bundle, predict_catalog
 
@@ -88,3 +89,35 @@ def test_a_signal_ends_with_what_is_kept_and_the_command_that_goes_on(by, survey
     assert res.returncode==0, res.stderr
     assert len(predict_catalog(run, survey[1], progress=False))==len(survey[1])
     assert load_bundle(run).config['metrics']['valid_loss']>0
+
+def test_a_run_that_was_killed_within_its_first_epoch_is_begun_anew_by_resume(survey, tmp_path):
+    "After its row of history was written, before its checkpoint: there is nothing to go on from, and nothing to lose"
+    dls = data(survey[1], 'classification')
+    whole = learner(dls, save_dir=tmp_path/'whole')
+    with silent(whole): whole.fit(2)
+    with pytest.raises(KeyboardInterrupt):
+        first = learner(dls, save_dir=tmp_path/'run', cbs=Stop())
+        with silent(first): first.fit(2)
+    assert (tmp_path/'run'/'history.csv').is_file() and not (tmp_path/'run'/'checkpoints'/'last.pt').exists()
+    other = learner(dls, save_dir=tmp_path/'run')
+    with pytest.raises(ValueError, match='resume=True goes on with it'), silent(other): other.fit(2)
+    again = learner(dls, save_dir=tmp_path/'run', resume=True)
+    with silent(again): again.fit(2)
+    kept = ['train_loss', 'valid_loss', 'accuracy']
+    histories = [pd.read_csv(tmp_path/o/'history.csv')[kept] for o in ('whole', 'run')]
+    assert histories[0].equals(histories[1]) and len(histories[0])==2
+
+class Stop(Callback):
+    "Ends a training between its history and its checkpoint"
+    order = 60.5
+    def after_epoch(self): raise KeyboardInterrupt
+
+def test_a_finished_run_without_checkpoints_is_no_such_run(survey, tmp_path):
+    dls = data(survey[1], 'classification')
+    one = learner(dls, save_dir=tmp_path/'run')
+    with silent(one): one.fit(1)
+    one.save_bundle(tmp_path/'run'/'bundle')
+    shutil.rmtree(tmp_path/'run'/'checkpoints')
+    again = learner(dls, save_dir=tmp_path/'run', resume=True)
+    with pytest.raises(ValueError, match='holds a run'), silent(again): again.fit(1)
+    assert load_bundle(tmp_path/'run')

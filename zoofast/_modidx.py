@@ -3208,6 +3208,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                     'zoofast/training/run_folder.py'),
                                              'zoofast.training.run_folder.RunFolder._end': ( 'training/run_folder.html#runfolder._end',
                                                                                              'zoofast/training/run_folder.py'),
+                                             'zoofast.training.run_folder.RunFolder._has_no_checkpoint': ( 'training/run_folder.html#runfolder._has_no_checkpoint',
+                                                                                                           'zoofast/training/run_folder.py'),
                                              'zoofast.training.run_folder.RunFolder._open': ( 'training/run_folder.html#runfolder._open',
                                                                                               'zoofast/training/run_folder.py'),
                                              'zoofast.training.run_folder.RunFolder._outcome': ( 'training/run_folder.html#runfolder._outcome',

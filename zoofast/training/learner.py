@@ -162,7 +162,7 @@ def _new_run(self:GalaxyLearner):
     self.params,self.asked = {},{}           # what the learner was made with; see `galaxy_learner`
     self.machines,self.goes_on_with = [],""  # on what an earlier part of the run was made, and what differs now
     self.identity,self.identities = {},[]    # what has to be the same for a run to go on: now, and in each call
-    self.running,self.fitting = False,False  # within a run; within a fit
+    self.running,self.fitting,self.resuming = False,False,False  # within a run; within a fit; asked to go on
     self.checkpoint = None                   # of a killed run, as long as there is something to skip
     self._resume_state = None                # of the checkpoint, for the fit that goes on
     self.best_weights,self.ema = None,None
@@ -386,6 +386,7 @@ def _prepare_resume(self:GalaxyLearner, resume):
         self.identity = run_identity(self)
         self.identities = [*self.identities[:self.n_calls], self.identity]
         if self.checkpoint: check_identity(self.checkpoint["about"], self.identity, self.n_calls, self.checkpoint_dir)
+    self.resuming = bool(resume)
     if not resume or self.n_fits: return
     self.checkpoint = read_last(self, self.checkpoint_dir/"last.pt")
     if self.checkpoint and self.keep_best and best_row(self.checkpoint["about"]["history"], self.monitor):

@@ -21,7 +21,7 @@ from ..core.errors import quiet, visible
 from ..core.files import disk_errors, write_whole
 from ..images.reader import reader_config
 from ..tasks.infer import config_of
-from .runs import NOT_MEASURED, as_plain, check_free, held_run, package_versions, run_lock, to_yaml
+from .runs import NOT_MEASURED, as_plain, check_free, held_run, package_versions, read_history, run_lock, to_yaml
 from .runs import read_history, read_run_config
 with quiet():
     from fastai.callback.core import Callback
@@ -189,8 +189,14 @@ def before_run(self:RunFolder):
 @patch
 def _begin_anew(self:RunFolder):
     "Remove the run that the folder holds, if it is to be replaced; raises `ValueError` where it is not"
-    if self.overwrite and held_run(self.folder): return clear_run(self.folder)
+    if (self.overwrite or self._has_no_checkpoint()) and held_run(self.folder): return clear_run(self.folder)
     check_free(self.folder)
+
+@patch
+def _has_no_checkpoint(self:RunFolder):
+    "Is it to go on with a run that was killed within its first epoch, so that there is nothing to go on from?"
+    kept = (self.folder/o for o in ("checkpoints/last.pt", "bundle", "answers"))
+    return self.learn.resuming and len(read_history(self.folder))<2 and not any(o.exists() for o in kept)
 
 @patch
 def check_own(self:RunFolder):

@@ -209,7 +209,7 @@ def _angle(degrees):
 def _why_none(index, ra, dec, of):
     "What is said of a galaxy in no tile"
     of = f" of {of}" if of else ""
-    if not (math.isfinite(ra+dec) and abs(dec)<=90): return f" is no position{of}: degrees are needed"
+    if not (math.isfinite(ra+dec) and abs(dec)<=90): return " is no position: degrees are needed"
     v = _vectors(ra, dec)
     i = int(np.argmax(index.middles@v))
     t = index.tiles[i]

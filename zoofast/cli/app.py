@@ -179,6 +179,11 @@ def _bad_number(e, p, words):
     given = next((f"{w} {v}" for w,v in zip(apart, apart[1:]) if w in p.opts), p.opts[0])
     return f"{given} must be a {'whole ' if kind[1]=='integer' else ''}number"
 
+def _extra(said, words):
+    "What is said of words too many, which may be what a shell has made of a pattern"
+    patterns = [o for o in ("--tiles", "--files") if any(w.split("=")[0]==o for w in words)]
+    return f"{said}; put the pattern of {patterns[0]} in quotes" if "extra argument" in said and patterns else said
+
 # %% ../../nbs/cli/01_app.ipynb #66db8791
 def _gather(parse, words):
     "What `parse` makes of the words, or `None` where it cannot; and all that is wrong with them"
@@ -189,7 +194,7 @@ def _gather(parse, words):
             return (got if whole else None),said
         except _UsageError as e:
             p,missing = getattr(e, "param", None) or _named(e),type(e).__name__=="MissingParameter"
-            if p not in seen: said.append(_bad_number(e, p, words) or e.format_message().rstrip("."))
+            if p not in seen: said.append(_bad_number(e, p, words) or _extra(e.format_message().rstrip("."), words))
             if missing: others = [*words, *([] if p.param_type_name=="argument" else p.opts[:1]), "0"]
             else: others = _without(words, e)
             if others==words or p in seen and not missing: return None,said

@@ -35,7 +35,8 @@ def _images(file_loc, in_tiles):
     files = file_loc.str.replace(r"::[^|]*", "", regex=True)                # without their places
     if in_tiles: files = files.str.split("|").explode().replace("", None).dropna().drop_duplicates()
     kinds = files.str.lower().str.extract(r"(\.\w+(?:\.(?:gz|fz|bz2))?)$")[0]
-    n = f"{len(file_loc)} galaxies in {len(files)} tiles" if in_tiles else f"{file_loc.nunique()} images"
+    found = (~file_loc.str.startswith("::")).sum()
+    n = f"{found} galaxies in {len(files)} tiles" if in_tiles else f"{file_loc.nunique()} images"
     return f"{n}: {_counts(kinds)}"
 
 # %% ../../nbs/cli/03_check.ipynb #f9268869

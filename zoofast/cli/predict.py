@@ -67,7 +67,7 @@ def _look_at_tiles(wrong, how, cutout):
 
 def _look_at_its_columns(wrong, config, given):
     "Keep which columns the catalogue lacks: those that are named, or the usual ones or those of the training catalogue"
-    from zoofast.catalog.read import pick_columns
+    from zoofast.catalog.read import or_tiles, pick_columns
     from zoofast.catalog.tables import column_names, file_columns
     catalog,there,picked,how = given["catalog"],None,None,None
     with wrong: how = how_to_read(given)
@@ -81,7 +81,7 @@ def _look_at_its_columns(wrong, config, given):
     if how["tiles"]: picked = {k: v for k,v in (picked or {}).items() if k!="file_col"}
     wanted = {o: "" for o in given["columns"] or [] if o!="all"}
     for k,v in (picked or {}).items():                         # a bundle that is not here may have others
-        hint = f"; name the right one with {PARAMETERS[k].option}"
+        hint = f"; name the right one with {PARAMETERS[k].option}{or_tiles(there) if k=='file_col' else ''}"
         cols = dict.fromkeys((c for o in ([v] if isinstance(v, str) else v) or [] for c in file_columns(o)), hint)
         wanted = cols | wanted
     look_at_columns(wrong, catalog, there, wanted)

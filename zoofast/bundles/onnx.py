@@ -90,6 +90,7 @@ def _check_path(path):
     if path.is_dir(): raise ValueError(f"out={str(path)!r} is a folder; give the name of a file")
     if why := _missing("onnx"): raise ValueError(f"out={str(path)!r}: {why}")
 
+# %% ../../nbs/bundles/05_onnx.ipynb #0241db65
 @patch
 def export_onnx(self:GalaxyModel,
     path # File to write, ending in .onnx

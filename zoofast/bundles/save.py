@@ -94,6 +94,7 @@ def _of_the_run(run, folder):
             yield
     except ValueError as e: raise BundleError(f"the bundle cannot be written to {folder}: {e}") from None
 
+# %% ../../nbs/bundles/04_save.ipynb #8699f76d
 @patch
 def save_bundle(self:GalaxyLearner,
     folder,                # Folder of the bundle; files of an earlier one are replaced

@@ -168,6 +168,7 @@ def _no_file(file):
         return why_no_file(p, place) if p else place or f"no file is given for band {i+1} of {len(parts)}"
     return "; ".join(filter(None, (one(i, *o) for i,o in enumerate(parts)))) or None       # or why there is no tile
 
+# %% ../../nbs/catalog/02_paths.ipynb #4401655b
 def absent_files(
     files # Paths, with `|` between those of several bands
 )->dict:  # Path(s) -> why they cannot be used, for those of which a file is not there

@@ -64,6 +64,7 @@ def _check_lengths(col):
     long = next((o for o in col.dropna().unique() if isinstance(o, str) and len(o)>LONGEST_NAME), None)
     if long is not None: refuse(f"column {col.name!r}: the class", long)
 
+# %% ../../nbs/catalog/05_split.ipynb #f4f7b03c
 def check_labels(
     df:pd.DataFrame, # Catalogue
     cols:list        # Its label columns

@@ -120,6 +120,7 @@ def _wcs_cards(header):
     from astropy.io import fits
     return fits.Header([c for c in header.cards if _of_wcs.match(c.keyword)])
 
+# %% ../../nbs/catalog/03_tiles.ipynb #59815d63
 class _Footprint:
     "A tile on the sky: `path`, `shape`, `sky`, `middle` (unit vector) and `radius`"
     def __init__(self, path):
@@ -175,6 +176,7 @@ def _read_start(path):
         with open(path, "rb") as f: f.read(2**16)
     except OSError: pass
 
+# %% ../../nbs/catalog/03_tiles.ipynb #7e0726b5
 class _Index:
     "Tiles of one band, and in which of them galaxies lie"
     def __init__(self, tiles):
@@ -268,6 +270,7 @@ class TileFinder:
                             for t,(band,x) in zip(i, self.bands.items()))
         return [one(*o) for o in zip(found.tolist(), places, ra.tolist(), dec.tolist())]
 
+# %% ../../nbs/catalog/03_tiles.ipynb #37442fda
 def find_tiles(
     df:pd.DataFrame, # As for `TileFinder.find`
     tiles            # As for `TileFinder`
@@ -288,6 +291,7 @@ def check_tiles(
     if isinstance(tiles, (str, list, tuple, dict)) and not tiles: raise CatalogError(f"tiles={tiles!r}: give a pattern")
     return []
 
+# %% ../../nbs/catalog/03_tiles.ipynb #7e96eeca
 def check_cuts(
     tiles, # As for `read_catalog`
     cutout # Of the reader

@@ -41,6 +41,7 @@ def _print(text, stream):
     "A line on stdout or stderr; signs that steer a terminal are written out"
     typer.echo(visible(text), file=stream)
 
+# %% ../../nbs/cli/01_app.ipynb #b44d6ad5
 def echo(
     text="" # The line
 ):

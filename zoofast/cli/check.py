@@ -62,6 +62,7 @@ def _task_or_several(df, label, task, schema, unit_interval):
 # %% ../../nbs/cli/03_check.ipynb #7c130001
 _write = typer.Option(help="Write the bad and the suspect rows to this table (.csv or .parquet), with their kind.")
 
+# %% ../../nbs/cli/03_check.ipynb #480d325a
 @command(gathers=True)
 def check(
     catalog: Catalog,

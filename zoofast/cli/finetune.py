@@ -177,6 +177,7 @@ def train(
         if then: then(learn)
     return learn
 
+# %% ../../nbs/cli/04_finetune.ipynb #18e695d5
 def _fine_tune(learn, params):
     "Train, with a bar; one that is broken off says what is kept"
     if is_first(): learn.add_cb(bar := _terminal_progress())

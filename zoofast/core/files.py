@@ -115,6 +115,7 @@ def disk_errors(
         if isinstance(e, DiskError) or not (found := _disk_error(e, path, part)): raise
         raise found from e
 
+# %% ../../nbs/core/03_files.ipynb #e91db67a
 @contextmanager
 def unfinished(
     path,            # The file's name in the end; its folder is made

@@ -103,6 +103,7 @@ def _common_folder(files): return os.path.dirname(os.path.commonprefix([o for f 
 
 def _n_bytes(shape, reader): return math.prod(shape)*np.dtype(reader.dtype).itemsize
 
+# %% ../../nbs/data/03_store.ipynb #ca5d3868
 def _build(path, files, reader, config, ids, shape, progress):
     "Decode all images into a map, and write its index"
     _clear_parts(path)

@@ -59,6 +59,7 @@ def some_images(
     if dtype==torch.uint8: return torch.randint(0, 256, (n, *shape), dtype=dtype, generator=g)
     return (torch.rand(n, *shape, generator=g)*255).to(dtype)
 
+# %% ../../nbs/encoders/07_engines.ipynb #7182f504
 def to_onnx(
     net:nn.Module,        # Takes images `(n, channels, size, size)`, from 0 to 255
     shape:tuple,          # `(channels, size, size)`
@@ -152,6 +153,7 @@ def _kept(path):
     os.utime(path)
     return model
 
+# %% ../../nbs/encoders/07_engines.ipynb #53a959d0
 def _exported(
     encoder:Encoder,  # Encoder in evaluation mode, on the CPU
     exporter:str,     # One of `EXPORTERS`

@@ -234,6 +234,7 @@ def _grid_in_tile(sky, tile, n):
     if abs(between(tests)-exact(tests)).max()<1e-6: return between(np.arange(n))
     return exact(np.arange(n))
 
+# %% ../../nbs/images/05_cutouts.ipynb #cdbe045a
 def _resample(tile, sky, n):
     "A tile's bands on a grid of `n` pixels a side; NaN outside the tile"
     from scipy.ndimage import map_coordinates

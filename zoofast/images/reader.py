@@ -348,6 +348,7 @@ def _resized(reader, px):
     if reader.zoom==1: px = TF.resize(px, [reader.wide_size]*2, antialias=True)
     return px if px.dtype==torch.uint8 else px.clamp_(0, 255).half()
 
+# %% ../../nbs/images/08_reader.ipynb #c31b2423
 def _source(reader, path):
     "The pixels in the file(s) that the reader takes"
     zoomed_whole = reader.zoom!=1 and reader.crop is None

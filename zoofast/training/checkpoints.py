@@ -220,7 +220,8 @@ def _run_state(learn, states, done):
     "All that a run goes on from, as plain tensors, numbers and texts"
     rec = learn.recorder
     about = dict(version=1, fits=learn.fits, epochs=learn.epoch+1, done=done, history=learn.history, rates=learn.rates,
-                 machine=machine_of(learn), machines=learn.machines, identity=learn.identity, identities=learn.identities)
+                 machine=machine_of(learn), machines=learn.machines, identity=learn.identity,
+                 identities=learn.identities)
     return dict(about=json.dumps(about, default=str),
                 model=learn.net.state_dict(),
                 opt=learn.opt.opt.state_dict(),
@@ -244,7 +245,7 @@ def write_checkpoint(
     if rank_distrib(): return
     state = _run_state(learn, states, done)
     def save(part):
-        with open(part, "wb") as f: torch.save(state, f)              # torch's own files don't say why they are not written
+        with open(part, "wb") as f: torch.save(state, f)     # torch's own files don't say why they are not written
     write_whole(path, save)
 
 # %% ../../nbs/training/06_checkpoints.ipynb #cb190886

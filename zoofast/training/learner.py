@@ -336,6 +336,7 @@ def one_run(self:GalaxyLearner,
         self.call_event("before_run")
         with self._ends_run(first): yield
 
+# %% ../../nbs/training/09_learner.ipynb #1ccb0af5
 @patch
 @contextmanager
 def _ends_run(self:GalaxyLearner, first):

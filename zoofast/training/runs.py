@@ -90,6 +90,7 @@ def check_idle(
         raise ValueError(f"another process trains in {folder} now; wait for it, or give another folder") from None
     except OSError: pass                         # a folder that only its owner may write to
 
+# %% ../../nbs/training/04_runs.ipynb #6503ea82
 def read_state(
     folder # A run's folder
 )->dict:   # `state`, and `pid`, `host`, `since`, `error` where there are any

@@ -289,7 +289,9 @@ def _open_file(self:CatalogStream):
     need_columns(there, self.id_col, name=self.name, hint="; name the right one with id_col=")
     hint = _no_paths(src.names)
     need_columns(there, *self._path_columns(), name=self.name, hint=hint)
-    if self.finder: self.places = _positions(there, ("radec",)) and position_columns(src.names, ("radec",))[1:]
+    if self.finder:
+        _positions(there, ("radec",))                        # says which columns are wanted, where they are not there
+        self.places = position_columns(src.names, ("radec",))[1:]
     return src
 
 @patch

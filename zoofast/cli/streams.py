@@ -21,7 +21,6 @@ class Lasting:
         stream # The stream
     ): self.stream,self.error = stream,None
     def __getattr__(self, name): return getattr(self.stream, name)
-    def __iter__(self): return iter(self.stream)
 
     def _try(self, f, *args):
         try: return f(*args)

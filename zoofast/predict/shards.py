@@ -22,18 +22,10 @@ from ..core.trust import say_if_not_own
 from ..core.errors import ImageError
 from ..catalog.write import _suffix, _writers, check_out
 from ..core.checks import check_number, check_one_of
-from ..core.files import disk_errors
+from ..core.files import disk_errors, on_disk
 
 # %% ../../nbs/predict/01_shards.ipynb #e590f627
 _manifest,_progress,_format,_version = "_manifest.json","_progress","zoofast-shards",1
-
-def _on_disk(folder):
-    "Have the names in a folder written to the disk"
-    try: fd = os.open(folder, os.O_RDONLY)
-    except OSError: return                                     # Windows opens no folders
-    try: os.fsync(fd)
-    except OSError: pass                                       # nor do all network disks
-    finally: os.close(fd)
 
 def _write(path, write, new=False, home=None):
     "Have `write(file)` write a file whole or not at all, in `home` until it is; with `new`, the first to write it wins"
@@ -48,7 +40,7 @@ def _write(path, write, new=False, home=None):
         except OSError:
             if not new or not part.exists(): raise
             os.replace(part, path)                             # a disk without hard links
-        _on_disk(path.parent)
+        on_disk(path.parent)
     finally: part.unlink(missing_ok=True)
 
 # %% ../../nbs/predict/01_shards.ipynb #24b53774

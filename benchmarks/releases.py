@@ -7,9 +7,10 @@ the same work in turn, `--rounds` times after one that warms up, on the same sim
 same encoder, which has random weights. Printed are medians of this code's time over the other's, of the clock and of
 the processor (all threads); below 1 this code is the faster one. Results also go to benchmarks/results/releases.json.
 """
-import argparse, json, os, platform, statistics, subprocess, sys, tempfile
+import argparse, json, os, platform, statistics, subprocess, tempfile
 from datetime import date
 from pathlib import Path
+from rounds import Worker
 
 ROWS = ["read_jpg", "read_fits", "read_catalog", "train", "train_features", "predict"]
 
@@ -46,24 +47,6 @@ for line in sys.stdin:
     print(json.dumps([time.perf_counter()-wall, time.process_time()-cpu]), flush=True)
 '''
 
-class Code:
-    "A process that runs the work with one checkout's code"
-    def __init__(self, checkout, folder, size, threads):
-        env = {**os.environ, "PYTHONPATH": str(checkout), "ZOOFAST_CACHE": str(folder/"cache")}
-        args = [sys.executable, "-c", WORK, str(folder), str(size), str(threads)]
-        pipes = dict(stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-        self.p = subprocess.Popen(args, cwd=folder, env=env, text=True, **pipes)
-        self.answer()
-
-    def answer(self):
-        line = self.p.stdout.readline()
-        if not line: raise SystemExit(f"the process ended with {self.p.wait()}")
-        return line
-
-    def run(self, row):
-        print(row, file=self.p.stdin, flush=True)
-        return json.loads(self.answer())
-
 def simulate(folder, n):
     "Galaxies as jpg and as FITS of 256 pixels, and a catalogue of many rows"
     import pandas as pd
@@ -87,15 +70,17 @@ def main():
         return said.stdout.strip() or "unknown"
     with tempfile.TemporaryDirectory() as tmp:
         simulate(folder := Path(tmp), args.n)
-        codes = [Code(o, folder, args.size, os.cpu_count()) for o in (here, args.other)]
+        def code(checkout):
+            env = dict(PYTHONPATH=str(checkout), ZOOFAST_CACHE=str(folder/"cache"))
+            return Worker(WORK, folder, args.size, os.cpu_count(), cwd=folder, **env)
+        codes = [code(o) for o in (here, args.other)]
         found = {row: [] for row in args.rows}
         for i in range(args.rounds+1):
             for row in args.rows:
                 order = codes if i%2 else codes[::-1]
                 took = {c: c.run(row) for c in order}
                 if i: found[row].append([took[c] for c in codes])
-        for c in codes: c.p.stdin.close()
-        for c in codes: c.p.wait()
+        for c in codes: c.close()
     def middle(times, code, j): return statistics.median(o[code][j] for o in times)
     def ratio(times, j): return round(middle(times, 0, j)/middle(times, 1, j), 3)
     table = {row: dict(wall=ratio(t, 0), cpu=ratio(t, 1)) for row,t in found.items()}

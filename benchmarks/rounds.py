@@ -107,6 +107,24 @@ class Peer:
     def __enter__(self): return self
     def __exit__(self, *_): self.close()
 
+class Worker:
+    """A process of this Python that runs `code`: it says a line when it is ready, then answers each line that it is
+    told with one of json"""
+    def __init__(self, code, *args, cwd=None, **env):
+        self.p = subprocess.Popen([sys.executable, "-c", code, *map(str, args)], cwd=cwd, env={**os.environ, **env},
+                                  text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        self.answer()
+    def answer(self):
+        line = self.p.stdout.readline()
+        if not line: raise SystemExit(f"a process ended with {self.p.wait()}")
+        return line
+    def run(self, what):
+        print(what, file=self.p.stdin, flush=True)
+        return json.loads(self.answer())
+    def close(self):
+        self.p.stdin.close()
+        self.p.wait()
+
 def answer(make):
     "The other end of `Peer`: `make` gives the rows and a description for a job"
     if "--peer" not in sys.argv: return False

@@ -16,6 +16,7 @@ Results also go to benchmarks/results/tiles.json.
 import argparse, json, os, platform, statistics, subprocess, sys, tempfile
 from datetime import date
 from pathlib import Path
+from rounds import Worker
 
 HEAD = """
 import json, sys, time, warnings
@@ -132,36 +133,18 @@ def run(code, folder, args, *more, threads=None):
     said = subprocess.run(words, env=env, check=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     return json.loads(said.stdout.splitlines()[-1]) if said.stdout.strip() else None
 
-class Worker:
-    "A process that does the work, from tiles or from cutouts"
-    def __init__(self, kind, folder, args):
-        env = {**os.environ, "ZOOFAST_CACHE": str(folder/f"cache_{kind}")}
-        words = [sys.executable, "-c", WORK, str(folder), str(args.pixels), str(os.cpu_count()), kind]
-        self.p = subprocess.Popen(words, env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                  stderr=subprocess.DEVNULL)
-        self.answer()
-
-    def answer(self):
-        line = self.p.stdout.readline()
-        if not line: raise SystemExit(f"a process ended with {self.p.wait()}")
-        return line
-
-    def run(self, row):
-        print(row, file=self.p.stdin, flush=True)
-        return json.loads(self.answer())
-
 def compare(folder, args):
     "Median of the tiles' times over the cutouts', of the clock and the processor, for each kind of work"
-    workers = [Worker(kind, folder, args) for kind in ("tiles", "cutouts")]
+    def one(kind):
+        return Worker(WORK, folder, args.pixels, os.cpu_count(), kind, ZOOFAST_CACHE=str(folder/f"cache_{kind}"))
+    workers = [one(kind) for kind in ("tiles", "cutouts")]
     rows = ["check", "epoch", "predict"]
     found = {row: [] for row in rows}
     for i in range(args.rounds+1):
         for row in rows:
             took = {w: w.run(row) for w in (workers if i%2 else workers[::-1])}
             if i: found[row].append([took[w] for w in workers])         # the first round warms up
-    for w in workers:
-        w.p.stdin.close()
-        w.p.wait()
+    for w in workers: w.close()
     def ratio(times, j): return round(statistics.median(t[0][j]/t[1][j] for t in times), 3)
     return {row: dict(wall=ratio(t, 0), cpu=ratio(t, 1)) for row,t in found.items()}
 

@@ -15,7 +15,7 @@ import typer
 from ..core.checks import check_number
 from ..core.errors import visible
 from ..training.parameters import OF_READING
-from .app import Mistakes, cell, command, echo
+from .app import Mistakes, bars, cell, command, echo
 from .options import Align, Bands, Catalog, Channels, Cutout, Dtype, FileCol, Files, Hdu, IdCol, ImageDir, Label
 from .options import SchemaName, Size, Stretch, TableHdu, TaskName, Tiles, UnitInterval, image_reader, pick_task
 from .options import look_at_catalog, look_at_labels, look_at_values
@@ -116,7 +116,7 @@ def _check_rows(df, catalog, task, cols, tasks, reader, write):
     "Tell what is there, what is wrong with it, and whether the tasks and the split can be had"
     from zoofast.catalog.split import split_catalog
     from zoofast.data.check import check_catalog
-    res = check_catalog(df, cols or None, task, open_images=reader)
+    res = check_catalog(df, cols or None, task, open_images=reader, progress=bars())
     echo(f"{len(df)} rows, {_images(df.file_loc, reader.cutout is not None)}")
     for c in [*cols, *(["split"] if "split" in df else [])]: echo(f"{c}: {_counts(df[c])}")
     _tell_rows(res, write)

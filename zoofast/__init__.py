@@ -87,8 +87,10 @@ Modules:
 - `zoofast.training.finetune`: `galaxy_learner`, `fine_tune`
 - `zoofast.training.freezing`: What is frozen stays as it is, and costs as little as that allows
 - `zoofast.training.learner`: A fastai `Learner` whose runs repeat, resume, and end with their best model
+- `zoofast.training.linear`: A linear head that is fitted to its end, its strength by cross-validation
 - `zoofast.training.optimizer`: The optimizer: a learning rate for each block (layer decay), weight decay, freezing
 - `zoofast.training.parameters`: One table of all parameters of a training
+- `zoofast.training.probe`: What the linear probe reaches, and whether finetuning was worth it
 - `zoofast.training.profile`: Where an epoch's time goes, and how near it is to the device's limit
 - `zoofast.training.recorder`: What is measured in an epoch, in the catalogue's units and class by class
 - `zoofast.training.results`: What a learner says of galaxies: `predict`, `get_preds`, `tta`, `show_results`

@@ -26,6 +26,7 @@ with quiet():
 from ..tasks.metrics import MultiLabelLoss, RegressionLoss
 from ..images.reader import reader_config
 from .optimizer import block_names
+from .probe import probe_from_state
 from .runs import is_low_best, package_versions
 from ..core.files import write_whole
 from ..core.trust import say_if_not_own
@@ -228,6 +229,7 @@ def _run_state(learn, states, done):
                 random=states,
                 ema=learn.ema.module.state_dict() if learn.ema else None,
                 scaler=learn.scaler.state_dict() if learn.scaler else None,
+                probe=learn.probe.state if learn.probe else None,
                 smooth=(rec.smooth_loss.count, float(rec.smooth_loss.val)),
                 curves=(list(map(float, rec.lrs)), _numbers(rec.losses), list(rec.iters)))
 
@@ -329,6 +331,7 @@ def restore(
     learn.opt.opt.load_state_dict(state["opt"])
     learn.history[:] = state["about"]["history"]
     learn.rates[:] = state["about"].get("rates", [])
+    if state.get("probe"): learn.probe = probe_from_state(state["probe"])
     if learn.scaler and state["scaler"]: learn.scaler.load_state_dict(state["scaler"])
     if state["ema"]:
         if learn.ema is None: learn.ema = ModelEmaV3(learn.net, decay=learn.ema_decay, use_warmup=True)

@@ -25,6 +25,7 @@ from ..images.reader import reader_config
 from ..tasks.infer import check_task, config_of
 from ..encoders.compute import PRECISIONS, compile_encoder, pick_precision, set_layout
 from .parameters import FITS, check_stages, check_together, check_words, rows_of
+from .probe import FitHead, can_fit_head, weigh
 from .optimizer import LayerDecayOptimizer, make_groups
 from .schedules import check_scheduler_kwargs
 from .learner import GalaxyLearner, seeded
@@ -240,7 +241,8 @@ def galaxy_learner(
     return _make_learner(dls, encoder, given, timm_kwargs)
 
 # %% ../../nbs/training/13_finetune.ipynb #39914df8
-# The head alone learns at this multiple of the learning rate: it starts from nothing, and nothing is spoilt
+# Where the head alone is trained step by step, it learns at this multiple of the learning rate: it starts from nothing,
+# and nothing is spoilt
 HEAD_LR = 50
 MAX_HEAD_LR = 1e-2 # but not above this
 
@@ -266,34 +268,43 @@ def _second_stage(learn, fit, epochs, lr, **kwargs):
     if fit=="one_cycle": return learn.fit_one_cycle(epochs, lr_max=lr, **kwargs)
     return getattr(learn, f"fit_{fit}")(epochs, lr=lr, **kwargs)
 
+def _head_stage(learn, epochs, base_lr, head_lr, fit="one_cycle", cbs=None, **kwargs):
+    "Train the head alone: fit it to its end, or train it step by step"
+    lr = max(base_lr, min(HEAD_LR*base_lr, MAX_HEAD_LR)) if head_lr is None else head_lr
+    if head_lr is not None or not can_fit_head(learn, cbs):
+        return _second_stage(learn, fit, epochs, lr, cbs=cbs, **kwargs)
+    learn.fit_one_cycle(epochs, lr, cbs=L(cbs)+FitHead())
+
 # %% ../../nbs/training/13_finetune.ipynb #0d2c73d3
 @patch
 def fine_tune(self:GalaxyLearner,
     epochs:int,                 # Epochs with everything trained
     base_lr:"float|None"=None,  # Learning rate; default: the learner's own
-    freeze_epochs:int=1,        # Epochs with only the head trained, before
-    head_lr:"float|None"=None,  # Learning rate of those; default: `HEAD_LR * base_lr`, at most `MAX_HEAD_LR`
+    freeze_epochs:int=1,        # Epochs with only the head trained, before; one will do where it is fitted to its end
+    head_lr:"float|None"=None,  # Learning rate of those, step by step; default: the head is fitted to its end (`FitHead`)
     # Schedule of the second part, one of `FITS`; default: the learner's own scheduler_kwargs, or "one_cycle"
     fit:"str|None"=None,
     resume:"bool|None"=None,    # Go on with the run in `save_dir` that was killed
     **kwargs                    # Passed to the second part's fit method, such as `fit_one_cycle`
 ):
     """Train the head alone, then everything; where only the head is ever trained, all epochs are the head's. The best
-    model of both parts is in hand at the end"""
+    model of both parts is in hand at the end, and `worth` says how it compares with the head alone
+
+    The head is fitted to its end at once, unless it gets a rate, or images rather than features."""
     base_lr = self.lr if base_lr is None else base_lr
     fit = fit or ("scheduler_kwargs" if self.scheduler_kwargs else "one_cycle")
     check_stages(epochs, freeze_epochs, fit, self.scheduler_kwargs, base_lr, head_lr)
     _check_fit_words(self, fit, kwargs)
-    if head_lr is None: head_lr = max(base_lr, min(HEAD_LR*base_lr, MAX_HEAD_LR))
     self.unfreeze()
     with self.one_run(resume):
-        head_only = self.opt.frozen_idx==len(self.opt.groups)-1
-        if head_only: return _second_stage(self, fit, freeze_epochs+epochs, head_lr, **kwargs)
+        if self.opt.frozen_idx==len(self.opt.groups)-1:
+            return _head_stage(self, freeze_epochs+epochs, base_lr, head_lr, fit, **kwargs)
         if freeze_epochs:
             self.freeze()
-            self.fit_one_cycle(freeze_epochs, head_lr)
+            _head_stage(self, freeze_epochs, base_lr, head_lr)
             self.unfreeze()
         if epochs: _second_stage(self, fit, epochs, base_lr, **kwargs)
+    self.worth = weigh(self)
 
 # %% ../../nbs/training/13_finetune.ipynb #355bdcf5
 for _name in ("fit", "fit_one_cycle", "fit_flat_cos", "fit_sgdr", "fit_cosine", "fit_constant", "fine_tune"):

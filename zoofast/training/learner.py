@@ -24,6 +24,7 @@ from ..encoders.encoder import GalaxyNet
 from ..tasks.infer import same_task
 from .optimizer import group_table as _group_table
 from .freezing import FrozenInEval, feature_loaders
+from .probe import HEAD_FITTED, FitHead
 from .schedules import TimmSchedule
 from .checkpoints import AnswersLoss, Checkpoints, EmaWeights, EpochLog, RateLog, SmoothLoss
 from .checkpoints import best_row, check_identity, copy_weights, run_identity, weights_sum
@@ -169,6 +170,7 @@ def _new_run(self:GalaxyLearner):
     self.calibration = None                  # of the model in hand; see `calibrate`
     self.diverged = None                     # why training cannot go on
     self._cached = None,None                 # the frozen encoder's state, and loaders of its features
+    self.probe,self.worth = None,None        # the head that was fitted first, and how the model compares with it
     self._losses = []                        # not looked at yet
 
 # %% ../../nbs/training/09_learner.ipynb #0137b901
@@ -200,6 +202,7 @@ def _take_data(self:GalaxyLearner, dls):
         raise ValueError(f"learn.dls: the images have {reader.channels} channels, and the encoder takes {enc.channels}")
     enc.resize(reader.size)
     if self.params: self.params |= dict(size=reader.size, batch_size=dls.train.bs)
+    self.probe,self.worth = None,None
 
 # %% ../../nbs/training/09_learner.ipynb #46b01728
 @patch(as_prop=True)
@@ -424,6 +427,7 @@ def _describe_fit(n_epoch, lr, wd, cbs):
     scheds = [cb.scheds for cb in cbs if isinstance(cb, ParamScheduler)]
     words += [f"lr schedule through {at(o['lr'])}" for o in scheds if "lr" in o]
     words += [f"schedule {cb.kwargs}" for cb in cbs if isinstance(cb, TimmSchedule)]
+    if any(isinstance(cb, FitHead) for cb in cbs): words.append(HEAD_FITTED)
     return ", ".join(words)
 
 # %% ../../nbs/training/09_learner.ipynb #ec5dcf59

@@ -82,6 +82,7 @@ Modules:
 - `zoofast.tasks.metrics`: Losses and metrics in which missing answers do not count
 - `zoofast.tasks.schema`: The decision tree that volunteers walk through
 - `zoofast.tasks.votes`: The likelihood of volunteers' votes, and what it says about fractions
+- `zoofast.tasks.worth`: Whether finetuning was worth it: the same galaxies, answered by the model and by a linear probe
 - `zoofast.training.checkpoints`: The best model in hand, the whole run on disk
 - `zoofast.training.distributed`: Training on several devices, with fastai's `distrib_ctx` and accelerate
 - `zoofast.training.finetune`: `galaxy_learner`, `fine_tune`

@@ -14,6 +14,7 @@ import json, re
 import numpy as np
 from ..core.errors import visible
 from ..tasks.infer import task_from_config
+from ..tasks.worth import Worth, worth_text
 
 # %% ../../nbs/bundles/01_card.ipynb #efc8c5e5
 def _text(o, most=200):
@@ -84,11 +85,18 @@ def _data(data, summary, reader):
             f"Images are read as {reader['channels']} x {size} x {size} pixels, in this way: {_text(how)}.", ""]
 
 # %% ../../nbs/bundles/01_card.ipynb #3e9f22bc
-def _metrics(metrics):
+def _beside_probe(probe):
+    "How a linear probe did beside it; nothing where that is not known"
+    try: worth = Worth(**{**probe, "metric": str(probe["metric"])})
+    except (TypeError, KeyError): return []
+    if not all(isinstance(o, (int, float)) for o in worth if o is not worth.metric): return []
+    return [f"Beside a linear probe, a head on the encoder as it was: {_text(worth_text(worth))}.", ""]
+
+def _metrics(metrics, probe=None):
     "How well the model did; nothing where that is not known"
     if not metrics: return []
     return ["## Metrics", "", "On the galaxies kept for validation, at the epoch whose weights these are.", "",
-            *_table(["metric", "value"], list(metrics.items()))]
+            *_table(["metric", "value"], list(metrics.items())), *_beside_probe(probe)]
 
 def _training(config):
     "How the model was made"
@@ -137,7 +145,7 @@ def model_card(
         f"# {_text(name)}", "", *what, "",
         *_usage(name),
         *_data(data, summary, config["reader"]),
-        *_metrics(metrics),
+        *_metrics(metrics, config.get("probe")),
         *_training(config),
         "## Limitations", "", *limits, "",
         *_written(config)]))

@@ -47,15 +47,19 @@ def _metrics_in_hand(learn):
     "Validation loss and metrics of the epoch whose model is in hand; none where it has been changed since"
     return {k: v for k,v in (learn.in_hand or {}).items() if k not in (*NOT_MEASURED, "train_loss")}
 
+def _probe(learn):
+    "How the model in hand compares with the linear probe on the validation galaxies; `None` where that is not known"
+    return learn.worth._asdict() if learn.worth and learn.in_hand else None
+
 def _how_made(learn):
     "How a learner's model was made, for config.json"
     own = getattr(learn.loss_func, "__name__", type(learn.loss_func).__name__)
     theirs = type(learn.loss_func) is type(learn.dls.task.loss_func)         # the task makes it again
     loss = loss_config(learn.loss_func, learn.dls.task.n_out) or (None if theirs else {"own": own})
     augment = repr(learn.dls.augment) if learn.dls.augment else "none"
-    return dict(params=learn.params, metrics=_metrics_in_hand(learn), calibration=learn.calibration,
-                data=data_summary(learn), loss=loss, flip=learn.dls.flip, augment=augment,
-                **learn.dls.catalog_columns)
+    return dict(params=learn.params, metrics=_metrics_in_hand(learn), probe=_probe(learn),
+                calibration=learn.calibration, data=data_summary(learn), loss=loss,
+                flip=learn.dls.flip, augment=augment, **learn.dls.catalog_columns)
 
 # %% ../../nbs/bundles/04_save.ipynb #cdf527f4
 @patch

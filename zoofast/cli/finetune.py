@@ -346,11 +346,22 @@ def _load(df, task, given):
     return dls
 
 # %% ../../nbs/cli/04_finetune.ipynb #c29265bd
+def _beside_probe(learn, rows, preds, of, what):
+    "Say what the linear probe alone reaches on these galaxies, where there is one and more was trained than the head"
+    from zoofast.tasks.worth import compare_with_probe, worth_text
+    if not learn.worth: return
+    task = learn.dls.task
+    worth = compare_with_probe(task, preds[of], learn.probe.predictions(task, rows)[of], rows[of])
+    if not worth: return
+    echo(worth_text(worth, what))
+    learn.run_folder.log(worth_text(worth, what))
+
 def _judge(learn, given):
     "Scores, pictures and the report, of the galaxies that were not trained on"
     from zoofast.plots.numbers import save_pictures
     from zoofast.predict.table import predict_catalog
     from zoofast.tasks.infer import score_predictions
+    from zoofast.training.probe import rare_text
     dls,save_dir = learn.dls,given["save_dir"]
     rows = dls.catalog[dls.catalog.split!="train"].reset_index(drop=True)
     preds = predict_catalog(learn, rows, progress=bars())
@@ -358,7 +369,9 @@ def _judge(learn, given):
         if not (of := rows.split==name).any(): continue
         echo(line := score_line(score_predictions(preds[of], rows[of], dls.task), what))
         learn.run_folder.log(line)
+        _beside_probe(learn, rows, preds, of, what)
         seen = rows[of],preds[of]                                # the test galaxies, where there are some
+    if text := rare_text(learn): echo(text)
     save_pictures(save_dir, *seen, dls.task, learn.history, dls.reader)
     finish(learn, save_dir, given["no_report"], preds, rows)
 
@@ -469,7 +482,7 @@ def demo(
 def _survey_loaders(df, size, seed):
     "Loaders of the simulated galaxies that are not kept for the test"
     from zoofast.data.loaders import GalaxyDataLoaders
-    dls = GalaxyDataLoaders.from_catalog(df[df.split!="test"], "morphology", size=size, seed=seed, progress=bars())
+    dls = GalaxyDataLoaders.from_catalog(df, "morphology", size=size, seed=seed, progress=bars())
     kept = int((df.split=="test").sum())
     say(f"{len(dls.train_ds)} galaxies to train on, {len(dls.valid_ds)} to validate, {kept} kept for the test")
     return dls

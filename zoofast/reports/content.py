@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np, pandas as pd
 from ..core.errors import ImageError
 from ..images.reader import to_bytes
+from ..tasks.worth import compare_with_probe, worth_text
 from ..training.runs import as_command, catalog_words
 from ..predict.answers import KEPT, Answers
 from ..plots.galaxies import pick_galaxies
@@ -54,9 +55,18 @@ def kept_scores(
     for split,what in (("valid", "validation galaxies"), ("test", "test galaxies")):
         if not (splits==split).any(): continue
         last = Answers(run, split=split),what
-        try: tables.append(score_table(*last))
+        try: tables.append(score_table(*last) | dict(worth=_worth(run, *last)))
         except ValueError: continue                                # none with both a label and a prediction
     return tables[::-1],last
+
+def _worth(run, a, what):
+    "Was finetuning worth it? Nothing where the probe's answers about these galaxies were not kept"
+    path = run/KEPT/"probe.parquet"
+    if not path.is_file() or "id_str" not in a.preds: return ""
+    probe = pd.read_parquet(path).set_index("id_str").reindex(a.preds.id_str).reset_index()
+    worth = compare_with_probe(a.task, a.preds, probe, a.truth) if set(a.task.columns)<=set(probe) else None
+    text = worth_text(worth, what) if worth else ""
+    return text and f"{text[0].upper()}{text[1:]}."
 
 def headline(
     scores:list, # Tables of metrics

@@ -45,6 +45,10 @@ def _check_table(dls):
     return pd.concat([table(rows, kind) for rows,kind in parts if rows is not None], ignore_index=True)
 
 # %% ../../nbs/reports/03_report.ipynb #e2579c62
+def _not_trained(learn):
+    "Rows of the catalogue that were not trained on"
+    return learn.dls.catalog[learn.dls.catalog.split!="train"].reset_index(drop=True)
+
 def keep_run(
     learn,                 # A `GalaxyLearner` that has trained
     folder=None,           # The run's folder; that of the learner by default
@@ -57,9 +61,10 @@ def keep_run(
     folder = Path(folder).expanduser() if folder else learn.checkpoint_dir and learn.checkpoint_dir.parent
     if not folder: raise ValueError("the learner has no folder: give save_dir= to galaxy_learner, or folder=")
     if answers is None:
-        rows = learn.dls.catalog[learn.dls.catalog.split!="train"].reset_index(drop=True)
+        rows = _not_trained(learn)
         answers = Answers(predict_catalog(learn, rows, progress=progress), rows, learn.task)
-    answers.save(folder)
+    kept = answers.save(folder)
+    if learn.probe: write_table(learn.probe.predictions(learn.dls.task, _not_trained(learn)), kept/"probe.parquet")
     write_table(learn.group_table(), folder/"groups.csv")
     if learn.rates: write_table(pd.DataFrame(learn.rates), folder/"rates.csv")
     write_table(_check_table(learn.dls), folder/"check.csv")

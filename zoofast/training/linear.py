@@ -67,8 +67,8 @@ class _Problem:
 
     def out(self, head, rows): return linear(self.z[rows], *head)
 
-# %% ../../nbs/training/00_linear.ipynb #4ea64624
-STRENGTHS = tuple(10.**i for i in range(-4, 3))     # whole decades; the neighbours of the best are tried at half a decade
+# %% ../../nbs/training/00_linear.ipynb #f4a713fa
+STRENGTHS = tuple(10.**i for i in range(-4, 3))     # whole decades; the best's neighbours are tried at half a decade
 MOST_ROWS = 4000                              # views that cross-validation looks at, if there are more
 PARTS = 5
 

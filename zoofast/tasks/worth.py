@@ -14,13 +14,14 @@ from typing import NamedTuple
 from .infer import score_predictions
 from .task import Task
 
-# %% ../../nbs/tasks/10_worth.ipynb #187d40a9
+# %% ../../nbs/tasks/10_worth.ipynb #55ed5d4a
 class Worth(NamedTuple):
     "How a finetuned model compares with the linear probe on the same galaxies"
     galaxies:int     # With a label and both answers
     metric:str       # The task's headline
     model:float      # Its value for the finetuned model
     probe:float      # Its value for the probe
+    same:bool        # Is the model the probe itself, since no epoch of finetuning was better?
     better:float     # Mean over galaxies of how much nearer the truth the model is; of classes, the gain in accuracy
     p:float          # Probability of a difference as large by chance, both ways
 
@@ -50,7 +51,7 @@ def _headline(task, preds, truth):
     "The task's headline of some predictions, NaN where it has none"
     return float(score_predictions(preds, truth, task).get(task.headline, np.nan))
 
-# %% ../../nbs/tasks/10_worth.ipynb #c85c8a5a
+# %% ../../nbs/tasks/10_worth.ipynb #1dc5bb02
 def compare_with_probe(
     task:Task,           # What was asked
     preds:pd.DataFrame,  # Table of predictions of the finetuned model
@@ -63,9 +64,11 @@ def compare_with_probe(
     both = np.isfinite(gain)
     if not both.any(): return None
     values = (_headline(task, o[both], truth[both]) for o in (preds, probe))
-    return Worth(int(both.sum()), task.headline, *values, float(gain[both].mean()), _by_chance(gain[both]))
+    cols = [c for c in task.columns if c in preds]
+    same = probe[cols].equals(preds[cols])
+    return Worth(int(both.sum()), task.headline, *values, same, float(gain[both].mean()), _by_chance(gain[both]))
 
-# %% ../../nbs/tasks/10_worth.ipynb #0f4c9bd2
+# %% ../../nbs/tasks/10_worth.ipynb #159386d1
 def _said(v, metric): return f"{v:.1%}" if metric=="accuracy" else f"{v:.3g}"
 
 def worth_text(
@@ -74,9 +77,12 @@ def worth_text(
 )->str:
     "In one or two sentences: what the probe alone reaches, and whether finetuning was worth it"
     of = worth.metric.replace("_", " ")
-    values = f"{of} {_said(worth.model, worth.metric)}, the linear probe alone {_said(worth.probe, worth.metric)}"
+    values = f"{of} {_said(worth.model, worth.metric)}"
+    here = f"on {worth.galaxies} {what}"
+    if worth.same: return f"no epoch was better than the linear probe, which is kept: {values} {here}"
+    values += f", the linear probe alone {_said(worth.probe, worth.metric)}"
     words = dict(better="finetuning was worth it", equal="the difference may be chance",
                  worse="finetuning made it worse, and training_mode='head_only' (--training-mode head_only) "
                        "keeps the probe")
     p = "p < 0.001" if worth.p<.001 else f"p = {worth.p:.2g}"
-    return f"on {worth.galaxies} {what} {values}; {words[worth.verdict]} ({p})"
+    return f"{here} {values}; {words[worth.verdict]} ({p})"

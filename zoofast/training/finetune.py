@@ -25,7 +25,7 @@ from ..images.reader import reader_config
 from ..tasks.infer import check_task, config_of
 from ..encoders.compute import PRECISIONS, compile_encoder, pick_precision, set_layout
 from .parameters import FITS, check_stages, check_together, check_words, rows_of
-from .probe import FitHead, can_fit_head, weigh
+from .probe import FitHead, can_fit_head, was_fitted, weigh
 from .optimizer import LayerDecayOptimizer, make_groups
 from .schedules import check_scheduler_kwargs
 from .learner import GalaxyLearner, seeded
@@ -271,7 +271,8 @@ def _second_stage(learn, fit, epochs, lr, **kwargs):
 def _head_stage(learn, epochs, base_lr, head_lr, fit="one_cycle", cbs=None, **kwargs):
     "Train the head alone: fit it to its end, or train it step by step"
     lr = max(base_lr, min(HEAD_LR*base_lr, MAX_HEAD_LR)) if head_lr is None else head_lr
-    if head_lr is not None or not can_fit_head(learn, cbs):
+    then = was_fitted(learn)
+    if not (can_fit_head(learn, cbs) and head_lr is None if then is None else then):
         return _second_stage(learn, fit, epochs, lr, cbs=cbs, **kwargs)
     learn.fit_one_cycle(epochs, lr, cbs=L(cbs)+FitHead())
 

@@ -77,6 +77,7 @@ Modules:
 - `zoofast.sweep.trials`: Which settings finetune best on your galaxies?
 - `zoofast.tasks.calibration`: Probabilities that mean what they say, and sets of answers that hold the truth as often as asked
 - `zoofast.tasks.classes`: What tasks share; one of several classes, several labels at once
+- `zoofast.tasks.doubts`: Labels that are hard to believe
 - `zoofast.tasks.infer`: Which task a catalogue asks for, and how good its predictions are
 - `zoofast.tasks.losses`: What training makes small: class weights, label smoothing, focal loss, or a loss of your own
 - `zoofast.tasks.metrics`: Losses and metrics in which missing answers do not count

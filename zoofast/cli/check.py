@@ -18,7 +18,7 @@ from ..training.parameters import OF_READING
 from .app import Mistakes, bars, cell, command, echo
 from .options import Align, Bands, Catalog, Channels, Cutout, Dtype, FileCol, Files, Hdu, IdCol, ImageDir, Label
 from .options import SchemaName, Size, Stretch, TableHdu, TaskName, Tiles, UnitInterval, image_reader, pick_task
-from .options import look_at_catalog, look_at_labels, look_at_values
+from .options import Weights, look_at_catalog, look_at_encoder, look_at_labels, look_at_values
 
 # %% ../../nbs/cli/03_check.ipynb #d78f2f86
 def _counts(col):
@@ -61,12 +61,16 @@ def _task_or_several(df, label, task, schema, unit_interval):
 
 # %% ../../nbs/cli/03_check.ipynb #7c130001
 _write = typer.Option(help="Write the bad and the suspect rows to this table (.csv or .parquet), with their kind.")
+_encoder = typer.Option(help="Also list labels that are hard to believe: those that a linear probe on this encoder, "
+                             "cross-validated, expects to be others.")
 
 # %% ../../nbs/cli/03_check.ipynb #480d325a
 @command(gathers=True)
 def check(
     catalog: Catalog,
     label: Label = None,
+    encoder: Annotated[Optional[str], _encoder] = None,
+    weights: Weights = None,
     task: TaskName = None,
     schema: SchemaName = None,
     unit_interval: UnitInterval = False,
@@ -97,7 +101,7 @@ def check(
     _check(**locals())
 
 # %% ../../nbs/cli/03_check.ipynb #7c130002
-def _check(catalog, label, task, schema, unit_interval, write, **given):
+def _check(catalog, label, encoder, weights, task, schema, unit_interval, write, **given):
     "Look at all rows and tell; raises `ValueError` where some cannot be used"
     from zoofast.catalog.write import check_out
     wrong = Mistakes()
@@ -107,32 +111,51 @@ def _check(catalog, label, task, schema, unit_interval, write, **given):
     look_at_values(wrong, {**asked, **given})
     df = look_at_catalog(wrong, {**asked, **given}, *(label or []))
     if label or schema or task: look_at_labels(wrong, df, asked)
+    elif encoder:
+        with wrong: raise ValueError("--encoder looks at labels: give --label, too")
+    if encoder: look_at_encoder(wrong, encoder, weights)
     wrong.say()
     images = {k: v for k,v in given.items() if k not in OF_READING}
     what,cols,tasks = _task_or_several(df, label, task, schema, unit_interval)
-    _check_rows(df, catalog, what, cols, tasks, image_reader(**images), write)
+    if encoder and what is None: raise ValueError(f"--encoder looks at the labels of one task; give one of {cols}")
+    _check_rows(df, catalog, what, cols, tasks, image_reader(**images), write, encoder, weights)
 
-def _check_rows(df, catalog, task, cols, tasks, reader, write):
+def _check_rows(df, catalog, task, cols, tasks, reader, write, encoder=None, weights=None):
     "Tell what is there, what is wrong with it, and whether the tasks and the split can be had"
     from zoofast.catalog.split import split_catalog
     from zoofast.data.check import check_catalog
     res = check_catalog(df, cols or None, task, open_images=reader, progress=bars())
     echo(f"{len(df)} rows, {_images(df.file_loc, reader.cutout is not None)}")
     for c in [*cols, *(["split"] if "split" in df else [])]: echo(f"{c}: {_counts(df[c])}")
-    _tell_rows(res, write)
+    doubtful = _doubtful(res.ok, task, reader, encoder, weights) if encoder and len(res.ok) else None
+    _tell_rows(res, write, doubtful)
     for t in tasks: t.fit(df)                                # one class only, or names that would clash
     if "split" in df:                                        # as finetune would take it, or not
         split_catalog(df, task.stratify if task else cols or None)
     _conclude(res, df, catalog, write)
 
 # %% ../../nbs/cli/03_check.ipynb #21a73225
-def _tell_rows(res, write):
-    "The rows that are bad or suspect, on the terminal and in a table"
+def _doubtful(df, task, reader, encoder, weights):
+    "Rows whose label a linear probe on an encoder finds hard to believe"
+    from zoofast.data.loaders import GalaxyDataLoaders
+    from zoofast.training.finetune import galaxy_learner
+    from zoofast.training.probe import doubtful_labels
+    dls = GalaxyDataLoaders.from_catalog(df, task=task, reader=reader, progress=bars())
+    learn = galaxy_learner(dls, encoder, weights=weights, training_mode="head_only")
+    with learn.no_bar(), learn.no_logging(): learn.fine_tune(0)
+    rows = doubtful_labels(learn)
+    reasons = [f"{r.label} is {r.given}, and {r.likely} is expected (doubt {r.doubt:.2f})" for r in rows.itertuples()]
+    return rows[["id_str", "file_loc"]].assign(reason=reasons)
+
+def _tell_rows(res, write, doubtful=None):
+    "The rows that are bad, suspect or doubtful, on the terminal and in a table"
     import pandas as pd
     from zoofast.catalog.write import write_table
-    if write: write_table(pd.concat([res.bad.assign(kind="bad"), res.suspect.assign(kind="suspect")]), write)
+    kinds = {"bad": res.bad, "suspect": res.suspect} | ({} if doubtful is None else {"doubtful": doubtful})
+    if write: write_table(pd.concat([rows.assign(kind=k) for k,rows in kinds.items()]), write)
     _rows(res.bad, "cannot be used")
     _rows(res.suspect, "should be looked at")
+    if doubtful is not None: _rows(doubtful, "labels that are hard to believe, the most doubtful first")
     for o in res.notes: echo(o)
 
 def _conclude(res, df, catalog, write):

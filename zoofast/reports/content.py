@@ -213,6 +213,14 @@ def _check(run):
     return dict(n=len(t), text=". ".join(said)+".", rows=rows, more=max(0, len(t)-100))
 
 # %% ../../nbs/reports/02_content.ipynb #b2c0004c
+def _doubts(run):
+    "Labels that are hard to believe; `None` where none were looked for"
+    path = run/"doubts.csv"
+    if not path.is_file(): return None
+    t = pd.read_csv(path, dtype={"id_str": str, "given": str, "likely": str})
+    rows = [[r.id_str, r.label, r.given, r.likely, f"{r.doubt:.2f}"] for r in t.head(50).itertuples()]
+    return dict(n=len(t), rows=rows, more=max(0, len(t)-50))
+
 def data_section(
     run,      # A run's folder
     data:dict # What `Task.summarise` said
@@ -220,7 +228,7 @@ def data_section(
     "Galaxies of each kind, and the findings of the check"
     text = "It is not recorded what the model was trained on."
     if data.get("galaxies"): text = "Galaxies: " + ", ".join(f"{v} {k}" for k,v in data["galaxies"].items()) + "."
-    return dict(data_text=text, data_table=_data_table(data), check=_check(run))
+    return dict(data_text=text, data_table=_data_table(data), check=_check(run), doubts=_doubts(run))
 
 # %% ../../nbs/reports/02_content.ipynb #b2c00015
 def use_section(

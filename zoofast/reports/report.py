@@ -33,6 +33,7 @@ from ..predict.table import predict_catalog
 from ..predict.answers import KEPT, Answers
 from ..plots.style import count
 from ..plots.training import run_table
+from ..training.probe import doubtful_labels
 from .figures import drawn, no_display, score_pictures, training_pictures
 from .content import (data_section, galaxies_section, groups_rows, headline, kept_scores, repeat_section,
                                      score_table, training_text, use_section, _side)
@@ -68,6 +69,7 @@ def keep_run(
     write_table(learn.group_table(), folder/"groups.csv")
     if learn.rates: write_table(pd.DataFrame(learn.rates), folder/"rates.csv")
     write_table(_check_table(learn.dls), folder/"check.csv")
+    if learn.probe and learn.probe.head.outside is not None: write_table(doubtful_labels(learn), folder/"doubts.csv")
     return answers
 
 # %% ../../nbs/reports/03_report.ipynb #e49008be

@@ -118,8 +118,8 @@ def run_config(
 # What a run writes into its folder, and the command line beside it: of a run that is replaced, nothing stays, but for
 # `wandb/`, which may hold what has not been uploaded yet
 _written = ("config.yaml", "history.csv", "state.json", "log.txt", "report.html", "predictions.parquet",
-            "groups.csv", "rates.csv", "check.csv", "wandb.json", "mosaic.png", "confusion.png", "curves.png",
-            "answers", "checkpoints", "bundle")
+            "groups.csv", "rates.csv", "check.csv", "doubts.csv", "wandb.json", "mosaic.png", "confusion.png",
+            "curves.png", "answers", "checkpoints", "bundle")
 
 def clear_run(
     folder # A run's folder

@@ -88,7 +88,7 @@ def test_names_do_not_change():
     --weights --random-weights --fit --scheduler-kwargs --opt --opt-kwargs --loss-func --class-weights --label-smoothing
     --l1 --clip-grad --accumulate --ema --mixup --cutmix --precision --channels-last --no-channels-last --compile
     --cache-features --no-cache-features --views --monitor --patience --keep-best --no-keep-best --resume --overwrite
-    --sampling --profile
+    --sampling --profile --unlabelled
     --wandb --wandb-kwargs --calibrate --processes --bn-stats --blocks --augment --flip --no-flip --valid --test
     --split-seed --channels --stretch --bands --hdu --cutout --align --no-align --fit-stretch
     --dtype --crop --group-col --cache --on-bad --image-dir

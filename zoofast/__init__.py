@@ -40,6 +40,7 @@ Modules:
 - `zoofast.data.loaders`: Catalogue and task to fastai `DataLoaders`, with augmentation
 - `zoofast.data.pictures`: A catalogue of what has none: a stack of pictures, an archive, a folder
 - `zoofast.data.store`: Images decoded once, kept as bytes
+- `zoofast.data.unlabelled`: Galaxies without labels, read as the labelled ones are, and two views of each: a plain one and a hard one
 - `zoofast.encoders.compute`: The same encoder, faster: memory layout, memory that is kept, folded norms, compiled kernels, mixed precision
 - `zoofast.encoders.engines`: What runs an encoder for prediction: torch, ONNX Runtime or OpenVINO, checked before it is used
 - `zoofast.encoders.hub`: Models by their names: from timm, a folder, the hub or its cache
@@ -99,6 +100,7 @@ Modules:
 - `zoofast.training.run_folder`: The folder of a run: what was asked for, how it went, how it ended
 - `zoofast.training.runs`: The folders of trained models: listed, sorted, compared
 - `zoofast.training.schedules`: Learning-rate schedules: timm's and fastai's, followed by every group
+- `zoofast.training.unlabelled`: Learning from galaxies without labels: what a teacher is sure of
 - `zoofast.training.wandb`: A run's story on Weights & Biases"""
 
 __version__ = "0.1.0"

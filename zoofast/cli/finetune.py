@@ -91,6 +91,7 @@ def _say_what_trains(learn):
     several = f", {n} processes" if n>1 else ""
     say(f"encoder {learn.params['encoder']}, weights: {learn.encoder_weights}; "
         f"{learn.params['precision']} on {device.type}{several}")
+    if others := getattr(learn, "unlabelled", None): say(f"{len(others.galaxies)} galaxies without labels beside them")
     t = learn.group_table()
     echo("\nparameter groups and their learning rates")
     t = t.assign(lr=t.lr.map("{:.3g}".format), parameters=t.parameters.map("{:,}".format))
@@ -264,6 +265,8 @@ def _look_at_given(wrong, given):
     look_at_encoder(wrong, given["encoder"], given["weights"])
     if given["encoder"] is None and given["settings"] is None and not wrong.names("--encoder"):
         with wrong: raise ValueError("give --encoder, or --settings with a model_name")
+    if given["unlabelled"] and given["processes"]>1:
+        with wrong: raise ValueError("--unlabelled trains in one process; leave out --processes")
     if given["profile"] and given["processes"]>1:
         with wrong: raise ValueError("--profile looks at one process; leave out --processes")
     if given["resume"] and given["overwrite"]:
@@ -299,6 +302,7 @@ def _look(wrong, given):
     look_at_labels(wrong, df, given)
     if df is not None:
         with wrong: _check_fractions(df, given["valid"], given["test"])
+        with wrong: _check_unlabelled(df, given["unlabelled"])
     wrong.say()
     return df
 
@@ -309,6 +313,11 @@ def _check_fractions(df, valid, test):
     if "split" in df: split_catalog(df)
     elif 0<=valid<1 and 0<=test<1 and valid+test>=1:                 # each by itself is looked at already
         raise ValueError(f"valid={valid} and test={test}: together they must be less than 1")
+
+def _check_unlabelled(df, unlabelled):
+    "Raise the `ValueError` of a catalogue of galaxies without labels that cannot be read beside the labelled one"
+    from zoofast.catalog.read import read_like
+    if unlabelled: read_like(unlabelled, df.attrs.get("zoofast", {}), "--unlabelled")
 
 def _check_before_images(df, task, reader, given):
     "Raise the `ValueError` of training now; what else is wrong with the rows is said with them, when images are read"

@@ -210,7 +210,7 @@ class ImageStore:
     ):
         if cache not in ("auto", "disk", "memory", "device", None, False) and not _is_folder(cache):
             raise ValueError(f"cache={cache!r}: use 'auto', 'disk', 'memory', 'device', a folder or None")
-        self.files,self.reader = list(dict.fromkeys(files)),reader
+        self.files,self.reader,self.cache = list(dict.fromkeys(files)),reader,cache
         if reader.cutout is not None: self.files.sort()              # tile by tile, each opened once
         self.number = {f: i for i,f in enumerate(self.files)}
         self.shape = (len(self.files), reader.channels, reader.wide_size, reader.wide_size)

@@ -38,7 +38,8 @@ def run_table(
 
 # %% ../../nbs/plots/03_training.ipynb #b1a50002
 _first = ("accuracy", "balanced_accuracy", "f1", "roc_auc")        # of many, those that are shown
-_no_metric = (*NOT_MEASURED, "train_loss", "valid_loss", "time", "seconds", "timestamp")
+_losses = "train_loss","valid_loss","unlabelled_loss"
+_no_metric = (*NOT_MEASURED, *_losses, "pseudo_labels", "time", "seconds", "timestamp")
 
 def _metric_columns(h, metrics):
     "Columns of a history that are metrics, or those that are wanted"
@@ -62,7 +63,7 @@ def history_panels(
     votes = [c for c in cols if c.startswith("fraction_")]
     rest = [c for c in cols if _error_of(c) is None and c!="log_likelihood" and c not in votes]
     if metrics is None and len(rest)>5: rest = [c for c in rest if c in _first] or rest[:5]
-    panels = [(["train_loss", "valid_loss"], "loss")]
+    panels = [([c for c in _losses if c in h or c!="unlabelled_loss"], "loss")]
     if rest: panels.append((rest, "on the validation galaxies"))
     for label in dict.fromkeys(o for c in cols if (o := _error_of(c)) is not None):
         of = f" of {named(label[1:].replace('_', ' '))}" if label else ""

@@ -483,3 +483,19 @@ def for_metrics(self:MultiLabel, out, y):
     "Outputs and targets of the galaxies that have all labels"
     there = y.isfinite().all(1)
     return out[there],y[there]
+
+# %% ../../nbs/tasks/04_classes.ipynb #03127f1e
+@patch
+def guesses(self:Classification, out): return out.float().softmax(-1)[:,None]
+
+@patch
+def guess_loss(self:Classification, out, p): return -(p[:,0]*out.float().log_softmax(-1)).sum(-1, keepdim=True)
+
+@patch
+def guesses(self:MultiLabel, out):
+    yes = out.float().sigmoid()
+    return torch.stack([1-yes, yes], -1)
+
+@patch
+def guess_loss(self:MultiLabel, out, p):
+    return F.binary_cross_entropy_with_logits(out.float(), p[...,1], reduction="none")

@@ -549,3 +549,27 @@ def for_metrics(self:Task,
 )->tuple:             # Both, as a metric of fastai's, sklearn's or a user's own compares them
     "Outputs and targets for a metric that knows nothing of the task: of classes, the outputs as they are"
     return out,y
+
+# %% ../../nbs/tasks/03_task.ipynb #e364fa5e
+Task.why_no_guesses = ("unlabelled= is for tasks that choose among classes, where a model can be sure of its answer; "
+                       "{name} does not: leave unlabelled= out")
+
+@patch(as_prop=True)
+def can_guess(self:Task)->bool:
+    "Can what it answers surely be taken for a label, so that galaxies without labels teach it something?"
+    return type(self).guesses is not Task.guesses
+
+@patch
+def guesses(self:Task,
+    out:torch.Tensor # Outputs of the head `(galaxies, outputs)`
+)->torch.Tensor:     # `(galaxies, labels, options)`
+    "Probability of each option of each label; raises `ValueError` for a task that has none"
+    raise ValueError(self.why_no_guesses.format(name=type(self).__name__))
+
+@patch
+def guess_loss(self:Task,
+    out:torch.Tensor, # Outputs of the head `(galaxies, outputs)`
+    p:torch.Tensor    # What they should be, as `guesses` gives it
+)->torch.Tensor:      # `(galaxies, labels)`
+    "How far outputs are off a guess: the cross-entropy"
+    raise ValueError(self.why_no_guesses.format(name=type(self).__name__))

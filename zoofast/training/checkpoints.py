@@ -160,23 +160,26 @@ def restore_random(
 # %% ../../nbs/training/07_checkpoints.ipynb #26ed5702
 def _name(o): return getattr(o, "__name__", type(o).__name__)            # the text of a function has its address
 
-def _pictures(dls):
+def _pictures(dls, others):
     "A digest of the pixels of all pictures, which were looked at when they were read; `None` where they were not"
     digests = getattr(getattr(dls, "store", None), "digests", None)
-    return None if digests is None else hashlib.sha256(digests.tobytes()).hexdigest()[:16]
+    if digests is None: return None
+    of_others = others.galaxies.store.digests.tobytes() if others else b""
+    return hashlib.sha256(digests.tobytes()+of_others).hexdigest()[:16]
 
 def run_identity(
     learn # A `GalaxyLearner`
 )->dict:  # As plain json
     "What has to be the same for a run to go on: parameters and data"
-    dls,config = learn.dls,learn.net.encoder.config
+    dls,config,others = learn.dls,learn.net.encoder.config,getattr(learn, "unlabelled", None)
     rows = dls.catalog[["id_str", "split", *dls.task.label_cols]].astype(str)
     hashes = pd.util.hash_pandas_object(rows, index=False).to_numpy()
     augment = getattr(dls.train.after_batch, "augment", None)
     data = dict(galaxies=len(rows), reader=reader_config(dls.reader), sampling=dls.sampling,
                 augment=augment and [_name(augment), getattr(augment, "__dict__", {})],
                 weights=config.get("weights"), encoder_kwargs=config.get("kwargs"), keep_stats=learn.keep_stats,
-                catalogue=hashlib.sha256(hashes.tobytes()).hexdigest()[:16], pictures=_pictures(dls))
+                catalogue=hashlib.sha256(hashes.tobytes()).hexdigest()[:16], pictures=_pictures(dls, others),
+                unlabelled=others and others.digest)
     return json.loads(json.dumps({**learn.params, **data}, default=_name))
 
 # %% ../../nbs/training/07_checkpoints.ipynb #8c38834e
@@ -219,7 +222,7 @@ def _say_machine(learn, about):
 # %% ../../nbs/training/07_checkpoints.ipynb #00ccb0d6
 def _run_state(learn, states, done):
     "All that a run goes on from, as plain tensors, numbers and texts"
-    rec = learn.recorder
+    rec,others = learn.recorder,getattr(learn, "unlabelled", None)
     about = dict(version=1, fits=learn.fits, epochs=learn.epoch+1, done=done, history=learn.history, rates=learn.rates,
                  machine=machine_of(learn), machines=learn.machines, identity=learn.identity,
                  identities=learn.identities)
@@ -230,6 +233,7 @@ def _run_state(learn, states, done):
                 ema=learn.ema.module.state_dict() if learn.ema else None,
                 scaler=learn.scaler.state_dict() if learn.scaler else None,
                 probe=learn.probe.state if learn.probe else None,
+                unlabelled=others.state() if others else None,
                 smooth=(rec.smooth_loss.count, float(rec.smooth_loss.val)),
                 curves=(list(map(float, rec.lrs)), _numbers(rec.losses), list(rec.iters)))
 

@@ -11,7 +11,7 @@ that repeat and can be resumed."""
 __all__ = ['HEAD_LR', 'MAX_HEAD_LR', 'galaxy_learner', 'check_training']
 
 # %% ../../nbs/training/14_finetune.ipynb #e88cbb57
-import inspect, json
+import inspect, json, os
 from pathlib import Path
 import numpy as np, torch
 from fastcore.basics import patch
@@ -28,6 +28,7 @@ from .parameters import FITS, check_stages, check_together, check_words, rows_of
 from .probe import FitHead, can_fit_head, was_fitted, weigh
 from .optimizer import LayerDecayOptimizer, make_groups
 from .schedules import check_scheduler_kwargs
+from .unlabelled import TEACHER, Unlabelled, check_unlabelled
 from .learner import GalaxyLearner, seeded
 from .run_folder import RunFolder, recorded
 import zoofast.training.results                   # noqa: F401 (adds predict, get_preds and the like to a learner)
@@ -133,6 +134,7 @@ def _plain(o):
     "A parameter as it is kept with the model: functions by their names"
     if isinstance(o, np.generic): return o.item()
     if o is None or isinstance(o, (bool, int, float, str, dict, list)): return o
+    if isinstance(o, os.PathLike): return str(o)
     return getattr(o, "__name__", type(o).__name__)
 
 def _describe(learn, given, timm_kwargs, precision):
@@ -140,7 +142,8 @@ def _describe(learn, given, timm_kwargs, precision):
     enc,dls = learn.net.encoder,learn.dls
     apart = ("pretrained", "weights")                              # the encoder says what became of them
     kept = {k: _plain(v) for k,v in given.items() if k in _TRIED and k not in apart}
-    found = dict(encoder=enc.config.get("name"), precision=precision, size=dls.reader.size, batch_size=dls.train.bs)
+    found = dict(encoder=enc.config.get("name"), precision=precision, size=dls.reader.size, batch_size=dls.train.bs,
+                 ema=learn.ema_decay)
     learn.params = kept | found
     learn.encoder_weights = enc.config.get("weights", "as given")
     learn.asked = {k: given[k] for k in (*apart, "cbs")} | timm_kwargs
@@ -165,6 +168,7 @@ def _learner(dls, net, loss, metrics, p):
     make_opt = _optimizer(net, p)
     cbs = L(p["cbs"])+_mixing(loss, p["mixup"], p["cutmix"])
     same = {k: p[k] for k in _OF_THE_LEARNER}
+    if p["unlabelled"] is not None: same["ema"] = p["ema"] or TEACHER
     return GalaxyLearner(dls, net, make_opt, keep_stats=_keeps_means(net, p["bn_stats"]), l1=float(p["l1"]),
                          lr=float(p["learning_rate"]), loss_func=loss, metrics=metrics, cbs=cbs, **same)
 
@@ -175,12 +179,14 @@ _OF_THE_LEARNER = ("seed", "views", "clip_grad", "accumulate", "ema", "scheduler
 def _make_learner(dls, encoder, p, timm_kwargs):
     "A learner of checked parameters"
     task,device = dls.task,torch.device(dls.device)
+    if p["unlabelled"] is not None: check_unlabelled(task)
     metrics = _metrics(task, p)
     loss = make_loss(task, p["loss_func"], p["class_weights"], p["label_smoothing"], counts=_counts(dls))
     if hasattr(loss, "to"): loss.to(device)
     net,used = _placed(_network(task, dls.reader, encoder, p, timm_kwargs), device, p)
     _check_savable(net, task, dls.reader, **dls.catalog_columns)
     learn = _learner(dls, net, loss, metrics, p)
+    if p["unlabelled"] is not None: learn.add_cb(Unlabelled(dls, p["unlabelled"], hasattr(learn, "progress")))
     _describe(learn, p, timm_kwargs, used)
     if p["save_dir"]: learn.add_cb(RunFolder())
     if p["wandb"] is not None: learn.add_cb(WandbLog(p["wandb"], p["wandb_kwargs"]))
@@ -222,6 +228,8 @@ def galaxy_learner(
     monitor:str="valid_loss",     # What makes a model the best: "valid_loss", or the name of a metric
     patience:"int|None"=None,     # Epochs without a better model before a fit ends
     keep_best:bool=True,          # Have the best model in hand at the end, rather than the last
+    # Catalogue of galaxies without labels, to learn from as well, where labels are few: a DataFrame or a path
+    unlabelled=None,
     seed:"int|None"=42,           # Seed of the head's first weights and of every fit
     save_dir=None,                # Folder of the run: what was asked for, history, log, checkpoints
     wandb=None,                   # Weights & Biases: "online", "offline" (for `wandb sync`), or a run of wandb's
@@ -333,6 +341,7 @@ def check_training(
     check_stages(epochs, freeze_epochs, fit, p["scheduler_kwargs"], head_lr=head_lr)
     loss = make_loss(task, p["loss_func"], p["class_weights"], p["label_smoothing"], counts=[1]*task.n_out)
     _mixing(loss, p["mixup"], p["cutmix"])
+    if p["unlabelled"] is not None: check_unlabelled(task)
     _metrics(task, p)
     net = _network(task, reader, encoder, p, params)
     pick_precision(p["precision"], torch.device("cpu"), net)

@@ -201,6 +201,7 @@ def _take_data(self:GalaxyLearner, dls):
     if reader.channels!=enc.channels:
         raise ValueError(f"learn.dls: the images have {reader.channels} channels, and the encoder takes {enc.channels}")
     enc.resize(reader.size)
+    if hasattr(self, "unlabelled"): self.unlabelled.take(dls)
     if self.params: self.params |= dict(size=reader.size, batch_size=dls.train.bs)
     self.probe,self.worth = None,None
 
@@ -569,11 +570,14 @@ def _fitting(self:GalaxyLearner, cbs):
         if self._cached[0]!=key:
             self._cached = key,feature_loaders(images, self.net, self.views, hasattr(self, "progress"))
         self._dls = self._cached[1]
+    elif hasattr(self, "unlabelled") and not any(isinstance(cb, LRFinder) for cb in cbs):
+        self._dls = self.unlabelled.loaders(images)
     self.fitting,loss = True,self.loss_func
     try: yield
     finally:                                     # an interrupted fit leaves MixUp's loss and averaged weights behind
         self._dls,self.loss_func = images,loss
         self.fitting = False
+        if hasattr(self, "unlabelled"): self.unlabelled.active = False
         if hasattr(self, "ema_weights"): self.ema_weights.after_validate()
 
 # %% ../../nbs/training/10_learner.ipynb #c71dc998

@@ -115,7 +115,9 @@ _table("What is learned",
     _P("schema", None, "name", **_command, picks_galaxies=True,
        help="For votes: a Galaxy Zoo schema such as decals_dr5_ortho, or a json file with questions and "
             "asked_after. Its columns are the labels."),
-    _P("unit_interval", False, "flag", **_command, help="Numbers are fractions, and stay between 0 and 1."))
+    _P("unit_interval", False, "flag", **_command, help="Numbers are fractions, and stay between 0 and 1."),
+    _P("unlabelled", None, "name", none=True, elsewhere=("unlabeled",),
+       help="Table of galaxies without labels, to learn from as well: for classes, where labels are few."))
 
 # %% ../../nbs/training/01_parameters.ipynb #9a012001
 _table("The run",
@@ -348,3 +350,8 @@ def check_together(
     if p["mixup"] and p["cutmix"]: raise ValueError(f"mixup={p['mixup']!r}, cutmix={p['cutmix']!r}: use one of the two")
     for k,name in (("lr", "learning_rate"), ("weight_decay", "weight_decay")):
         if k in (p["opt_kwargs"] or {}): raise ValueError(f"opt_kwargs={p['opt_kwargs']}: {k!r} is set by {name}=")
+    on_features = p["training_mode"]=="head_only" or p["n_blocks"]==0
+    if p["unlabelled"] is not None and on_features and p["cache_features"]:
+        what = "training_mode='head_only'" if p["n_blocks"]!=0 else "n_blocks=0"
+        raise ValueError(f"{what} trains on features that are computed once, where unlabelled= does nothing: "
+                         "leave out one of the two")

@@ -90,6 +90,7 @@ def _about_data(learn):
     return dict(**(dls.source or {}), task=config_of(dls.task), label_cols=dls.task.label_cols,
                 **dls.task.summarise(dls.catalog),
                 unusable=len(getattr(dls, "bad", ())), checksum=learn.identity.get("catalogue"),
+                unlabelled=learn.unlabelled.digest if hasattr(learn, "unlabelled") else None,
                 reader=reader_config(dls.reader), augment=augment, flip=dls.flip)
 
 def _about_model(learn):

@@ -108,7 +108,7 @@ def test_the_loss_is_added(galaxies, dls):
     class Look(Callback):
         order = 41
         def after_loss(self):
-            if self.training: got.append((float(self.loss), float(self.loss_grad), float(self.unlabelled.seen[-1][1]),
+            if self.training: got.append((float(self.loss), float(self.loss_grad.detach()), float(self.unlabelled.seen[-1][1]),
                                           self.pct_train))
     with learn.no_bar(), learn.no_logging(): learn.fit(1, cbs=Look())
     weight = [np.exp(-5*(1-min(1, o[3]/.3))**2) for o in got]

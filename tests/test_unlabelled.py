@@ -108,8 +108,9 @@ def test_the_loss_is_added(galaxies, dls):
     class Look(Callback):
         order = 41
         def after_loss(self):
-            if self.training: got.append((float(self.loss), float(self.loss_grad.detach()), float(self.unlabelled.seen[-1][1]),
-                                          self.pct_train))
+            if not self.training: return
+            added = float(self.unlabelled.seen[-1][1])
+            got.append((float(self.loss), float(self.loss_grad.detach()), added, self.pct_train))
     with learn.no_bar(), learn.no_logging(): learn.fit(1, cbs=Look())
     weight = [np.exp(-5*(1-min(1, o[3]/.3))**2) for o in got]
     assert np.allclose([o[1]-o[0] for o in got], [w*o[2] for w,o in zip(weight, got)], atol=1e-5)

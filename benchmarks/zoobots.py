@@ -61,9 +61,9 @@ def new_clock():
             self.epochs.append([time.perf_counter()-self.start, float(np.mean(self.right))])
     return Clock()
 
-def fit(job, parts, classes, epochs, seed=0, **kw):
-    "Train by zoobot's trainer; its clock"
-    import lightning as L
+def fit(job, parts, classes, epochs, seed=0, then=None, **kw):
+    "Train by zoobot's trainer; its clock. `then` is called with the model, its best checkpoint's weights in it"
+    import lightning as L, torch
     from zoobot.pytorch.training.finetune import get_trainer
     L.seed_everything(seed)
     model,clock = new_model(job, classes, **kw),new_clock()
@@ -72,6 +72,10 @@ def fit(job, parts, classes, epochs, seed=0, **kw):
         # but for the monitor of learning rates, which needs a logger
         trainer.callbacks = [o for o in trainer.callbacks if type(o).__name__!="LearningRateMonitor"]+[clock]
         trainer.fit(model, data(job, parts))
+        if then:
+            best = torch.load(trainer.checkpoint_callback.best_model_path, weights_only=False)
+            model.load_state_dict(best["state_dict"])
+            then(model)
     return clock
 
 def training_rows(job, parts, classes):
@@ -87,6 +91,24 @@ def training_rows(job, parts, classes):
     def to_accuracy(seed): return dict(n=1, epochs=fit(job, parts, classes, job["epochs"], seed).epochs)
     accuracies = {f"accuracy {s}": (lambda s=s: to_accuracy(s)) for s in job.get("seeds", [])}
     return dict(train=train, head_only=head_only),accuracies
+
+def ranking_rows(job, parts, classes):
+    "Train by zoobot's trainer, and score the test galaxies by the probability of the second class"
+    import pandas as pd
+    from galaxy_datasets.transforms import minimal_view_config
+    from zoobot.pytorch.predictions.predict_on_catalog import predict
+    names,loading = [str(i) for i in range(classes)],dict(batch_size=job["batch_size"], num_workers=job["workers"])
+    def ranking(seed):
+        got = {}
+        def score(model):
+            with tempfile.TemporaryDirectory() as tmp:
+                out = Path(tmp)/"p.csv"
+                predict(parts["test"], model, str(out), names, view(minimal_view_config, job), loading, QUIET)
+                said = pd.read_csv(out, dtype={"id_str": str}).set_index("id_str")
+                got["scores"] = said.loc[parts["test"].id_str, "1"].tolist()
+        fit(job, parts, classes, job["epochs"], seed, score)
+        return dict(n=1, **got)
+    return {f"ranking {s}": (lambda s=s: ranking(s)) for s in job.get("seeds", [])}
 
 def prediction_row(job, parts, classes):
     "From files to a table, and the classes that it has; with the head of the job, where there is one"
@@ -116,7 +138,7 @@ def make(job):
     import torch
     parts,classes = catalogs(job)
     rows,accuracies = training_rows(job, parts, classes)
-    rows |= dict(predict=prediction_row(job, parts, classes)) | accuracies
+    rows |= dict(predict=prediction_row(job, parts, classes)) | accuracies | ranking_rows(job, parts, classes)
     torch.set_num_threads(job["threads"])
     return rows,dict(versions={o: version(o) for o in ("zoobot", "galaxy-datasets", "lightning")})
 

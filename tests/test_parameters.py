@@ -92,7 +92,7 @@ def test_names_do_not_change():
     --wandb --wandb-kwargs --calibrate --processes --bn-stats --blocks --augment --flip --no-flip --valid --test
     --split-seed --channels --stretch --bands --hdu --cutout --align --no-align --fit-stretch
     --dtype --crop --group-col --cache --on-bad --image-dir
-    --id-col --file-col --files --table-hdu --tiles --seed --no-report""".split()
+    --id-col --file-col --files --table-hdu --tiles --seed --no-report --positive --purity --completeness""".split()
     import typer.main
     from zoofast.cli.main import app
     there = {n for o in typer.main.get_command(app).commands['finetune'].params for n in (*o.opts, *o.secondary_opts)}

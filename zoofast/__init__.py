@@ -65,6 +65,7 @@ Modules:
 - `zoofast.predict.answers`: Predictions beside what the catalogue says, galaxy by galaxy
 - `zoofast.predict.features`: Tables of features read piece by piece, and compressed with a PCA that is kept
 - `zoofast.predict.maps`: A survey in two dimensions, with like beside like
+- `zoofast.predict.ranked`: The best first: the galaxies at the head of a ranking
 - `zoofast.predict.shards`: A long table in pieces, each written whole or not at all, by any number of processes
 - `zoofast.predict.similar`: The galaxies most like one of them, in a table or in an index of millions
 - `zoofast.predict.table`: Catalogue in, table of predictions or representations out
@@ -82,6 +83,8 @@ Modules:
 - `zoofast.tasks.infer`: Which task a catalogue asks for, and how good its predictions are
 - `zoofast.tasks.losses`: What training makes small: class weights, label smoothing, focal loss, or a loss of your own
 - `zoofast.tasks.metrics`: Losses and metrics in which missing answers do not count
+- `zoofast.tasks.ranking`: How good a ranking is: who stands among the first, how pure a sample is and how complete
+- `zoofast.tasks.rare`: Find more like these: a rare class, and a ranking as the answer
 - `zoofast.tasks.schema`: The decision tree that volunteers walk through
 - `zoofast.tasks.votes`: The likelihood of volunteers' votes, and what it says about fractions
 - `zoofast.tasks.worth`: Whether finetuning was worth it: the same galaxies, answered by the model and by a linear probe

@@ -220,5 +220,5 @@ def to_learner(self:GalaxyModel,
     learn = galaxy_learner(dls, self.net.encoder, **{"head_dropout_prob": self.net.head[0].p, **kwargs})
     learn.model.head.load_state_dict(self.net.head.state_dict())
     learn.task = copy.deepcopy(self.task)
-    if hasattr(learn.task, "temperature"): learn.task.temperature = 1.       # it is trained on
+    learn.task.forget_calibration()              # it is trained on
     return learn

@@ -12,6 +12,7 @@ __all__ = ['base_model', 'model_card']
 # %% ../../nbs/bundles/01_card.ipynb #14cb5dca
 import json, re
 import numpy as np
+from ..core.checks import is_number
 from ..core.errors import visible
 from ..tasks.infer import task_from_config
 from ..tasks.worth import Worth, worth_text
@@ -92,12 +93,25 @@ def _beside_probe(probe):
     if not all(isinstance(o, (int, float)) for o in worth if o is not worth.metric): return []
     return [f"Beside a linear probe, a head on the encoder as it was: {_text(worth_text(worth))}.", ""]
 
-def _metrics(metrics, probe=None):
-    "How well the model did; nothing where that is not known"
-    if not metrics: return []
-    return ["## Metrics", "", "On the galaxies kept for validation, at the epoch whose weights these are.", "",
-            *_table(["metric", "value"], list(metrics.items())), *_beside_probe(probe)]
+def _score_rows(scores):
+    "Scores with their intervals, as far as those are known"
+    def ends(k):
+        low,high = (scores.get(f"{k}_{o}") for o in ("lower", "upper"))
+        return "" if low is None or high is None else f"{low:.3f} to {high:.3f}"
+    own = [k for k in scores if not k.endswith(("_lower", "_upper"))]
+    return [[k.replace("_", " "), scores[k], ends(k)] for k in own]
 
+def _metrics(metrics, scores, task, probe=None):
+    "How well the model did; nothing where that is not known"
+    if not metrics and not scores: return []
+    lines = ["## Metrics", "", "On the galaxies kept for validation, at the epoch whose weights these are.", ""]
+    if not scores: return lines+_table(["metric", "value"], list(metrics.items()))+_beside_probe(probe)
+    shown = {k: v for k,v in scores.items() if k not in ("n", *task.counts)}
+    about = _text(task.about_scores(scores), 500)
+    return [*lines, f"{about[:1].upper()}{about[1:]}.", "",
+            *_table(["metric", "value", "95 % interval"], _score_rows(shown)), *_beside_probe(probe)]
+
+# %% ../../nbs/bundles/01_card.ipynb #2ea757f7
 def _training(config):
     "How the model was made"
     enc,views = config["encoder"],_text(config.get("augment"))
@@ -129,6 +143,12 @@ def _written(config):
             *[f"SHA-256 of {_text(k)}: `{v}`" for k,v in sums.items()], ""]
 
 # %% ../../nbs/bundles/01_card.ipynb #471cc03f
+def _known_scores(config, task):
+    "Scores with intervals, where config.json has all that the task says of them; no text, no NaN"
+    scores = config.get("scores") if isinstance(config.get("scores"), dict) else {}
+    scores = {str(k): v for k,v in scores.items() if is_number(v)}
+    return scores if task.with_intervals and {"n", *task.counts}<=set(scores) else {}
+
 def model_card(
     config:dict,      # What a bundle's config.json says
     name:str="model"  # What the model is called
@@ -145,7 +165,7 @@ def model_card(
         f"# {_text(name)}", "", *what, "",
         *_usage(name),
         *_data(data, summary, config["reader"]),
-        *_metrics(metrics, config.get("probe")),
+        *_metrics(metrics, _known_scores(config, task), task, config.get("probe")),
         *_training(config),
         "## Limitations", "", *limits, "",
         *_written(config)]))

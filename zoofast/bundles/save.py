@@ -20,6 +20,7 @@ from ..encoders.hub import find_bundle, hub_or_cache, hub_reason
 from ..encoders.safe_files import open_file
 from ..tasks.losses import loss_config
 from ..tasks.calibration import fit_calibration
+from ..tasks.infer import score_outputs
 from ..training.learner import GalaxyLearner
 from ..training.runs import NOT_MEASURED
 from .bundle import FILES, load_bundle, write_bundle
@@ -34,6 +35,18 @@ def calibrate(self:GalaxyLearner)->dict: # `n`; for classes `temperature`, `erro
     with self.no_bar(): out,y = self.get_preds(act=noop)     # as predictions are made
     self.calibration = fit_calibration(self.task, out, y)
     return {k: v for k,v in self.calibration.items() if k!="scores"}
+
+# %% ../../nbs/bundles/04_save.ipynb #b18dc9d8
+@patch
+def choose_threshold(self:GalaxyLearner,
+    purity:"float|None"=None,      # Part of those said to be one that should be
+    completeness:"float|None"=None # Or: part of those that are one that should be said to be
+)->dict: # `threshold` (a probability), `purity` and `completeness` with `_lower` and `_upper` (95 %), and their counts
+    """Choose from which probability on a galaxy is said to be what is looked for, on the validation galaxies
+
+    Predictions follow it from then on. Raises `ValueError` where that cannot be had, or for another task than `Rare`"""
+    with self.no_bar(): out,y = self.get_preds(act=noop)
+    return self.task.fit_threshold(out, y, purity, completeness)
 
 # %% ../../nbs/bundles/04_save.ipynb #a0174fd6
 def data_summary(
@@ -50,6 +63,12 @@ def _metrics_in_hand(learn):
 def _probe(learn):
     "How the model in hand compares with the linear probe on the validation galaxies; `None` where that is not known"
     return learn.worth._asdict() if learn.worth and learn.in_hand else None
+
+def _scores_in_hand(learn):
+    "Scores of the model in hand with their intervals, where the task has some of its own"
+    if not learn.task.with_intervals or not len(learn.dls.valid_ds): return None
+    with learn.no_bar(): out,y = learn.get_preds(act=noop)
+    return score_outputs(out.cpu(), y.cpu(), learn.task)
 
 def _how_made(learn):
     "How a learner's model was made, for config.json"
@@ -81,9 +100,9 @@ def _save(learn, folder, license=None):
     if own := (model.config["loss"] or {}).get("own"):
         warnings.warn(f"the loss {own!r} is your own and cannot be saved: the bundle predicts without it, "
                       "and to_learner will need loss_func= to train on", stacklevel=3)
-    run = getattr(learn, "run_folder", None)
+    run,about = getattr(learn, "run_folder", None),{**model.config, "scores": _scores_in_hand(learn)}
     history = run.table().to_dict("records") if run else learn.history
-    with _of_the_run(run, folder): return write_bundle(folder, model, history=history, license=license, **model.config)
+    with _of_the_run(run, folder): return write_bundle(folder, model, history=history, license=license, **about)
 
 @contextmanager
 def _of_the_run(run, folder):

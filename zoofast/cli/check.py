@@ -17,6 +17,7 @@ from ..core.errors import visible
 from ..training.parameters import OF_READING
 from .app import Mistakes, bars, cell, command, echo
 from .options import Align, Bands, Catalog, Channels, Cutout, Dtype, FileCol, Files, Hdu, IdCol, ImageDir, Label
+from .options import Positive
 from .options import SchemaName, Size, Stretch, TableHdu, TaskName, Tiles, UnitInterval, image_reader, pick_task
 from .options import Weights, look_at_catalog, look_at_encoder, look_at_labels, look_at_values
 
@@ -46,13 +47,13 @@ def _rows(rows, what, n=100):
     for r in rows.head(n).itertuples(): echo(f"  {cell(r.id_str) or '(no id)'}: {visible(r.reason, True, 1000)}")
     if len(rows)>n: echo(f"  ... and {len(rows)-n} more; --write lists them all")
 
-def _task_or_several(df, label, task, schema, unit_interval):
+def _task_or_several(df, label, task, schema, unit_interval, positive=None):
     "The task, and the label columns; several labels of no common task are looked at one by one"
     from zoofast.core.errors import CatalogError
     from zoofast.catalog.split import is_categorical, matching_columns
     from zoofast.tasks.classes import Classification
     if not (label or schema or task): return None,[],[]
-    try: what = pick_task(df, label, task, schema, unit_interval=unit_interval)[0]
+    try: what = pick_task(df, label, task, schema, unit_interval=unit_interval, positive=positive)[0]
     except CatalogError:
         if not label or len(matching_columns(df, label))==1 or task or schema: raise
         label = matching_columns(df, label)
@@ -74,6 +75,7 @@ def check(
     task: TaskName = None,
     schema: SchemaName = None,
     unit_interval: UnitInterval = False,
+    positive: Positive = None,
     image_dir: ImageDir = None,
     write: Annotated[Optional[Path], _write] = None,
     id_col: IdCol = "id_str",
@@ -101,7 +103,7 @@ def check(
     _check(**locals())
 
 # %% ../../nbs/cli/03_check.ipynb #7c130002
-def _check(catalog, label, encoder, weights, task, schema, unit_interval, write, **given):
+def _check(catalog, label, encoder, weights, task, schema, unit_interval, positive, write, **given):
     "Look at all rows and tell; raises `ValueError` where some cannot be used"
     from zoofast.catalog.write import check_out
     wrong = Mistakes()
@@ -116,7 +118,7 @@ def _check(catalog, label, encoder, weights, task, schema, unit_interval, write,
     if encoder: look_at_encoder(wrong, encoder, weights)
     wrong.say()
     images = {k: v for k,v in given.items() if k not in OF_READING}
-    what,cols,tasks = _task_or_several(df, label, task, schema, unit_interval)
+    what,cols,tasks = _task_or_several(df, label, task, schema, unit_interval, positive)
     if encoder and what is None: raise ValueError(f"--encoder looks at the labels of one task; give one of {cols}")
     _check_rows(df, catalog, what, cols, tasks, image_reader(**images), write, encoder, weights)
 

@@ -53,9 +53,10 @@ def _width():
     "Characters in a line of the terminal; in a file it may be a long one"
     return shutil.get_terminal_size((160, 24)).columns if sys.stderr.isatty() else 160
 
-def _epoch_line(desc, row, width=160):
+def _epoch_line(desc, row, width=160, first=()):
     "An epoch that is done, in one line of the terminal: losses and the first metrics, as many as there is room for"
-    line,said = f"  {desc}:",[f"{k.replace('_', ' ')} {v:.3f}" for k,v in row.items() if k not in _unsaid]
+    line,said = f"  {desc}:",[f"{k.replace('_', ' ')} {v:.3f}" for k,v in row.items()
+                                if k not in _unsaid or k in first]
     for i,one in enumerate(said):
         rest = f", and {len(said)-i} more in history.csv"
         last = i==len(said)-1
@@ -78,7 +79,7 @@ def _terminal_progress():
             if self.training: self.bar.update()
         def after_epoch(self):
             self.bar.close()
-            say(_epoch_line(self.desc, self.learn.history[-1], _width()))
+            say(_epoch_line(self.desc, self.learn.history[-1], _width(), self.learn.task.said_first))
         def close(self):
             if self.bar is not None: self.bar.close()
     return TerminalProgress()
@@ -151,13 +152,28 @@ def _calibrate(learn):
         told = f": temperature {c['temperature']:.2f}, {errors}"
     say(f"  calibrated on {c['n']} validation galaxies{told}")
 
+# %% ../../nbs/cli/04_finetune.ipynb #11cad034
+def _threshold(task, given):
+    "The threshold that the options ask for; raises `ValueError` for a task that has none"
+    asked = {k: given[k] for k in ("purity", "completeness") if given[k] is not None}
+    if asked and not task.is_ranking:
+        raise ValueError(f"--{next(iter(asked))} is for a class that is looked for: add --task rare")
+    return asked
+
+def _choose_threshold(learn, asked):
+    "Choose it, and say what it reaches; why it could not be had"
+    try: learn.choose_threshold(**asked)
+    except ValueError as e: return e
+    say(f"  {learn.task.says_threshold}")
+
 # %% ../../nbs/cli/04_finetune.ipynb #83d2e87a
 def train(
     dls,             # The data
     params:dict,     # Parameters by name, as options have them
     calibrate=False, # Calibrate at the end?
     profile=False,   # Say first where an epoch's time goes?
-    then=None        # Called with the learner at the end, in the first process
+    then=None,       # Called with the learner at the end, in the first process
+    threshold=None   # For a class that is looked for: `purity` or `completeness` to be had on the validation galaxies
 ):                   # The learner
     """Build a learner, show its groups, finetune it, calibrate it if asked to, save its bundle and history
 
@@ -173,9 +189,11 @@ def train(
         _say_what_was_kept(learn)
         if not is_first(): return learn
         if calibrate: _calibrate(learn)
+        late = _choose_threshold(learn, threshold) if threshold else None
         learn.save_bundle(params["save_dir"]/"bundle")
         _end_on_wandb(learn)
         if then: then(learn)
+    if late: raise ValueError(f"{late}; the model is kept in {params['save_dir']}, without a threshold")
     return learn
 
 # %% ../../nbs/cli/04_finetune.ipynb #18e695d5
@@ -199,18 +217,28 @@ def _one_score(k, v, interval):
     if k in ("accuracy", "balanced_accuracy"): return f"{name} {v:.1%}{interval if k=='accuracy' else ''}"
     return f"{name} {v:.4g}"
 
+def _shown(score, task):
+    "Names of the scores that a line has room for"
+    rest = [k for k in score if k!="n" and not k.endswith(("_lower", "_upper"))]
+    if "accuracy" in rest: return [k for k in rest if k in ("accuracy", "balanced_accuracy", "roc_auc")]
+    first = [k for k in rest if k in task.said_first] if task else []
+    return first or rest
+
 def score_line(
     score:dict, # What `score_predictions` gave
-    what:str    # Which galaxies
+    what:str,   # Which galaxies
+    task=None   # The task, which may say what the scores rest on
 )->str:
     "Scores in one line"
-    rest = {k: v for k,v in score.items() if k not in ("n", "accuracy_lower", "accuracy_upper")}
     low,high = score.get("accuracy_lower"),score.get("accuracy_upper")
     acc = f" (95 % interval {low:.1%} to {high:.1%}, {score['n']} galaxies)" if low is not None else ""
-    shown = list(rest)
-    if "accuracy" in rest: shown = [k for k in rest if k in ("accuracy", "balanced_accuracy", "roc_auc")]
-    scores = ", ".join(_one_score(k, rest[k], acc) for k in shown)
-    return f"{what}: {scores}" + ("" if acc else f" ({score['n']} galaxies)")
+    def one(k):
+        ends = [score.get(f"{k}_{o}") for o in ("lower", "upper")]
+        said = f" ({ends[0]:.3g} to {ends[1]:.3g})" if ends[0] is not None and not acc else ""
+        return _one_score(k, score[k], acc)+said
+    scores = ", ".join(map(one, _shown(score, task)))
+    about = task and task.about_scores(score) or f"{score['n']} galaxies"
+    return f"{what}: {scores}" + ("" if acc else f" ({about})")
 
 # %% ../../nbs/cli/04_finetune.ipynb #caf52a52
 def finish(
@@ -273,6 +301,8 @@ def _look_at_given(wrong, given):
         with wrong: raise ValueError("--resume goes on with a run, and --overwrite replaces it: use one of the two")
     if given["calibrate"] and given["schema"]:
         with wrong: raise ValueError(_no_calibration)
+    if given["purity"] is not None and given["completeness"] is not None:
+        with wrong: raise ValueError("--purity and --completeness: a threshold gives one of the two; leave one out")
     params = arguments(given, "galaxy_learner", "fine_tune")
     with wrong: check_together({**params, "opt_kwargs": parse("opt_kwargs", params["opt_kwargs"])})
     with wrong: check_stages(*(params[k] for k in ("epochs", "freeze_epochs", "fit", "scheduler_kwargs")))
@@ -376,16 +406,16 @@ def _judge(learn, given):
     preds = predict_catalog(learn, rows, progress=bars())
     for name,what in (("valid", "validation galaxies"), ("test", "test galaxies")):
         if not (of := rows.split==name).any(): continue
-        echo(line := score_line(score_predictions(preds[of], rows[of], dls.task), what))
+        echo(line := score_line(score_predictions(preds[of], rows[of], learn.task), what, learn.task))
         learn.run_folder.log(line)
         _beside_probe(learn, rows, preds, of, what)
         seen = rows[of],preds[of]                                # the test galaxies, where there are some
     if text := rare_text(learn): echo(text)
-    save_pictures(save_dir, *seen, dls.task, learn.history, dls.reader)
+    save_pictures(save_dir, *seen, learn.task, learn.history, dls.reader)
     finish(learn, save_dir, given["no_report"], preds, rows)
 
 # %% ../../nbs/cli/04_finetune.ipynb #7c140016
-_of_the_task = ("label", "task", "schema", "loss_func", "unit_interval")
+_of_the_task = ("label", "task", "schema", "loss_func", "unit_interval", "positive")
 _options = [p for p in PARAMETERS.values() if p.kind!="object"]
 
 @command(gathers=True)
@@ -400,9 +430,11 @@ def finetune(**given):
     df = _look(wrong, given)                                     # before torch and fastai are loaded
     given,save_dir = as_arguments(given),given["save_dir"]
     task,given["loss_func"] = pick_task(df, *(given[k] for k in _of_the_task))
+    threshold = _threshold(task, given)
     for k in OF_READING: given.pop(k)                            # done with
     if given["processes"]>1: return launch(given["processes"])
-    learn = train(_load(df, task, given), given, given["calibrate"], given["profile"], lambda o: _judge(o, given))
+    how = dict(calibrate=given["calibrate"], threshold=threshold, profile=given["profile"])
+    learn = train(_load(df, task, given), given, then=lambda o: _judge(o, given), **how)
     if not is_first(): return
     from zoofast.training.runs import as_command, catalog_words
     where = catalog_words(learn.dls.source, given["catalog"])

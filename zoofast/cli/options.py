@@ -9,8 +9,8 @@ task, a folder."""
 # %% auto #0
 __all__ = ['Catalog', 'ImageDir', 'IdCol', 'FileCol', 'Files', 'TableHdu', 'Tiles', 'ModelIdCol', 'ModelFileCol', 'Size',
            'Channels', 'Crop', 'Stretch', 'Bands', 'Hdu', 'Cutout', 'Align', 'Dtype', 'Label', 'TaskName', 'SchemaName',
-           'UnitInterval', 'Encoder', 'Weights', 'RandomWeights', 'Batch', 'Epochs', 'Seed', 'NoReport', 'Device',
-           'Table', 'Engine', 'Columns', 'OnBad', 'Resume', 'ShardSize', 'option', 'with_options', 'parse',
+           'UnitInterval', 'Positive', 'Encoder', 'Weights', 'RandomWeights', 'Batch', 'Epochs', 'Seed', 'NoReport',
+           'Device', 'Table', 'Engine', 'Columns', 'OnBad', 'Resume', 'ShardSize', 'option', 'with_options', 'parse',
            'as_arguments', 'image_reader', 'how_to_read', 'folder', 'pick_task', 'about', 'look_at_values',
            'look_at_catalog', 'look_at_columns', 'look_at_labels', 'look_at_encoder']
 
@@ -76,6 +76,7 @@ Cutout,Align,Dtype = option("cutout"),option("align"),option("dtype")
 
 # %% ../../nbs/cli/02_options.ipynb #14ab0012
 Label,TaskName,SchemaName,UnitInterval = option("label"),option("task"),option("schema"),option("unit_interval")
+Positive = option("positive")
 
 # %% ../../nbs/cli/02_options.ipynb #14ab0014
 Encoder,Weights,RandomWeights = option("encoder", PARAMETERS["encoder"].help),option("weights"),option("random_weights")
@@ -207,17 +208,18 @@ def pick_task(
     task=None,             # Name of the task
     schema=None,           # Name of a schema, or a json file
     loss_func=None,        # For numbers: mse, mae or huber
-    unit_interval=False    # Are numbers fractions?
+    unit_interval=False,   # Are numbers fractions?
+    positive=None          # For a rare class: which
 )->tuple:                  # The task, and the loss for `galaxy_learner`
     "The task that the options ask for; raises `ValueError`"
     _check_asked(label, task, schema)
     from zoofast.tasks.votes import VoteCounts
     from zoofast.catalog.split import matching_columns
     from zoofast.tasks.infer import infer_task
-    if schema: return VoteCounts(_tree(schema)),loss_func
+    if schema: return VoteCounts(_tree(schema)).with_positive(positive),loss_func
     label = matching_columns(df, label)
     made = infer_task(df, label) if task is None else _named_task(task, label)
-    return made.with_options(loss_func, unit_interval)
+    return made.with_positive(positive).with_options(loss_func, unit_interval)
 
 def about(
     task # A task that has seen its catalogue

@@ -93,19 +93,46 @@ _mc_dropout = typer.Option(help="Random samples of the features to average over.
 _coverage = typer.Option(help="For a calibrated model: sets of classes, or intervals, that hold the truth of this part "
                               "of the galaxies, such as 0.9.")
 
-def _predict(bundle, catalog, out, tta, mc_dropout, coverage, **given):
+# %% ../../nbs/cli/05_predict.ipynb #b6ca3fb0
+_top = typer.Option(help="Then list so many galaxies here, the most probable first: of a rare class, or of --by.")
+_by = typer.Option(help="For --top: the class, or the column of predictions, that galaxies are ranked by.")
+
+def _check_by(config, by):
+    "Raise a `ValueError` where the predictions of a model do not say by what galaxies are ranked"
+    import pandas as pd
+    from zoofast.predict.ranked import ranked_by
+    from zoofast.tasks.infer import task_from_config
+    task = task_from_config(config["task"])
+    ranked_by(pd.DataFrame(columns=task.columns).astype(task.dtypes), by)
+
+def _list_best(table, top, by):
+    "The head of the ranking, on the terminal"
+    from zoofast.predict.ranked import rank_galaxies, ranked_by
+    best = rank_galaxies(table, top, by)
+    cols = ["rank", "id_str", ranked_by(best.drop(columns="rank"), by)[0], *(c for c in best if c.endswith("_pred"))]
+    echo(best[cols].to_string(index=False, float_format="{:.4g}".format))
+
+# %% ../../nbs/cli/05_predict.ipynb #a690d710
+def _predict(bundle, catalog, out, tta, mc_dropout, coverage, top=None, by=None, **given):
     "Predict, and say what was written"
     wrong = Mistakes()
-    _look_at_both(wrong, _config_of(wrong, bundle), dict(given, catalog=catalog, out=out))
+    config = _config_of(wrong, bundle)
+    _look_at_both(wrong, config, dict(given, catalog=catalog, out=out))
+    with wrong: check_number("top", top, whole=True, none=True, low=1)
+    if by and not top:
+        with wrong: raise ValueError(f"--by {by} says what --top N ranks galaxies by; give that, too")
     with wrong: check_number("tta", tta, whole=True, low=0, high=8)
     with wrong: check_number("mc_dropout", mc_dropout, whole=True, low=0)
     if coverage is not None:
         with wrong: check_number("coverage", coverage, above=0, below=1)
     wrong.say()
     say("loading the model ...")
+    if top and config: _check_by(config, by)
     from zoofast.predict.table import predict_catalog
     how = dict(tta=tta, mc_dropout=mc_dropout, coverage=coverage)
-    _say_written(predict_catalog(bundle, catalog, out, **how, **_passed_on(given)), out)
+    table = predict_catalog(bundle, catalog, out, **how, **_passed_on(given))
+    _say_written(table, out)
+    if top: _list_best(table, top, by)
 
 # %% ../../nbs/cli/05_predict.ipynb #3a78a677
 @command(gathers=True)
@@ -119,6 +146,8 @@ def predict(
     engine: Engine = "auto",
     columns: Columns = None,
     coverage: Annotated[Optional[float], _coverage] = None,
+    top: Annotated[Optional[int], _top] = None,
+    by: Annotated[Optional[str], _by] = None,
     on_bad: OnBad = "record",
     resume: Resume = True,
     shard_size: ShardSize = None,

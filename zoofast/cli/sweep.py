@@ -231,7 +231,7 @@ def _retrain(s, data, study, table, save_dir, fixed, seed, catalog=None):
     for name,what in (("valid", "validation galaxies"), ("test", "test galaxies")):
         rows = data.df[data.df.split==name].reset_index(drop=True)
         if not len(rows): continue
-        echo(score_line(score_predictions(predict_catalog(learn, rows), rows, data.task), what))
+        echo(score_line(score_predictions(predict_catalog(learn, rows), rows, data.task), what, data.task))
     from zoofast.training.runs import as_command, catalog_words
     where = catalog_words(learn.dls.source, catalog)
     echo(f"\nthe model is in {save_dir}/best/bundle; use it with\n"
@@ -349,8 +349,8 @@ _same_for_all = dict(                # given to the command where the settings d
     freeze_epochs=(option("freeze_epochs", _freeze_help), None),
     size=(option("size", _size_help), None),
     test=(option("test", _test_help), 0.0))
-_rows = ("label task schema unit_interval channels stretch bands hdu crop cutout align dtype valid group_col cache "
-         "on_bad image_dir id_col file_col files table_hdu tiles seed").split()
+_rows = ("label task schema unit_interval positive channels stretch bands hdu crop cutout align dtype valid group_col "
+         "cache on_bad image_dir id_col file_col files table_hdu tiles seed").split()
 
 # %% ../../nbs/cli/08_sweep.ipynb #7c180006
 @command(gathers=True)
@@ -365,7 +365,8 @@ def sweep(**given):
     """
     s,n,df = _look(Mistakes(), given)
     save_dir,fixed = folder(given["save_dir"]),_fixed(given)
-    task,loss = pick_task(df, given["label"], given["task"], given["schema"], None, given["unit_interval"])
+    asked = [given[k] for k in ("label", "task", "schema")]
+    task,loss = pick_task(df, *asked, None, given["unit_interval"], given["positive"])
     if loss: fixed["loss_func"] = loss
     wandb = given["wandb"] and _reachable(given)
     alone = not os.environ.get("ZOOFAST_WORKER")

@@ -290,7 +290,7 @@ def check_catalog(
     bad = {}
     _check_ids(ids, bad)
     file,paths = pd.factorize(files)
-    classes = task is None or hasattr(task, "classes")
+    classes = task is None or task.needs_each_class
     label = _check_labels(df, labels, np.where(files=="", -1, file), bad, named, classes)
     if task is not None and labels==task.label_cols:
         for mask,reason in task.problems(df): _mark(bad, mask, lambda i: reason)

@@ -379,6 +379,9 @@ def _balanced(df, task):
     if len(task.label_cols)!=1 or task.quantities or task.questions:
         raise ValueError("sampling='balanced' is for one label of several classes; give a column of weights instead")
     labels = df[task.label_cols[0]]
+    if task.is_ranking and task.is_fitted:           # it tells two classes apart, however many the catalogue has
+        y = task.encode(df)
+        labels = pd.Series(y.numpy(), index=df.index).where(task.is_labelled(y))
     counts = labels.value_counts()
     return torch.from_numpy((1/labels.map(counts)).fillna(0).to_numpy(float))
 

@@ -152,6 +152,19 @@ def _draw_curves(ax, found, look, seed):
         if few and look.curve is _precision: ax.axhline(y.mean(), color=color, lw=.8, ls=":", zorder=0)
     if look.curve is _roc: ax.plot([0, 1], [0, 1], color=GREY, lw=1, zorder=0)
 
+# %% ../../nbs/plots/04_classes.ipynb #2164f526
+def _mark_cuts(ax, a, roc):
+    "Where the threshold that was chosen for a class lies on its curve"
+    for c in a.task.compare_choices(a.preds, a.truth):
+        if c.cut is None: continue
+        y,said = c.true[c.both]==1,c.said[c.both]==1
+        if not 0<y.sum()<len(y): continue
+        found,wrong = (said & y).sum(),(said & ~y).sum()
+        recall,precision = found/y.sum(),found/max(found+wrong, 1)
+        at = (wrong/(~y).sum(), recall) if roc else (recall, precision)
+        ax.plot(*at, "o", color="black", mfc="white", ms=7, zorder=5,
+                label=f"threshold: {found+wrong} taken, {precision:.0%} of them right, {recall:.0%} found")
+
 # %% ../../nbs/plots/04_classes.ipynb #c1a50003
 def _curves(source, truth, task, ax, seed, most, look):
     "A line with its band for each class"
@@ -161,6 +174,7 @@ def _curves(source, truth, task, ax, seed, most, look):
     ax.set(xlabel=look.xlabel, ylabel=look.ylabel, xlim=(-.01, 1.01), ylim=(-.01, 1.02), aspect="equal")
     if not found: return say_in(ax, "no class with galaxies\nboth in it and outside: no curve")
     _draw_curves(ax, found, look, seed)
+    _mark_cuts(ax, a, look.curve is _roc)
     what = "labels" if len(a.task.choices)>1 else "classes"
     some = f"; {len(found)} of {of} {what}" if len(found)<of else ""
     ax.legend(fontsize=7, title=look.area+some, title_fontsize=7, loc=look.legend, framealpha=.6)
@@ -204,7 +218,7 @@ def _sureness(c):
     "Of the galaxies with both a label and a prediction: probability of what is said, and is it right?"
     use = c.both
     p,said = c.p[use],c.said[use]
-    return p.max(1),said==c.true[use]
+    return p[np.arange(len(p)),said],said==c.true[use]
 
 # %% ../../nbs/plots/04_classes.ipynb #24da3521
 def plot_reliability(

@@ -24,7 +24,7 @@ from ..tasks.schema import Schema
 from ..tasks.task import Task, plain_name
 from ..tasks.classes import Classification, MultiLabel
 from ..tasks.votes import VoteCounts
-from ..tasks.infer import config_of, infer_task, score_predictions, task_from_config
+from ..tasks.infer import config_of, infer_task, score_predictions, bare_scores, task_from_config
 from .table import as_model, predict_catalog
 
 # %% ../../nbs/predict/03_answers.ipynb #652f4116
@@ -267,19 +267,21 @@ def _quantile(values, p):
 def scores(self:Answers,
     level:float=0.95, # Probability that belongs to the intervals
     seed:int=0        # Of the repetitions
-)->pd.DataFrame:      # Index `metric`; `value`, `lower`, `upper`; `.attrs["n"]`: the number of galaxies
+)->pd.DataFrame:      # Index `metric`; `value`, `lower`, `upper`; `.attrs["n"]` and `["about"]`: of what galaxies
     "The task's metrics with intervals; raises `CatalogError` where no galaxy has both a label and a prediction"
     truth = need_truth(self.truth)
     score = score_predictions(self.preds, truth, self.task)
-    n,accuracy = score.pop("n"),[score.pop(f"accuracy_{k}", None) for k in ("lower", "upper")]
+    about,n = self.task.about_scores(score),score.pop("n")
+    own = {k: [score.pop(f"{k}_{end}") for end in ("lower", "upper")] for k in list(score) if f"{k}_lower" in score}
+    score = {k: v for k,v in score.items() if k not in self.task.counts}
     use,rng,again = _judged(self.galaxies()),np.random.default_rng(seed),[]
     for _ in range(0 if len(use)<2 else min(200, max(20, _most//len(use)))):
         rows = rng.choice(use, len(use))
-        again.append(score_predictions(self.preds.iloc[rows], truth.iloc[rows], self.task))
+        again.append(bare_scores(self.preds.iloc[rows], truth.iloc[rows], self.task))
     out = pd.DataFrame({"value": score}, dtype=float).rename_axis("metric")
     for name,p in (("lower", (1-level)/2), ("upper", (1+level)/2)):
         out[name] = [_quantile([a[k] for a in again], p) for k in score]
-    if accuracy[0] is not None and level==.95:                 # Wilson's, which is exact enough for one galaxy too
-        out.loc["accuracy", ["lower", "upper"]] = accuracy
-    out.attrs["n"] = n
+    if level==.95:             # the task's own: Wilson's of an accuracy, which is exact enough for one galaxy too
+        for k,ends in own.items(): out.loc[k, ["lower", "upper"]] = ends
+    out.attrs |= dict(n=n, about=about)
     return out

@@ -25,6 +25,11 @@ from ..plots.training import short
 # %% ../../nbs/reports/02_content.ipynb #b2c00007
 _metric_names = {"roc_auc": "ROC AUC", "r2": "R²", "f1": "F1", "rmse": "RMS error", "mae": "mean absolute error",
                  "fraction_mae": "mean absolute error of the fractions", "fraction_rmse": "RMS error of the fractions",
+                 "recall_in_first_k": "recall in the first k",
+                 "purity_at_50_completeness": "purity at 50 % completeness",
+                 "purity_at_90_completeness": "purity at 90 % completeness",
+                 "completeness_at_90_purity": "completeness at 90 % purity",
+                 "purity": "purity of those said to be one", "completeness": "completeness of those said to be one",
                  "coverage": "counted fractions within their 90 % intervals"}
 
 def metric_name(
@@ -38,13 +43,13 @@ def metric_name(
 def score_table(
     a:Answers, # With their truth
     what:str   # What the galaxies are called
-)->dict:       # `what`, `rows`, and the `table` they are made of
+)->dict:       # `what`, `rows`, what is `about` them, and the `table` they are made of
     "The metrics of answers, with intervals; raises `ValueError` where no galaxy has both a label and a prediction"
     s = a.scores()
     def value(v): return f"{v:.3f}" if abs(v)<100 else f"{v:.4g}"
     def row(name, r): return [metric_name(name), value(r.value), f"{r.lower:.3f} to {r.upper:.3f}"]
     rows = [row(name, r) for name,r in s.iterrows() if r.value==r.value]
-    return dict(what=f"{s.attrs['n']} {what}", rows=rows, table=s)
+    return dict(what=f"{s.attrs['n']} {what}", rows=rows, about=s.attrs["about"], table=s)
 
 # %% ../../nbs/reports/02_content.ipynb #b2c0001c
 def kept_scores(

@@ -130,7 +130,8 @@ def _head(run, config, task, scores, last):
     train = (config.get("data") or {}).get("galaxies")
     trained = count(train.get("train", 0)) if train else "galaxies"
     made = f"It is {config['encoder'].get('name')}, finetuned on {trained}."
-    summary = f"This model {task.what_it_does}. {made}{headline(scores, task)}"
+    said = f" It says {task.says_threshold}." if task.says_threshold else ""
+    summary = f"This model {task.what_it_does}. {made}{headline(scores, task)}{said}"
     none = "No galaxy has both a label and a prediction." if last else _not_kept
     return dict(title=_title(run, find_bundle(run)), created=config.get("created"), summary=summary,
                 scores=scores, no_scores=none)

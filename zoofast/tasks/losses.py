@@ -123,7 +123,9 @@ def make_loss(
     task,                     # A task that has seen its catalogue
     # "cross_entropy" (also where nothing is given), "focal", or a function of outputs and targets
     loss_func=None,
-    class_weights=None,       # "balanced", a dict from label to weight, or a list in the order of `task.classes`
+    # "balanced", a dict from label to weight, or a list in the order of `task.classes`; default: the task's own, unless
+    # a loss is given
+    class_weights=None,
     label_smoothing:float=0., # Share of each target that goes to all classes alike; 0 or more, less than 1
     focal_gamma:float=2.,     # For "focal": the higher, the less galaxies count that are classified well
     # For "balanced": number of training galaxies of each class, in the order of `task.classes`
@@ -134,6 +136,7 @@ def make_loss(
         raise ValueError(f"label_smoothing={label_smoothing!r} must be a number from 0 to below 1")
     if callable(loss_func): return _own_loss(loss_func, class_weights, label_smoothing)
     _only_classes(task, loss_func, class_weights, label_smoothing)
+    if loss_func is None and class_weights is None: class_weights = task.class_weights
     if loss_func is None and class_weights is None and not label_smoothing: return task.loss_func
     weight = None if class_weights is None else _class_weights(task, class_weights, counts)
     if loss_func=="focal": return _focal(weight, label_smoothing, focal_gamma)

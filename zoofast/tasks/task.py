@@ -122,6 +122,12 @@ def names_list(
     return cols
 
 # %% ../../nbs/tasks/03_task.ipynb #7a5c0003
+def _log_odds(
+    p:np.ndarray # Probabilities of two classes `(galaxies, 2)`
+)->np.ndarray:   # `(galaxies,)`, NaN where there is no prediction
+    "Log-odds of the second of two classes"
+    with np.errstate(divide="ignore", invalid="ignore"): return np.log(p[...,1])-np.log(p[...,0])
+
 class Choice(NamedTuple):
     "What is chosen from several for each galaxy: its class, or one of the two values of a label"
     name:str               # The label
@@ -129,10 +135,12 @@ class Choice(NamedTuple):
     p:np.ndarray           # Probability of each `(galaxies, classes)`, NaN where there is no prediction
     true:np.ndarray        # Number of the true class `(galaxies,)`, -1 where it is not known
     beside_others:bool=False # A label that a galaxy may have beside others? Its last value is the one it then has
+    cut:"float|None"=None  # Of two classes: log-odds from which on it is the second; by default the more probable one
 
     @property
     def said(self):
         "Number of the class that is said `(galaxies,)`"
+        if self.cut is not None: return (_log_odds(self.p)>=self.cut).astype(int)
         return (self.p[:,1]>=.5).astype(int) if self.beside_others else np.nan_to_num(self.p, nan=-1).argmax(1)
     @property
     def both(self):
@@ -366,6 +374,7 @@ def task_names()->list: # Words
 Task.from_schema = False       # is it asked for by a decision tree rather than by labels?
 Task.one_label = False         # does it take a single label column?
 Task.loss_hint = ""            # how its loss is chosen, for an error
+Task.class_weights = None      # with which its loss is weighted, where nothing is asked of the loss
 Task.hub_pipeline = None       # what the Hugging Face hub calls models of this kind
 Task.limits = ()               # what every model of this kind should be told with
 Task.unfitted = "the task has not seen its catalogue"
@@ -404,6 +413,57 @@ def summarise(self:Task,
 
 @patch
 def _summary(self:Task, df): return {}
+
+# %% ../../nbs/tasks/03_task.ipynb #a400ca45
+Task.needs_each_class = property(lambda self: hasattr(self, "classes"))   # two galaxies of each, at least?
+Task.is_ranking = False            # does it look for one class, and rank galaxies by it?
+Task.says_threshold = ""           # what its threshold is and what it reaches, in one line
+Task.counts = ()                   # scores that are numbers of galaxies
+Task.with_intervals = ()           # scores with intervals of the task's own
+Task.said_first = ()               # scores for one line; all, unless given
+
+@patch
+def intervals(self:Task,
+    out:torch.Tensor, # Outputs
+    y:torch.Tensor,   # Targets
+    score:dict,       # Metrics and `more_scores`
+    level:float=0.95, # Probability that belongs to the intervals
+    seed:int=0        # Of what is drawn
+)->dict:              # Name of a score -> lower and upper end
+    "Intervals of scores that the task knows better than by drawing galaxies"
+    return {}
+
+@patch
+def about_scores(self:Task,
+    score:dict # What `score_predictions` gave
+)->str:
+    "What the scores rest on, in a few words"
+    return ""
+
+# %% ../../nbs/tasks/03_task.ipynb #8f1a6377
+@patch
+def with_positive(self:Task,
+    positive # From the command line
+):           # The task
+    "The task that looks for this class; raises `ValueError`"
+    if positive is None: return self
+    raise ValueError(f"--positive {positive}: it names the class that --task rare looks for; give that, too")
+
+@patch
+def fit_threshold(self:Task,
+    out:torch.Tensor, # Outputs of the head
+    y:torch.Tensor,   # Targets
+    purity=None,      # Part of those said to be one that should be
+    completeness=None # Or: part of those that are one that should be said to be
+)->dict:
+    "Choose who is said to be what is looked for; raises `ValueError` for a task that looks for no one class"
+    raise ValueError(f"{type(self).__name__} looks for no one class, so that no threshold can be chosen; "
+                     f"task=Rare(...) (--task rare) does")
+
+@patch
+def forget_calibration(self:Task):
+    "What was found on validation galaxies is not true of a model that is trained on"
+    if hasattr(self, "temperature"): self.temperature = 1.
 
 # %% ../../nbs/tasks/03_task.ipynb #7a5d0007
 @patch

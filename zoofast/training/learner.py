@@ -475,7 +475,7 @@ def _own_schedule(self:GalaxyLearner, cbs):
 def _forget_calibration(self:GalaxyLearner):
     "What is trained on is not calibrated any more"
     self.calibration = None
-    if hasattr(self.task, "temperature"): self.task.temperature = 1.
+    self.task.forget_calibration()
 
 # %% ../../nbs/training/10_learner.ipynb #5f17a0e1
 @patch

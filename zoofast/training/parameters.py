@@ -110,8 +110,10 @@ _table("What is learned",
        help="Column with the labels; may be given several times: several labels of two values each, or several "
             "numbers."),
     _P("task", None, "name", **_command, picks_galaxies=True,
-       words=("classification", "multilabel", "regression", "votes"),
-       help="classification, multilabel or regression (votes: --schema); default: found from the labels."),
+       words=("classification", "multilabel", "rare", "regression", "votes"),
+       help="classification, multilabel, rare or regression (votes: --schema); default: found from the labels."),
+    _P("positive", None, "name", **_command, none=True, picks_galaxies=True,
+       help="For rare: the class that is looked for; default: the rarer of two."),
     _P("schema", None, "name", **_command, picks_galaxies=True,
        help="For votes: a Galaxy Zoo schema such as decals_dr5_ortho, or a json file with questions and "
             "asked_after. Its columns are the labels."),
@@ -199,7 +201,12 @@ _table("Which model is kept",
     _P("keep_best", True, "flag", help="Keep the best model rather than the last."),
     _P("calibrate", False, "flag", **_command,
        help="Then set the temperature of the probabilities on the validation galaxies, so that predict can take "
-            "--coverage."))
+            "--coverage."),
+    _P("purity", None, "number", **_command, above=0, high=1, none=True,
+       help="For rare: then say of a galaxy that it is one from the probability on that gives this purity on the "
+            "validation galaxies."),
+    _P("completeness", None, "number", **_command, above=0, high=1, none=True,
+       help="For rare: the same for this completeness."))
 
 # %% ../../nbs/training/01_parameters.ipynb #9a012007
 _table("Batches and random views",

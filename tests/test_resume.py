@@ -105,7 +105,7 @@ def test_a_finished_run_is_not_trained_again(dls, tmp_path):
 def test_resume_of_another_run_is_refused(dls, tmp_path):
     quiet(lite0(dls, save_dir=tmp_path), lambda l: l.fine_tune(1))
     def resume(n, data=dls, **kwargs): lite0(data, save_dir=tmp_path).fine_tune(n, resume=True, **kwargs)
-    with pytest.raises(ValueError, match=r'learning_rate=0.0001, not 0.001'):
+    with pytest.raises(ValueError, match=r'learning_rate=0.0005, not 0.001'):
         lite0(dls, learning_rate=1e-3, save_dir=tmp_path).fine_tune(1, resume=True)
     with pytest.raises(ValueError, match='fit 2 of the run in .* had 1 epochs.*, not 7 epochs'): resume(7)
     with pytest.raises(ValueError, match='needs save_dir'): lite0(dls).fine_tune(1, resume=True)
@@ -181,7 +181,7 @@ def test_a_loss_that_is_no_number_stops_the_run(dls, tmp_path):
         quiet(learn, lambda l: l.fit(9))
     said = str(e.value)
     assert f'step {7%n+1} of epoch {7//n+1}' in said
-    assert 'learning rates from 1.33e-05 (lowest block) to 0.0001 (head)' in said
+    assert 'learning rates from 6.67e-05 (lowest block) to 0.0005 (head)' in said
     words = {o.strip(',;') for o in said.split()}
     all_named = all(o in said for o in set(rows)&words)
     assert all_named and sum(o in said for o in rows)==len(next(iter(dls.train))[1]) or 7%n+1==n

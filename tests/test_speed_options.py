@@ -61,17 +61,18 @@ def test_compile_keeps_names_and_copies(dls):
     assert type(copy.deepcopy(b.net.encoder.body))==type(a.net.encoder.body)
 
 def test_cached_features_cost_one_pass(dls):
-    """However many epochs the frozen stage has, the encoder sees each galaxy once; with cache_features=False in every
-    epoch"""
-    def seen(on, epochs):
-        learn,n = galaxy_learner(dls, 'tf_efficientnet_lite0', cache_features=on),[0]
+    """However many epochs the frozen stage has, the encoder sees each galaxy once, and three more random views where
+    the head is fitted at once; with cache_features=False in every epoch"""
+    def seen(on, epochs, **kw):
+        learn,n = galaxy_learner(dls, 'tf_efficientnet_lite0', cache_features=on, **kw),[0]
         def count(m, a): n[0] += len(a[0])
         h = learn.net.encoder.register_forward_pre_hook(count)
         quiet(learn, lambda l: l.fine_tune(0, freeze_epochs=epochs))
         h.remove()
         return n[0],learn
     galaxies = len(dls.train_ds)+len(dls.valid_ds)
-    assert [seen(True, e)[0] for e in (1, 4)]==[galaxies]*2
+    assert [seen(True, e)[0] for e in (1, 4)]==[galaxies+3*len(dls.train_ds)]*2
+    assert [seen(True, e, views=0)[0] for e in (1, 4)]==[galaxies]*2
     n,learn = seen(False, 2)
     assert n==2*galaxies and len(learn.history)==2
 

@@ -337,7 +337,7 @@ def test_fastais_callback_and_ours(dls, tmp_path):
     finally: theirs.finish()
     learn = learner(save_dir=tmp_path/'rings', wandb='offline', wandb_kwargs={'project': 'galaxies', 'tags': ['a']})
     assert learn.wandb_log.wandb_run is None, 'a learner that has not trained logs nothing'
-    quiet(learn, lambda l: l.fine_tune(2))
+    quiet(learn, lambda l: l.fine_tune(2, head_lr=5e-3))
     learn.save_bundle(tmp_path/'rings'/'bundle')
     learn.wandb_log.finish()
     s = wandb_story(tmp_path/'rings')

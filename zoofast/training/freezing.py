@@ -105,11 +105,11 @@ def _folded(net, dls, n):
     x = dls.valid_ds.batch(list(range(min(4, len(dls.valid_ds)))))[0]
     return fold_norms(enc, crop_center(x, dls.reader.size).to(next(net.parameters()).device))
 
-def _passes(dl, views, still, device):
+def _passes(dl, views, plain, still, device):
     "A loader of all galaxies in their order for each view, and what its progress bar says"
-    for i in range(views or 1):
-        after_batch = dl.after_batch if views else still
-        name = f", view {i+1} of {views}" if views else ""
+    kinds = [still]*(plain or not views)+[dl.after_batch]*views
+    for i,after_batch in enumerate(kinds):
+        name = f", view {i+1} of {len(kinds)}" if views else ""
         yield GalaxyDL(dl.dataset, bs=dl.bs, device=device, after_batch=after_batch),f"computing features{name}"
 
 # %% ../../nbs/training/03_freezing.ipynb #9858e801
@@ -117,16 +117,17 @@ def feature_loaders(
     dls:GalaxyDataLoaders, # Loaders of images
     net:GalaxyNet,         # Its encoder gives the features
     views:int=0,           # Random views of each training galaxy; 0 is its middle, as prediction sees it
-    progress:bool=True     # Show a progress bar?
+    progress:bool=True,    # Show a progress bar?
+    plain:bool=False       # Before random views, the middle as well?
 )->GalaxyDataLoaders:      # Loaders of features, with the same splits, targets and batch size
     "Compute the features of every galaxy once"
-    encoder = _folded(net, dls, len(dls.train_ds)*max(views, 1) + len(dls.valid_ds))
+    encoder = _folded(net, dls, len(dls.train_ds)*max(views+plain, 1) + len(dls.valid_ds))
     loaders = []
     for dl in dls:
         k = views if dl.shuffle else 0
-        passes = _passes(dl, k, dls.valid.after_batch, dls.device)
+        passes = _passes(dl, k, plain and dl.shuffle, dls.valid.after_batch, dls.device)
         x,y = (torch.cat(o) for o in zip(*(_features(net, encoder, one, progress, desc) for one,desc in passes)))
-        ds = GalaxyDataset(x, range(len(x)), y, dl.dataset.loss_func, views=k or 1)
+        ds = GalaxyDataset(x, range(len(x)), y, dl.dataset.loss_func, views=len(x)//len(dl.dataset))
         ds.weights = dl.dataset.weights
         loaders.append(GalaxyDL(ds, bs=dl.bs, shuffle=dl.shuffle, device=dls.device))
     out = GalaxyDataLoaders(*loaders, device=dls.device)

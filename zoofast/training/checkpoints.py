@@ -26,6 +26,7 @@ with quiet():
 from ..tasks.metrics import MultiLabelLoss, RegressionLoss
 from ..images.reader import reader_config
 from .optimizer import block_names
+from .parameters import PARAMETERS
 from .probe import probe_from_state
 from .runs import is_low_best, package_versions
 from ..core.files import write_whole
@@ -295,6 +296,18 @@ def check_identity(
                          f"not {now.get(k)!r}; give the same, or start anew with another save_dir or without resume")
 
 # %% ../../nbs/training/07_checkpoints.ipynb #d2e858da
+# Defaults of releases that trained the head step by step: parameter -> what it was
+_earlier = dict(views=0, learning_rate=1e-4, head_dropout_prob=.5)
+
+def _as_it_began(learn, then):
+    "Give a run of an earlier release, that was made with its defaults, those instead of today's"
+    for k,v in _earlier.items():
+        if then.get(k)!=v or learn.params.get(k)!=PARAMETERS[k].default: continue
+        learn.params[k] = learn.identity[k] = v
+        if k=="views": learn.views = v
+        elif k=="learning_rate": learn.lr = v
+        else: learn.net.head[0].p = v
+
 def read_last(
     learn,    # A new `GalaxyLearner` with the same parameters and data
     path:Path # The file
@@ -308,6 +321,7 @@ def read_last(
     except Exception as e:                       # torch and zip raise many kinds
         why = f"{type(e).__name__}: {first_line(e, 200)}"
         raise ValueError(f"resume: {path} cannot be read as a checkpoint ({why})") from e
+    if "probe" not in state: _as_it_began(learn, about["identity"])
     check_identity(about, learn.identity, 0, path.parent)
     _say_older(learn, about)
     _say_machine(learn, about)

@@ -201,10 +201,10 @@ def galaxy_learner(
     weights=None,                 # File with the encoder's weights to use instead
     training_mode:str="full",     # "full", or "head_only": a linear probe on the frozen encoder
     n_blocks:"int|None"=None,     # Train only the head and this many of the top blocks
-    learning_rate:float=1e-4,     # Rate of the head and the top block
+    learning_rate:float=5e-4,     # Rate of the head and the top block
     layer_decay:float=0.75,    # Rate of a block over that of the block above; 0: top block and head alone, 1: all alike
     weight_decay:float=0.05,      # On the encoder's weights of two or more dimensions
-    head_dropout_prob:float=0.5,  # Fraction of features that dropout leaves out in training
+    head_dropout_prob:float=0.2,  # Fraction of features that dropout leaves out in training
     scheduler_kwargs:"dict|None"=None, # A schedule of timm's, as `{"sched": "cosine", "warmup_epochs": 5}`
     opt="adamw",                  # Name of an optimizer of torch or timm, or a function of parameter groups
     opt_kwargs:"dict|None"=None,  # The optimizer's own arguments, as `{"momentum": 0.9}`
@@ -224,7 +224,7 @@ def galaxy_learner(
     precision:str="auto",         # "fp32", "bf16", "fp16", or "auto": bf16 where it is faster and safe
     bn_stats:str="auto",      # Running means of batch normalisations: "keep", "update", or "auto": keep pretrained ones
     blocks:str="coarse",          # "coarse": the stem and the stages, or "fine": timm's finest grouping
-    views:int=0,                  # Random views of each galaxy for the head alone; 0: as prediction sees it
+    views:"int|None"=None,        # Random views of each galaxy for the head alone; 0: as prediction sees it
     monitor:str="valid_loss",     # What makes a model the best: "valid_loss", or the name of a metric
     patience:"int|None"=None,     # Epochs without a better model before a fit ends
     keep_best:bool=True,          # Have the best model in hand at the end, rather than the last

@@ -72,7 +72,7 @@ class GalaxyLearner(Learner):
         make_opt,              # Called with the model and `lr`; gives a `LayerDecayOptimizer`
         seed:"int|None"=42,    # Seed of every fit
         keep_stats:bool=True,  # Keep the means and variances of batch normalisations?
-        views:int=0,           # Random views of each galaxy while the head alone is trained
+        views:"int|None"=None, # Random views of each galaxy while the head alone is trained; `None`: as many as pay
         l1:float=0.,           # L1 penalty
         clip_grad:"float|None"=None, # Largest norm of the gradient
         accumulate:int=1,      # Batches in a step
@@ -553,6 +553,15 @@ def _encoder_frozen(self:GalaxyLearner, cbs):
     if not self.cache_features or any(p.requires_grad for p in self.net.encoder.parameters()): return False
     return not any(map(_needs_images, [*self.cbs, *cbs]))
 
+@patch
+def _views_of_head(self:GalaxyLearner, cbs):
+    "The views that the head learns from: those asked for; or the middle, and where it is fitted at once random ones"
+    if self.views is not None: return dict(views=self.views)
+    if not self.dls.augment or not any(isinstance(cb, FitHead) for cb in cbs): return dict(views=0)
+    return dict(views=next((k for k,most in _RANDOM_VIEWS if len(self.dls.train_ds)<=most), 0), plain=True)
+
+_RANDOM_VIEWS = (3, 5000),(1, 20_000)            # how many, for up to so many galaxies
+
 def _needs_images(cb):
     "Does a callback mix or change images, or look into the encoder? One of ours or of fastai's schedules does not"
     if isinstance(cb, (MixHandler, HookCallback, CollectDataCallback)): return True
@@ -566,9 +575,10 @@ def _fitting(self:GalaxyLearner, cbs):
     "Within a fit, which is on features while nothing of the encoder is trained"
     images = self.dls
     if self._encoder_frozen(cbs):
-        key = images,self.views,weights_sum(self.net.encoder)
+        views = self._views_of_head(cbs)
+        key = images,views,weights_sum(self.net.encoder)
         if self._cached[0]!=key:
-            self._cached = key,feature_loaders(images, self.net, self.views, hasattr(self, "progress"))
+            self._cached = key,feature_loaders(images, self.net, **views, progress=hasattr(self, "progress"))
         self._dls = self._cached[1]
     elif hasattr(self, "unlabelled") and not any(isinstance(cb, LRFinder) for cb in cbs):
         self._dls = self.unlabelled.loaders(images)

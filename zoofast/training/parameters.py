@@ -145,7 +145,7 @@ _table("The encoder",
        help="coarse: stem and stages; fine: timm's finest grouping."),
     _P("bn_stats", "auto", "name", choices=("auto", "keep", "update"),
        help="Running means of batch normalisations: auto, keep or update."),
-    _P("head_dropout_prob", 0.5, "number", low=0, high=0.999, elsewhere=("dropout", "ps"),
+    _P("head_dropout_prob", 0.2, "number", low=0, high=0.999, elsewhere=("dropout", "ps"),
        help="Fraction of features left out in training."))
 
 # %% ../../nbs/training/01_parameters.ipynb #9a012003
@@ -156,7 +156,7 @@ _table("Epochs and rates",
        help="Epochs with everything trained."),
     _P("freeze_epochs", 1, "whole", taken_by="fine_tune", low=0, high=100_000,
        help="Epochs with only the head trained, before."),
-    _P("learning_rate", 0.0001, "number", above=0, elsewhere=("lr", "base_lr"),
+    _P("learning_rate", 0.0005, "number", above=0, elsewhere=("lr", "base_lr"),
        help="Rate of the head and the encoder's top block."),
     _P("head_lr", None, "number", taken_by="fine_tune", above=0, none=True,
        help="Rate while only the head is trained."),
@@ -220,7 +220,9 @@ _table("Batches and random views",
        help="Galaxies of an epoch: drawn with balanced classes, or by a column of weights; default: each once."),
     _P("flip", True, "flag", taken_by="from_catalog",
        help="May views be mirrored? Not where handedness matters."),
-    _P("views", 0, "whole", low=0, high=10_000, help="Random views of each galaxy while the head alone is trained."))
+    _P("views", None, "whole", low=0, high=10_000, none=True,
+       help="Random views of each galaxy while the head alone is trained; default: three beside the plain one where the "
+            "head is fitted at once, fewer for many galaxies, otherwise none."))
 
 # %% ../../nbs/training/01_parameters.ipynb #9a012008
 _table("Images",

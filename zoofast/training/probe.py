@@ -121,7 +121,7 @@ class FitHead(Callback):
         try: return head(encode_rows(self.learn.net, self.dls.images, rows).to(head.bias.device)).cpu()
         except ImageError: return torch.nan
 
-# %% ../../nbs/training/04_probe.ipynb #758d11a2
+# %% ../../nbs/training/04_probe.ipynb #28afd182
 _MOST_NUMBERS = 2**28                            # features of all views; beyond, the head is trained step by step
 
 def was_fitted(
@@ -138,7 +138,7 @@ def can_fit_head(
     """Can the head be fitted at once: from features, of neither too few galaxies to cross-validate nor too many, with
     its loss alone to make small? And has the encoder not learnt the labels, so that features tell them by heart?"""
     net,n = learn.net,len(learn.dls.train_ds)
-    right = FEWEST<=n and n*max(learn.views, 1)*net.encoder.num_features<=_MOST_NUMBERS
+    right = FEWEST<=n and n*(learn.views or 1)*net.encoder.num_features<=_MOST_NUMBERS
     free = not learn.l1 and all(p.requires_grad for p in net.head.parameters())
     first = all(r["trained"]=="head" for r in learn.history)
     return right and free and first and learn._encoder_frozen(L(cbs))

@@ -52,7 +52,7 @@ def probe_from_state(
     "A probe as it was"
     return Probe(LinearHead(**state["head"]), state["outputs"], state["balanced"])
 
-# %% ../../nbs/training/04_probe.ipynb #33a93232
+# %% ../../nbs/training/04_probe.ipynb #d83d6403
 HEAD_FITTED = "the head fitted to its end"       # how a fit is described in a run's files
 _RARE = .5                                        # a class with less than this part of its equal share is rare
 
@@ -93,11 +93,13 @@ class FitHead(Callback):
         "The loss for which all classes weigh the same, where one is rare and the learner has the task's own loss"
         learn,ds = self.learn,self.dls.train_ds
         task,own = learn.dls.task,type(learn.loss_func) is type(learn.dls.task.loss_func)
-        weighted = ds.weights is not None or learn.params.get("class_weights") or task.class_weights
-        if not task.one_output_wins or not own or weighted: return None
+        if not task.one_output_wins or not own or ds.weights is not None or learn.params.get("class_weights"):
+            return None
         counts = torch.bincount(ds.y[:len(ds)], minlength=task.n_out)
         if not 0<counts.min()<_RARE*counts.sum()/task.n_out: return None
-        return make_loss(task, class_weights="balanced", counts=counts.tolist()).to(self.dls.device)
+        loss = make_loss(task, class_weights="balanced", counts=counts.tolist())
+        loss.to(self.dls.device)                         # fastai's gives nothing back
+        return loss
 
     def _drawn(self, ds):
         "Numbers of the rows that count, where galaxies are drawn by weights: as many as an epoch of each view draws"

@@ -18,12 +18,14 @@ warnings.filterwarnings("ignore")
 import pandas as pd, timm, torch
 from zoofast.all import (GalaxyDataLoaders, galaxy_learner, predict_catalog, read_catalog, score_predictions,
                          simulate_survey, split_catalog)
+from zoofast.training.parameters import PARAMETERS
 from zoofast.training.unlabelled import MOST, RATIO
 
 HERE = Path(__file__).resolve().parent
 DATA = Path(os.environ.get("ZOOFAST_DATA", HERE.parents[1]/"shared"/"data"))
 RESULTS = HERE/"results"/"unlabelled.jsonl"
 LABEL = dict(gz1="morphology", rings="ring", mirabest="label", nongalaxy="label", simulated="morphology")
+RATE = PARAMETERS["learning_rate"].default
 WAYS = "labels","unlabelled","longer"
 SCORES = "accuracy","balanced_accuracy","roc_auc"
 
@@ -49,7 +51,8 @@ def run(name, seed, way, args):
     label = LABEL[name]
     labelled,others,test = deal(catalog(name, args.size), label, seed, args.labels)
     dls = GalaxyDataLoaders.from_catalog(labelled, label, size=args.size, progress=False)
-    learn = galaxy_learner(dls, args.encoder, seed=seed, unlabelled=others if way=="unlabelled" else None)
+    learn = galaxy_learner(dls, args.encoder, seed=seed, unlabelled=others if way=="unlabelled" else None,
+                           learning_rate=args.learning_rate)
     steps = math.ceil(min(len(others), MOST)/RATIO/dls.train.bs)             # of an epoch with those without labels
     epochs = args.epochs if way!="longer" else max(args.epochs, round(args.epochs*steps/len(dls.train)))
     start = time.perf_counter()
@@ -59,12 +62,13 @@ def run(name, seed, way, args):
     return dict(n_labelled=len(dls.train_ds), n_unlabelled=len(others), n_valid=len(dls.valid_ds), n_test=score["n"],
                 **{k: round(float(score[k]), 4) for k in SCORES}, seconds=round(seconds, 1), epochs=epochs,
                 kept=learn.best_epoch["epoch"]+1,
+                **{k: learn.params[k] for k in ("head_dropout_prob", "views")},
                 pseudo_labels=[round(h["pseudo_labels"], 3) for h in learn.history if "pseudo_labels" in h],
                 torch=torch.__version__, timm=timm.__version__, threads=torch.get_num_threads())
 
 def rows(): return [json.loads(o) for o in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
 
-def key(r): return tuple(r[k] for k in ("data", "seed", "way", "size", "asked_epochs", "labels", "encoder"))
+def key(r): return tuple(r[k] for k in ("data", "seed", "way", "size", "asked_epochs", "labels", "encoder", "learning_rate"))
 
 def work(args):
     done = {key(r) for r in rows()}
@@ -72,7 +76,7 @@ def work(args):
         for name in LABEL:
             for way in WAYS:
                 row = dict(data=name, seed=seed, way=way, size=args.size, asked_epochs=args.epochs, labels=args.labels,
-                           encoder=args.encoder)
+                           encoder=args.encoder, learning_rate=args.learning_rate)
                 if key(row) in done or not set(args.only)<={name, way, f"seed{seed}"}: continue
                 row |= run(name, seed, way, args)
                 with open(RESULTS, "a") as f: f.write(json.dumps(row)+"\n")
@@ -81,13 +85,13 @@ def work(args):
 def table():
     "A row for each set and way: means over the seeds, and the smallest and the largest"
     df = pd.DataFrame(rows())
-    print("| data | labels + others | | seeds | accuracy | balanced accuracy | ROC AUC | seconds |\n"+"| --- "*8+"|")
-    for (name,size),of in df.groupby(["data", "size"], sort=False):
+    print("| data, rate | labels + others | | seeds | accuracy | balanced accuracy | ROC AUC | seconds |\n"+"| --- "*8+"|")
+    for (name,size,rate),of in df.groupby(["data", "size", "learning_rate"], sort=False):
         for way in WAYS:
             o = of[of.way==way]
             if not len(o): continue
             said = [f"{o[k].mean():.3f} ({o[k].min():.3f} to {o[k].max():.3f})" for k in SCORES]
-            print(f"| {name}, {size} px | {o.n_labelled.iloc[0]} + {o.n_unlabelled.iloc[0]} | {way} | {len(o)} | "
+            print(f"| {name}, {size} px, {rate:g} | {o.n_labelled.iloc[0]} + {o.n_unlabelled.iloc[0]} | {way} | {len(o)} | "
                   + " | ".join(said) + f" | {o.seconds.median():.0f} |")
 
 def main():
@@ -97,6 +101,7 @@ def main():
     p.add_argument("--labels", type=int, default=10, help="labelled galaxies of each class")
     p.add_argument("--size", type=int, default=64)
     p.add_argument("--epochs", type=int, default=5)
+    p.add_argument("--learning-rate", type=float, default=RATE, help="the default of galaxy_learner unless given")
     p.add_argument("--encoder", default="tf_efficientnet_lite0")
     p.add_argument("--table", action="store_true")
     args = p.parse_args()

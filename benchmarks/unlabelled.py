@@ -68,7 +68,9 @@ def run(name, seed, way, args):
 
 def rows(): return [json.loads(o) for o in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
 
-def key(r): return tuple(r[k] for k in ("data", "seed", "way", "size", "asked_epochs", "labels", "encoder", "learning_rate"))
+_asked = "data","seed","way","size","asked_epochs","labels","encoder","learning_rate"
+
+def key(r): return tuple(r[k] for k in _asked)
 
 def work(args):
     done = {key(r) for r in rows()}
@@ -85,14 +87,16 @@ def work(args):
 def table():
     "A row for each set and way: means over the seeds, and the smallest and the largest"
     df = pd.DataFrame(rows())
-    print("| data, rate | labels + others | | seeds | accuracy | balanced accuracy | ROC AUC | seconds |\n"+"| --- "*8+"|")
+    print("| data, rate | labels + others | | seeds | accuracy | balanced accuracy | ROC AUC | seconds |")
+    print("| --- "*8+"|")
     for (name,size,rate),of in df.groupby(["data", "size", "learning_rate"], sort=False):
         for way in WAYS:
             o = of[of.way==way]
             if not len(o): continue
             said = [f"{o[k].mean():.3f} ({o[k].min():.3f} to {o[k].max():.3f})" for k in SCORES]
-            print(f"| {name}, {size} px, {rate:g} | {o.n_labelled.iloc[0]} + {o.n_unlabelled.iloc[0]} | {way} | {len(o)} | "
-                  + " | ".join(said) + f" | {o.seconds.median():.0f} |")
+            galaxies = f"{o.n_labelled.iloc[0]} + {o.n_unlabelled.iloc[0]}"
+            print(f"| {name}, {size} px, {rate:g} | {galaxies} | {way} | {len(o)} | " + " | ".join(said)
+                  + f" | {o.seconds.median():.0f} |")
 
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -26,6 +26,7 @@ NAMES = {
     "data.augment":       ["GalaxyAugment"],
     "data.loaders":       ["GalaxyDataLoaders"],
     "training.freezing":  ["freeze_layers", "unfreeze_layers"],
+    "training.probe":     ["doubtful_labels"],
     "training.runs":      ["list_runs", "compare_runs"],
     "training.schedules": ["list_schedulers", "plot_schedule"],
     "training.learner":   ["GalaxyLearner"],

@@ -194,6 +194,18 @@ def test_classes_from_a_stranger(change):
     with pytest.raises(ValueError):
         task_from_config({**dict(kind='rare', label='k', classes=['b', 'a'], positive='a'), **change})
 
+def test_a_ranking_is_compared_with_the_probe_by_its_headline():
+    "Not by accuracy, of which a model that finds nobody has most"
+    from zoofast.tasks.worth import compare_with_probe
+    task,(out,_,truth) = Rare('k', 'lens', ['other', 'lens']),survey_table()
+    good = task.to_frame(task.activation(out).numpy())
+    bad = task.to_frame(task.activation(outputs(np.random.default_rng(1).normal(size=300)-9)).numpy())
+    worth = compare_with_probe(task, good, bad, truth)
+    assert (worth.metric, worth.verdict)==('average_precision', 'better') and worth.better==worth.model-worth.probe>.1
+    assert compare_with_probe(task, bad, good, truth).verdict=='worse'
+    same = compare_with_probe(task, good, good, truth)
+    assert (same.same, same.verdict, same.p)==(True, 'equal', 1)
+
 # ranking
 def test_the_head_of_a_table_in_pieces_is_that_of_the_whole(tmp_path):
     rng = np.random.default_rng(0)

@@ -2892,6 +2892,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                      'zoofast.tasks.worth.Worth.verdict': ('tasks/worth.html#worth.verdict', 'zoofast/tasks/worth.py'),
                                      'zoofast.tasks.worth._by_chance': ('tasks/worth.html#_by_chance', 'zoofast/tasks/worth.py'),
                                      'zoofast.tasks.worth._headline': ('tasks/worth.html#_headline', 'zoofast/tasks/worth.py'),
+                                     'zoofast.tasks.worth._of_rankings': ('tasks/worth.html#_of_rankings', 'zoofast/tasks/worth.py'),
                                      'zoofast.tasks.worth._off': ('tasks/worth.html#_off', 'zoofast/tasks/worth.py'),
                                      'zoofast.tasks.worth._said': ('tasks/worth.html#_said', 'zoofast/tasks/worth.py'),
                                      'zoofast.tasks.worth.compare_with_probe': ( 'tasks/worth.html#compare_with_probe',

@@ -11,7 +11,7 @@ __all__ = ['Worth', 'compare_with_probe', 'worth_text']
 # %% ../../nbs/tasks/12_worth.ipynb #a8af1797
 import numpy as np, pandas as pd
 from typing import NamedTuple
-from .infer import score_predictions
+from .infer import bare_scores
 from .task import Task
 
 # %% ../../nbs/tasks/12_worth.ipynb #55ed5d4a
@@ -22,7 +22,7 @@ class Worth(NamedTuple):
     model:float      # Its value for the finetuned model
     probe:float      # Its value for the probe
     same:bool        # Is the model the probe itself, since no epoch of finetuning was better?
-    better:float     # Mean over galaxies of how much nearer the truth the model is; of classes, the gain in accuracy
+    better:float     # Mean over galaxies of how much nearer the truth it is; the gain in accuracy, or of a ranking
     p:float          # Probability of a difference as large by chance, both ways
 
     @property
@@ -49,7 +49,16 @@ def _by_chance(gain, seed=0):
 
 def _headline(task, preds, truth):
     "The task's headline of some predictions, NaN where it has none"
-    return float(score_predictions(preds, truth, task).get(task.headline, np.nan))
+    return float(bare_scores(preds, truth, task).get(task.headline, np.nan))
+
+def _of_rankings(task, preds, probe, truth, seed=0, times=300):
+    "The gain in the headline of a ranking, which is of no single galaxy; and the probability of one as large by chance"
+    def gain(rows): return np.subtract(*(_headline(task, o.iloc[rows], truth.iloc[rows]) for o in (preds, probe)))
+    rng,n = np.random.default_rng(seed),len(truth)
+    again = np.array([gain(rng.integers(0, n, n)) for _ in range(times)])
+    again = again[np.isfinite(again)]                     # not of galaxies none of which is looked for
+    if not len(again): return 0.,1.
+    return float(np.nan_to_num(gain(np.arange(n)))),float(min(1, 2*min((again<=0).mean(), (again>=0).mean())))
 
 # %% ../../nbs/tasks/12_worth.ipynb #1dc5bb02
 def compare_with_probe(
@@ -66,7 +75,9 @@ def compare_with_probe(
     values = (_headline(task, o[both], truth[both]) for o in (preds, probe))
     cols = [c for c in task.columns if c in preds]
     same = probe[cols].equals(preds[cols])
-    return Worth(int(both.sum()), task.headline, *values, same, float(gain[both].mean()), _by_chance(gain[both]))
+    found = (float(gain[both].mean()), _by_chance(gain[both]))
+    if task.is_ranking: found = _of_rankings(task, preds[both], probe[both], truth[both])
+    return Worth(int(both.sum()), task.headline, *values, same, *found)
 
 # %% ../../nbs/tasks/12_worth.ipynb #159386d1
 def _said(v, metric): return f"{v:.1%}" if metric=="accuracy" else f"{v:.3g}"

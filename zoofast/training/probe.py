@@ -93,8 +93,8 @@ class FitHead(Callback):
         "The loss for which all classes weigh the same, where one is rare and the learner has the task's own loss"
         learn,ds = self.learn,self.dls.train_ds
         task,own = learn.dls.task,type(learn.loss_func) is type(learn.dls.task.loss_func)
-        if not task.one_output_wins or not own or ds.weights is not None or learn.params.get("class_weights"):
-            return None
+        weighted = ds.weights is not None or learn.params.get("class_weights") or task.class_weights
+        if not task.one_output_wins or not own or weighted: return None
         counts = torch.bincount(ds.y[:len(ds)], minlength=task.n_out)
         if not 0<counts.min()<_RARE*counts.sum()/task.n_out: return None
         loss = make_loss(task, class_weights="balanced", counts=counts.tolist())

@@ -307,7 +307,7 @@ def test_from_the_shell(survey, tmp_path, run_zoofast):
     (['--task', 'rare'], '--positive'), (['--positive', 'merger'], '--task rare'), (['--purity', .9], '--task rare'),
     (['--task', 'rare', '--positive', 'mergr'], "did you mean 'merger'"),
     (['--task', 'rare', '--positive', 'merger', '--purity', .9, '--completeness', .9], 'leave one out'),
-    (['--task', 'rare', '--positive', 'merger', '--purity', 1.5], 'purity=1.5')])
+    (['--task', 'rare', '--positive', 'merger', '--purity', 1.5], '--purity 1.5')])
 def test_mistakes_in_the_shell(survey, tmp_path, run_zoofast, more, said):
     words = ['finetune', survey[0]/'catalog.csv', '--label', 'morphology', '--encoder', NET, '--random-weights',
              '--size', 32, '--save-dir', 'run', *more]

@@ -60,14 +60,14 @@ def test_votes_are_fitted_by_their_likelihood():
     assert task.loss_func(head(x), y)<task.loss_func(torch.zeros(60, task.n_out), y)
     assert min(head.losses, key=head.losses.get)==head.strength and torch.isfinite(head.outside).all()
 
-def test_its_row_is_an_epoch_like_others(dls):
+def test_the_model_is_compared_with_what_a_probe_alone_reaches(dls):
     learn = silent(galaxy_learner(dls, LITE), lambda l: l.fine_tune(1))
     assert [r['trained'] for r in learn.history]==['head', 'all']
     valid = dls.catalog[dls.catalog.split!='train']
     of = (valid.split=='valid').to_numpy()
     said = score_predictions(learn.probe.predictions(dls.task, valid)[of], valid[of], dls.task)
-    assert said['accuracy']==pytest.approx(learn.history[0]['accuracy'])
-    assert np.isfinite(learn.history[0]['train_loss']) and learn.probe.outputs.isfinite().all()
+    assert said['accuracy']==pytest.approx(probe(dls).history[0]['accuracy'])
+    assert np.isfinite(probe(dls).history[0]['train_loss']) and learn.probe.outputs.isfinite().all()
     assert learn.worth.galaxies==14 and learn.worth.probe==pytest.approx(said['accuracy'])
     model = score_predictions(predict_catalog(learn, valid[of], progress=False), valid[of], dls.task)
     assert learn.worth.model==pytest.approx(model['accuracy'])
@@ -107,10 +107,19 @@ class Looks(Callback):
     def before_batch(self): pass
 
 @pytest.mark.parametrize('kw,fit', [(dict(l1=1e-4), {}), (dict(mixup=.4), {}), (dict(cache_features=False), {}),
-                                    (dict(cbs=Looks()), {}), ({}, dict(head_lr=1e-2))], ids=str)
-def test_where_steps_are_asked_for_the_head_takes_steps(kw, fit, dls):
+                                    (dict(cbs=Looks()), {}), ({}, dict(head_lr=1e-2)), ({}, {})], ids=str)
+def test_in_finetuning_the_head_takes_steps(kw, fit, dls):
+    "and the probe stands beside it, where features stand for images and the loss is all there is"
     learn = silent(galaxy_learner(dls, LITE, **kw), lambda l: l.fine_tune(0, freeze_epochs=2, **fit))
-    assert learn.probe is None and learn.worth is None and len(learn.recorder.losses)==2*len(dls.train)
+    assert len(learn.recorder.losses)==2*len(dls.train)
+    assert (learn.probe is None)==(learn.worth is None)==bool(kw)
+
+@pytest.mark.parametrize('fit,steps', [({}, 0), (dict(head_lr=1e-2), 2)], ids=str)
+def test_the_head_alone_is_the_probe_unless_it_gets_a_rate(fit, steps, dls):
+    learn = galaxy_learner(dls, LITE, training_mode='head_only')
+    silent(learn, lambda l: l.fine_tune(1, freeze_epochs=1, **fit))
+    assert len(learn.recorder.losses)==steps*len(dls.train) and len(learn.history)==2
+    assert torch.equal(learn.net.head[1].weight, learn.probe.head.weight)==(not steps)
 
 def test_an_encoder_that_has_learnt_the_labels_is_not_probed_again(dls):
     learn = galaxy_learner(dls, LITE)

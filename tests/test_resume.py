@@ -110,7 +110,7 @@ def test_resume_of_another_run_is_refused(dls, tmp_path):
     with pytest.raises(ValueError, match='fit 2 of the run in .* had 1 epochs.*, not 7 epochs'): resume(7)
     with pytest.raises(ValueError, match='needs save_dir'): lite0(dls).fine_tune(1, resume=True)
     with pytest.raises(ValueError, match='fit 1 of the run'): resume(1, freeze_epochs=0)
-    with pytest.raises(ValueError, match='fit 2 of the run'): resume(1, base_lr=1e-3, head_lr=5e-3)
+    with pytest.raises(ValueError, match='fit 2 of the run'): resume(1, base_lr=1e-3, head_lr=1e-2)
     other = GalaxyDataLoaders.from_catalog(dls.catalog, 'morphology', size=64, batch_size=16, augment=None,
                                            progress=False)
     with pytest.raises(ValueError, match='augment='): resume(1, other)

@@ -276,21 +276,23 @@ def _second_stage(learn, fit, epochs, lr, **kwargs):
     if fit=="one_cycle": return learn.fit_one_cycle(epochs, lr_max=lr, **kwargs)
     return getattr(learn, f"fit_{fit}")(epochs, lr=lr, **kwargs)
 
-def _head_stage(learn, epochs, base_lr, head_lr, fit="one_cycle", cbs=None, **kwargs):
-    "Train the head alone: fit it to its end, or train it step by step"
+def _head_stage(learn, epochs, base_lr, head_lr, fit="one_cycle", alone=False, cbs=None, **kwargs):
+    "Train the head alone, step by step; or, where nothing else is ever trained, have the probe for a head"
     lr = max(base_lr, min(HEAD_LR*base_lr, MAX_HEAD_LR)) if head_lr is None else head_lr
-    then = was_fitted(learn)
-    if not (can_fit_head(learn, cbs) and head_lr is None if then is None else then):
-        return _second_stage(learn, fit, epochs, lr, cbs=cbs, **kwargs)
-    learn.fit_one_cycle(epochs, lr, cbs=L(cbs)+FitHead())
+    probed,then = can_fit_head(learn, cbs),was_fitted(learn) if alone else False
+    if (alone and probed and head_lr is None) if then is None else then:
+        return learn.fit_one_cycle(epochs, lr, cbs=L(cbs)+FitHead())
+    if probed: cbs = L(cbs)+FitHead(keep=False)
+    _second_stage(learn, fit, epochs, lr, cbs=cbs, **kwargs)
 
 # %% ../../nbs/training/15_finetune.ipynb #0d2c73d3
 @patch
 def fine_tune(self:GalaxyLearner,
     epochs:int,                 # Epochs with everything trained
     base_lr:"float|None"=None,  # Learning rate; default: the learner's own
-    freeze_epochs:int=1,        # Epochs with only the head trained, before; one will do where it is fitted to its end
-    # Learning rate of those, to train the head step by step; default: none, the head is fitted to its end
+    freeze_epochs:int=1,        # Epochs with only the head trained, before
+    # Learning rate of those; default: `HEAD_LR * base_lr`, at most `MAX_HEAD_LR`; where only the head is ever trained,
+    # the head is fitted to its end, without a rate
     head_lr:"float|None"=None,
     # Schedule of the second part, one of `FITS`; default: the learner's own scheduler_kwargs, or "one_cycle"
     fit:"str|None"=None,
@@ -300,7 +302,8 @@ def fine_tune(self:GalaxyLearner,
     """Train the head alone, then everything; where only the head is ever trained, all epochs are the head's. The best
     model of both parts is in hand at the end, and `worth` says how it compares with the head alone
 
-    The head is fitted to its end at once, unless it gets a rate, or images rather than features."""
+    Where features stand for images, a linear probe is fitted to its end first. It is the head where nothing else is
+    ever trained, unless `head_lr` is given; otherwise the model is compared with it."""
     base_lr = self.lr if base_lr is None else base_lr
     fit = fit or ("scheduler_kwargs" if self.scheduler_kwargs else "one_cycle")
     check_stages(epochs, freeze_epochs, fit, self.scheduler_kwargs, base_lr, head_lr)
@@ -308,7 +311,7 @@ def fine_tune(self:GalaxyLearner,
     self.unfreeze()
     with self.one_run(resume):
         if self.opt.frozen_idx==len(self.opt.groups)-1:
-            return _head_stage(self, freeze_epochs+epochs, base_lr, head_lr, fit, **kwargs)
+            return _head_stage(self, freeze_epochs+epochs, base_lr, head_lr, fit, alone=True, **kwargs)
         if freeze_epochs:
             self.freeze()
             _head_stage(self, freeze_epochs, base_lr, head_lr)

@@ -428,7 +428,7 @@ def _describe_fit(n_epoch, lr, wd, cbs):
     scheds = [cb.scheds for cb in cbs if isinstance(cb, ParamScheduler)]
     words += [f"lr schedule through {at(o['lr'])}" for o in scheds if "lr" in o]
     words += [f"schedule {cb.kwargs}" for cb in cbs if isinstance(cb, TimmSchedule)]
-    if any(isinstance(cb, FitHead) for cb in cbs): words.append(HEAD_FITTED)
+    if any(isinstance(cb, FitHead) and cb.keep for cb in cbs): words.append(HEAD_FITTED)
     return ", ".join(words)
 
 # %% ../../nbs/training/10_learner.ipynb #ec5dcf59

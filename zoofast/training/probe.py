@@ -57,12 +57,15 @@ HEAD_FITTED = "the head fitted to its end"       # how a fit is described in a r
 _RARE = .5                                        # a class with less than this part of its equal share is rare
 
 class FitHead(Callback):
-    "Fits the head to its end in the first epoch of a fit on features; further ones leave it as it is"
+    "Fits the probe in the first epoch of a fit on features, and has it for a head, or leaves the head to its steps"
     order = 90                                   # after all who begin an epoch, such as progress bars
+    def __init__(self,
+        keep:bool=True # Is the probe the head from now on, and no step changes it?
+    ): self.keep = keep
+
     def before_train(self):
-        learn = self.learn
-        if learn.epoch==0: self._fit()
-        raise CancelTrainException
+        if self.learn.epoch==0: self._fit()
+        if self.keep: raise CancelTrainException
 
     def after_cancel_train(self): self.recorder.cancel_train = False     # the epoch has a training loss all the same
 
@@ -74,17 +77,18 @@ class FitHead(Callback):
             return fit_head(x, y, loss, len(linear.bias), ds.views, learn.task.bias, learn.seed, strength,
                             self._drawn(ds))
         head = fit(learn.loss_func)
-        with torch.no_grad():
-            linear.weight.copy_(head.weight)
-            linear.bias.copy_(head.bias)
-            self._note_loss(learn.loss_func(head(x), y))
-        if learn.ema: learn.ema.set(learn.net)
+        if self.keep: self._have(head, learn.loss_func(head(x), y))
         fair = self._balanced_loss()
         learn.probe = Probe(LinearHead(*(o.cpu() for o in head[:2]), *head[2:]), self._outputs(head),
                             self._outputs(fit(fair, head.strength)) if fair else None)
 
-    def _note_loss(self, loss):
-        "The loss of the training galaxies, for the history"
+    @torch.no_grad()
+    def _have(self, head, loss):
+        "Put the probe in the head's place, and the loss of the training galaxies into the history"
+        linear = self.learn.net.head[1]
+        linear.weight.copy_(head.weight)
+        linear.bias.copy_(head.bias)
+        if self.learn.ema: self.learn.ema.set(self.learn.net)
         smooth = self.recorder.smooth_loss
         smooth.count,smooth.val = 1,loss.detach().mean().cpu()*(1-smooth.beta)
         self.learn.smooth_loss = smooth.value
@@ -155,11 +159,12 @@ def _rows_of(learn, split):
     tables = [o.predictions(task, rows)[of] if o.outputs is not None else None for o in (probe, fair)]
     return rows[of],*tables
 
-def _said_by(learn, probe):
-    "What the model in hand says of the validation galaxies: where that is the probe, no image is needed"
-    if learn.in_hand and learn.in_hand["trained"]=="head": return probe
+def _said_by(learn):
+    "What the model in hand says of the validation galaxies: of their features, while the encoder is as it was"
     task,net = learn.dls.task,learn.net.eval()
-    with torch.inference_mode(): out = torch.cat([net(x).cpu() for x,_ in learn.dls.valid])    # no callback hears of it
+    as_it_was = learn.in_hand and learn.in_hand["trained"]=="head" and learn._cached[1]
+    valid = learn._cached[1].valid if as_it_was else learn.dls.valid
+    with torch.inference_mode(): out = torch.cat([net(x).cpu() for x,_ in valid])      # no callback hears of it
     return task.to_frame(task.activation(out).numpy())
 
 def weigh(
@@ -168,7 +173,7 @@ def weigh(
     "Was finetuning worth it, by the validation galaxies? Written to the run's log; warns where it was not"
     if learn.probe is None: return None
     task,(rows,probe,_) = learn.dls.task,_rows_of(learn, "valid")
-    worth = compare_with_probe(task, _said_by(learn, probe), probe, rows)
+    worth = compare_with_probe(task, _said_by(learn), probe, rows)
     run = getattr(learn, "run_folder", None)
     for text in filter(None, (worth and worth_text(worth, "validation galaxies"), rare_text(learn))):
         if run: run.log(text)

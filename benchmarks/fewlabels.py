@@ -4,7 +4,7 @@
         [--encoder tf_efficientnet_lite0] [--size 64] [--epochs 5] [--hours 1]
         runs what is not in the results yet; each run is a line of benchmarks/results/fewlabels.jsonl
     python benchmarks/fewlabels.py --table
-        prints the tables of docs/fewlabels.md
+        prints the tables of docs/defaults.md
 
 A fifth of the galaxies is the test, whatever the number of labels; a tenth of them, or as many as a seventh of the
 labels, are for validation. The sets are expected in ../shared/data, or in $ZOOFAST_DATA; `simulated` is made. Every
@@ -30,7 +30,7 @@ RECIPES = {
     "default": ({}, {}, {}),
     "default, tta=8": ({}, {}, dict(tta=8)),
     "earlier default": (EARLIER, dict(head_lr=5e-3), {}),
-    "earlier start": ({}, dict(head_lr=5e-3), {}),
+    "earlier start": ({}, dict(head_lr=5e-3), {}),         # since 29 November 2026 as the default, but for that rate
     "learning_rate=1e-4": (dict(learning_rate=1e-4), {}, {}),
     "learning_rate=1e-3": (dict(learning_rate=1e-3), {}, {}),
     "head_dropout_prob=0.5": (dict(head_dropout_prob=.5), {}, {}),

@@ -389,6 +389,7 @@ def _beside_probe(learn, rows, preds, of, what):
     "Say what the linear probe alone reaches on these galaxies, where there is one and more was trained than the head"
     from zoofast.tasks.worth import compare_with_probe, worth_text
     if not learn.worth: return
+    if what=="validation galaxies": return echo(worth_text(learn.worth, what))         # log.txt has that already
     task = learn.dls.task
     worth = compare_with_probe(task, preds[of], learn.probe.predictions(task, rows)[of], rows[of])
     if not worth: return

@@ -107,11 +107,10 @@ def part_interval(
     level:float=0.95 # Probability that belongs to the interval
 )->tuple:            # Lower and upper end; NaN where there are none
     "The exact interval of a part (Clopper and Pearson 1934)"
-    from scipy.stats import beta
+    from scipy.stats import binomtest
     if not of: return float("nan"),float("nan")
-    a = (1-level)/2
-    low = 0. if found==0 else float(beta.ppf(a, found, of-found+1))
-    return low,1. if found==of else float(beta.ppf(1-a, found+1, of-found))
+    ends = binomtest(found, of).proportion_ci(level, "exact")
+    return float(ends.low),float(ends.high)
 
 # %% ../../nbs/tasks/09_ranking.ipynb #b6502d57
 _most = 5_000_000                  # galaxies times repetitions: beyond, intervals are narrow and time is long

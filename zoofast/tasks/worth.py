@@ -21,7 +21,6 @@ class Worth(NamedTuple):
     metric:str       # The task's headline
     model:float      # Its value for the finetuned model
     probe:float      # Its value for the probe
-    same:bool        # Is the model the probe itself, since no epoch of finetuning was better?
     better:float     # Mean over galaxies of how much nearer the truth it is; the gain in accuracy, or of a ranking
     p:float          # Probability of a difference as large by chance, both ways
 
@@ -73,11 +72,9 @@ def compare_with_probe(
     both = np.isfinite(gain)
     if not both.any(): return None
     values = (_headline(task, o[both], truth[both]) for o in (preds, probe))
-    cols = [c for c in task.columns if c in preds]
-    same = probe[cols].equals(preds[cols])
     found = (float(gain[both].mean()), _by_chance(gain[both]))
     if task.is_ranking: found = _of_rankings(task, preds[both], probe[both], truth[both])
-    return Worth(int(both.sum()), task.headline, *values, same, *found)
+    return Worth(int(both.sum()), task.headline, *values, *found)
 
 # %% ../../nbs/tasks/12_worth.ipynb #159386d1
 def _said(v, metric): return f"{v:.1%}" if metric=="accuracy" else f"{v:.3g}"
@@ -90,7 +87,6 @@ def worth_text(
     of = worth.metric.replace("_", " ")
     values = f"{of} {_said(worth.model, worth.metric)}"
     here = f"on {worth.galaxies} {what}"
-    if worth.same: return f"no epoch was better than the linear probe, which is kept: {values} {here}"
     values += f", the linear probe alone {_said(worth.probe, worth.metric)}"
     words = dict(better="finetuning was worth it", equal="the difference may be chance",
                  worse="finetuning made it worse, and training_mode='head_only' (--training-mode head_only) "

@@ -18,7 +18,7 @@ from fastcore.foundation import L
 from ..core.errors import ImageError, quiet
 with quiet(): from fastai.callback.core import Callback, CancelTrainException
 from ..tasks.task import Task
-from ..tasks.infer import score_predictions
+from ..tasks.infer import bare_scores
 from ..tasks.doubts import doubtful_rows
 from ..tasks.losses import make_loss
 from ..tasks.worth import Worth, compare_with_probe, worth_text
@@ -150,11 +150,11 @@ def can_fit_head(
     return right and free and first and learn._encoder_frozen(L(cbs))
 
 # %% ../../nbs/training/04_probe.ipynb #4dbbebc9
-def _rows_of(learn, split):
-    "Rows of the catalogue in a split, their answers by the probe, and by the head that balances classes"
+def _validated(learn):
+    "The validation galaxies' rows, their answers by the probe, and by the head that balances classes"
     task,rows = learn.dls.task,learn.dls.catalog
     rows = rows[rows.split!="train"]
-    of = (rows.split==split).to_numpy()
+    of = (rows.split=="valid").to_numpy()
     probe,fair = learn.probe,learn.probe._replace(outputs=learn.probe.balanced)
     tables = [o.predictions(task, rows)[of] if o.outputs is not None else None for o in (probe, fair)]
     return rows[of],*tables
@@ -172,7 +172,7 @@ def weigh(
 )->"Worth|None": # `None` where no head was fitted before
     "Was finetuning worth it, by the validation galaxies? Written to the run's log; warns where it was not"
     if learn.probe is None: return None
-    task,(rows,probe,_) = learn.dls.task,_rows_of(learn, "valid")
+    task,(rows,probe,_) = learn.dls.task,_validated(learn)
     worth = compare_with_probe(task, _said_by(learn), probe, rows)
     run = getattr(learn, "run_folder", None)
     for text in filter(None, (worth and worth_text(worth, "validation galaxies"), rare_text(learn))):
@@ -182,13 +182,12 @@ def weigh(
 
 # %% ../../nbs/training/04_probe.ipynb #b7ffb584
 def rare_text(
-    learn,            # A learner whose head was fitted first
-    split:str="valid" # Galaxies to judge by
-)->"str|None":        # `None` where no class is rare, or nothing would be gained
-    "What `class_weights='balanced'` would do for a rare class, measured on the linear probe"
+    learn      # A learner whose probe was fitted
+)->"str|None": # `None` where no class is rare, or nothing would be gained
+    "What `class_weights='balanced'` would do for a rare class, measured on the probe and the validation galaxies"
     if learn.probe is None or learn.probe.balanced is None: return None
-    task,(rows,probe,fair) = learn.dls.task,_rows_of(learn, split)
-    plain,balanced = (score_predictions(o, rows, task) for o in (probe, fair))
+    task,(rows,probe,fair) = learn.dls.task,_validated(learn)
+    plain,balanced = (bare_scores(o, rows, task) for o in (probe, fair))
     if balanced["balanced_accuracy"]<plain["balanced_accuracy"]+.01: return None
     counts = torch.bincount(learn.dls.train_ds.y, minlength=task.n_out)
     name,n = task.classes[int(counts.argmin())],int(counts.min())

@@ -3,7 +3,7 @@
     python benchmarks/fewlabels.py [--data gz1 rings ...] [--labels 50 200 1000] [--seeds 0 1 2] [--recipes default ...]
         [--encoder tf_efficientnet_lite0] [--size 64] [--epochs 5] [--hours 1]
         runs what is not in the results yet; each run is a line of benchmarks/results/fewlabels.jsonl
-    python benchmarks/fewlabels.py --table
+    python benchmarks/fewlabels.py --table [BASE]
         prints the tables of docs/defaults.md
 
 A fifth of the galaxies is the test, whatever the number of labels; a tenth of them, or as many as a seventh of the
@@ -15,8 +15,9 @@ from pathlib import Path
 warnings.filterwarnings("ignore")
 import numpy as np, pandas as pd, torch
 from sklearn.model_selection import train_test_split
-from zoofast.all import (GalaxyDataLoaders, galaxy_learner, predict_catalog, read_catalog, score_predictions,
-                         simulate_survey, split_catalog)
+from zoofast.all import (GalaxyDataLoaders, create_encoder, galaxy_learner, predict_catalog, read_catalog,
+                         score_predictions, simulate_survey, split_catalog)
+from zoofast.training.probe import FitHead
 from defaults import print_table
 from rounds import DATA, about
 
@@ -30,7 +31,9 @@ RECIPES = {
     "default": ({}, {}, {}),
     "default, tta=8": ({}, {}, dict(tta=8)),
     "earlier default": (EARLIER, dict(head_lr=5e-3), {}),
-    "earlier start": ({}, dict(head_lr=5e-3), {}),         # since 29 November 2026 as the default, but for that rate
+    "head_lr=5e-3": ({}, dict(head_lr=5e-3), {}),
+    "fitted start": ({}, "fitted", {}),                    # the encoder moves from the probe on
+    "fitted start, balanced": (dict(class_weights="balanced"), "fitted", {}),
     "learning_rate=1e-4": (dict(learning_rate=1e-4), {}, {}),
     "learning_rate=1e-3": (dict(learning_rate=1e-3), {}, {}),
     "head_dropout_prob=0.5": (dict(head_dropout_prob=.5), {}, {}),
@@ -69,13 +72,23 @@ def scores(preds, test, task):
     p = preds[task.columns[1:]].to_numpy(float)[np.arange(len(test)), np.asarray(task.encode(test))]
     return {k: s[k] for k in METRICS if k in s} | dict(log_loss=float(-np.log(np.maximum(p, 1e-12)).mean()))
 
+def from_the_probe(learn, epochs):
+    "Finetuning that starts from the head that is fitted to its end, in one call, so that the best epoch is of both"
+    with learn.one_run():
+        learn.freeze()
+        learn.fit_one_cycle(1, cbs=FitHead())
+        learn.unfreeze()
+        learn.fit_one_cycle(epochs, learn.lr)
+
 def ours(use, test, label, recipe, seed, args):
     "A row of the results"
     params,fit,predict = RECIPES[recipe]
     dls = GalaxyDataLoaders.from_catalog(use, label, size=args.size, batch_size=32, progress=False)
     start = time.perf_counter()
     learn = galaxy_learner(dls, args.encoder, seed=seed, **params)
-    with learn.no_bar(), learn.no_logging(): learn.fine_tune(**{"epochs": args.epochs, **fit})
+    with learn.no_bar(), learn.no_logging():
+        if fit=="fitted": from_the_probe(learn, args.epochs)
+        else: learn.fine_tune(**{"epochs": args.epochs, **fit})
     took = time.perf_counter()-start
     row = scores(predict_catalog(learn, test, progress=False, **predict), test, dls.task)
     worth = learn.worth._asdict() | dict(verdict=learn.worth.verdict) if learn.worth else None
@@ -91,7 +104,10 @@ def fastais(use, test, label, seed, args):
                       batch_tfms=aug_transforms(size=args.size))
     dls = block.dataloaders(use.assign(is_valid=use.split=="valid"), bs=min(32, len(use)//3), num_workers=0)
     start = time.perf_counter()
-    learn = vision_learner(dls, args.encoder)
+    learn = vision_learner(dls, args.encoder, pretrained=False)
+    body,theirs = learn.model[0].model,create_encoder(args.encoder, args.size).body.state_dict()
+    body.load_state_dict({k: v for k,v in theirs.items() if k in body.state_dict()})   # the same weights, without a hub
+    learn.freeze()
     with learn.no_bar(), learn.no_logging(): learn.fine_tune(args.epochs)
     took = time.perf_counter()-start
     with learn.no_bar(): p = learn.get_preds(dl=dls.test_dl(test))[0].numpy().astype(float)
@@ -121,7 +137,7 @@ def work(args):
         with open(RESULTS, "a") as f: f.write(json.dumps(row)+"\n")
         print(*key[:4], *(f"{k} {row[k]:.3f}" for k in METRICS if k in row), f"{row['seconds']:.0f} s", flush=True)
 
-def tables():
+def tables(base):
     df = pd.DataFrame(done().values())
     print(f"{len(df)} runs, {df.date.min()} to {df.date.max()}\n")
     def cell(v): return f"{v.mean():.3f} ± {v.std(ddof=0):.3f}"
@@ -134,10 +150,10 @@ def tables():
             rows.append([recipe, len(of), *(cell(of[k]) for k in METRICS)])
         print_table(["recipe", "seeds", *METRICS.values()], rows)
     both = df.pivot_table(index=["data", "labels", "seed", "encoder", "size"], columns="recipe", values=list(METRICS))
-    print("Difference to the default over all pairs, mean and standard error:\n")
+    print(f"Difference to {base!r} over all pairs, mean and standard error:\n")
     rows = []
-    for recipe in [r for r in RECIPES if r in set(df.recipe) and r!="default"]:
-        d = {k: (both[k][recipe]-both[k]["default"]).dropna() for k in METRICS}
+    for recipe in [r for r in RECIPES if r in set(df.recipe) and r!=base]:
+        d = {k: (both[k][recipe]-both[k][base]).dropna() for k in METRICS}
         rows.append([recipe, len(d["accuracy"]), *(f"{v.mean():+.3f} ± {v.std()/max(len(v), 1)**.5:.3f}"
                                                    for v in d.values())])
     print_table(["recipe", "pairs", *METRICS.values()], rows)
@@ -155,8 +171,8 @@ def main():
     p.add_argument("--size", type=int, default=64)
     p.add_argument("--epochs", type=int, default=5)
     p.add_argument("--hours", type=float, default=np.inf)
-    p.add_argument("--table", action="store_true")
+    p.add_argument("--table", nargs="?", const="default", choices=list(RECIPES), metavar="BASE")
     args = p.parse_args()
-    tables() if args.table else work(args)
+    tables(args.table) if args.table else work(args)
 
 if __name__=="__main__": main()

@@ -540,5 +540,8 @@ def _predict_survey(learn, df, out, no_report):
     tested,truth = preds[test].reset_index(drop=True),df[test].reset_index(drop=True)
     save_pictures(out, truth, tested, learn.task, learn.history, learn.dls.reader)
     echo(score_line(score_predictions(tested, truth, learn.task), "test galaxies"))
+    rows = learn.dls.catalog[learn.dls.catalog.split!="train"].reset_index(drop=True)
+    _beside_probe(learn, rows, preds.set_index("id_str").loc[rows.id_str].reset_index(), rows.split=="test",
+                  "test galaxies")
     new = (df.split!="train").to_numpy()
     finish(learn, out, no_report, preds[new], df[new])

@@ -122,6 +122,7 @@ def _check(catalog, label, encoder, weights, task, schema, unit_interval, positi
     if encoder and what is None: raise ValueError(f"--encoder looks at the labels of one task; give one of {cols}")
     _check_rows(df, catalog, what, cols, tasks, image_reader(**images), write, encoder, weights)
 
+# %% ../../nbs/cli/03_check.ipynb #cd62e577
 def _check_rows(df, catalog, task, cols, tasks, reader, write, encoder=None, weights=None):
     "Tell what is there, what is wrong with it, and whether the tasks and the split can be had"
     from zoofast.catalog.split import split_catalog

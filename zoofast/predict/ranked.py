@@ -63,6 +63,7 @@ def _first(df, cols, n):
     there = df[df[cols[0]].notna()]
     return there.sort_values(cols, ascending=[False, True][:len(cols)], kind="stable").head(n)
 
+# %% ../../nbs/predict/07_ranked.ipynb #a1bd1e2d
 def rank_galaxies(
     preds,        # Table of predictions: a DataFrame, a `SavedTable`, or the path of one
     n:int=100,    # How many galaxies, the best first

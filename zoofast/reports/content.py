@@ -73,6 +73,7 @@ def _worth(run, a, what):
     text = worth_text(worth, what) if worth else ""
     return text and f"{text[0].upper()}{text[1:]}."
 
+# %% ../../nbs/reports/02_content.ipynb #a2c02874
 def headline(
     scores:list, # Tables of metrics
     task         # Says which metric is said first

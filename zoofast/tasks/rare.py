@@ -90,6 +90,7 @@ def _two_classes(self:Rare, df):
     if len(order)==2: return [next(o for o in order if o!=positive),positive]
     return [f"not {positive}", str(positive)]
 
+# %% ../../nbs/tasks/10_rare.ipynb #1c1af17c
 @patch
 def fit(self:Rare,
     df:pd.DataFrame # Catalogue with the labels

@@ -140,6 +140,7 @@ def _fitted(problem, strength, losses={}, outside=None):
     raise ValueError("the head cannot be fitted: its loss has no finite minimum; fine_tune(head_lr=0.005) "
                      "(--head-lr 0.005) trains it step by step")
 
+# %% ../../nbs/training/00_linear.ipynb #14ba893e
 def fit_head(
     x:torch.Tensor,     # Features `(views * galaxies, features)`: all galaxies' first views, then all second ones, ...
     y:torch.Tensor,     # Targets, one for each row of `x`

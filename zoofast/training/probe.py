@@ -14,6 +14,7 @@ __all__ = ['HEAD_FITTED', 'Probe', 'probe_from_state', 'FitHead', 'was_fitted', 
 import warnings
 import pandas as pd, torch
 from typing import NamedTuple
+from fastcore.basics import patch
 from fastcore.foundation import L
 from ..core.errors import ImageError, quiet
 with quiet(): from fastai.callback.core import Callback, CancelTrainException
@@ -69,63 +70,72 @@ class FitHead(Callback):
 
     def after_cancel_train(self): self.recorder.cancel_train = False     # the epoch has a training loss all the same
 
-    def _fit(self):
-        learn,ds = self.learn,self.dls.train_ds
-        x,y = ds.store.to(self.dls.device),ds.y.to(self.dls.device)
-        linear = learn.net.head[1]
-        def fit(loss, strength=None):
-            return fit_head(x, y, loss, len(linear.bias), ds.views, learn.task.bias, learn.seed, strength,
-                            self._drawn(ds))
-        head = fit(learn.loss_func)
-        if self.keep: self._have(head, learn.loss_func(head(x), y))
-        fair = self._balanced_loss()
-        learn.probe = Probe(LinearHead(*(o.cpu() for o in head[:2]), *head[2:]), self._outputs(head),
-                            self._outputs(fit(fair, head.strength)) if fair else None)
+# %% ../../nbs/training/04_probe.ipynb #9c8787b0
+@patch
+def _fit(self:FitHead):
+    learn,ds = self.learn,self.dls.train_ds
+    x,y = ds.store.to(self.dls.device),ds.y.to(self.dls.device)
+    linear = learn.net.head[1]
+    def fit(loss, strength=None):
+        return fit_head(x, y, loss, len(linear.bias), ds.views, learn.task.bias, learn.seed, strength,
+                        self._drawn(ds))
+    head = fit(learn.loss_func)
+    if self.keep: self._have(head, learn.loss_func(head(x), y))
+    fair = self._balanced_loss()
+    learn.probe = Probe(LinearHead(*(o.cpu() for o in head[:2]), *head[2:]), self._outputs(head),
+                        self._outputs(fit(fair, head.strength)) if fair else None)
 
-    @torch.no_grad()
-    def _have(self, head, loss):
-        "Put the probe in the head's place, and the loss of the training galaxies into the history"
-        linear = self.learn.net.head[1]
-        linear.weight.copy_(head.weight)
-        linear.bias.copy_(head.bias)
-        if self.learn.ema: self.learn.ema.set(self.learn.net)
-        smooth = self.recorder.smooth_loss
-        smooth.count,smooth.val = 1,loss.detach().mean().cpu()*(1-smooth.beta)
-        self.learn.smooth_loss = smooth.value
+@patch
+@torch.no_grad()
+def _have(self:FitHead, head, loss):
+    "Put the probe in the head's place, and the loss of the training galaxies into the history"
+    linear = self.learn.net.head[1]
+    linear.weight.copy_(head.weight)
+    linear.bias.copy_(head.bias)
+    if self.learn.ema: self.learn.ema.set(self.learn.net)
+    smooth = self.recorder.smooth_loss
+    smooth.count,smooth.val = 1,loss.detach().mean().cpu()*(1-smooth.beta)
+    self.learn.smooth_loss = smooth.value
 
-    def _balanced_loss(self):
-        "The loss for which all classes weigh the same, where one is rare and the learner has the task's own loss"
-        learn,ds = self.learn,self.dls.train_ds
-        task,own = learn.dls.task,type(learn.loss_func) is type(learn.dls.task.loss_func)
-        weighted = ds.weights is not None or learn.params.get("class_weights") or task.class_weights
-        if not task.one_output_wins or not own or weighted: return None
-        counts = torch.bincount(ds.y[:len(ds)], minlength=task.n_out)
-        if not 0<counts.min()<_RARE*counts.sum()/task.n_out: return None
-        loss = make_loss(task, class_weights="balanced", counts=counts.tolist())
-        loss.to(self.dls.device)                         # fastai's gives nothing back
-        return loss
+# %% ../../nbs/training/04_probe.ipynb #5cf299a0
+@patch
+def _balanced_loss(self:FitHead):
+    "The loss for which all classes weigh the same, where one is rare and the learner has the task's own loss"
+    learn,ds = self.learn,self.dls.train_ds
+    task,own = learn.dls.task,type(learn.loss_func) is type(learn.dls.task.loss_func)
+    weighted = ds.weights is not None or learn.params.get("class_weights") or task.class_weights
+    if not task.one_output_wins or not own or weighted: return None
+    counts = torch.bincount(ds.y[:len(ds)], minlength=task.n_out)
+    if not 0<counts.min()<_RARE*counts.sum()/task.n_out: return None
+    loss = make_loss(task, class_weights="balanced", counts=counts.tolist())
+    loss.to(self.dls.device)                         # fastai's gives nothing back
+    return loss
 
-    def _drawn(self, ds):
-        "Numbers of the rows that count, where galaxies are drawn by weights: as many as an epoch of each view draws"
-        if ds.weights is None: return None
-        n = len(ds)
-        of_view = torch.multinomial(ds.weights, n*ds.views, replacement=True)
-        return of_view + n*torch.arange(ds.views).repeat_interleave(n)
+@patch
+def _drawn(self:FitHead, ds):
+    "Numbers of the rows that count, where galaxies are drawn by weights: as many as an epoch of each view draws"
+    if ds.weights is None: return None
+    n = len(ds)
+    of_view = torch.multinomial(ds.weights, n*ds.views, replacement=True)
+    return of_view + n*torch.arange(ds.views).repeat_interleave(n)
 
-    def _outputs(self, head):
-        "What the head says of the catalogue's rows that are not for training"
-        dls = self.dls
-        rows = dls.catalog[dls.catalog.split!="train"]
-        out = torch.full((len(rows), len(head.bias)), torch.nan)
-        valid,test = (torch.tensor((rows.split==o).to_numpy(copy=True)) for o in ("valid", "test"))
-        out[valid] = head(dls.valid_ds.store.to(head.bias.device)).cpu()
-        if test.any(): out[test] = self._of_test(head, rows[test.numpy()])
-        return out
+# %% ../../nbs/training/04_probe.ipynb #d7298532
+@patch
+def _outputs(self:FitHead, head):
+    "What the head says of the catalogue's rows that are not for training"
+    dls = self.dls
+    rows = dls.catalog[dls.catalog.split!="train"]
+    out = torch.full((len(rows), len(head.bias)), torch.nan)
+    valid,test = (torch.tensor((rows.split==o).to_numpy(copy=True)) for o in ("valid", "test"))
+    out[valid] = head(dls.valid_ds.store.to(head.bias.device)).cpu()
+    if test.any(): out[test] = self._of_test(head, rows[test.numpy()])
+    return out
 
-    def _of_test(self, head, rows):
-        "The same of test galaxies, missing where an image cannot be read any more"
-        try: return head(encode_rows(self.learn.net, self.dls.images, rows).to(head.bias.device)).cpu()
-        except ImageError: return torch.nan
+@patch
+def _of_test(self:FitHead, head, rows):
+    "The same of test galaxies, missing where an image cannot be read any more"
+    try: return head(encode_rows(self.learn.net, self.dls.images, rows).to(head.bias.device)).cpu()
+    except ImageError: return torch.nan
 
 # %% ../../nbs/training/04_probe.ipynb #28afd182
 _MOST_NUMBERS = 2**28                            # features of all views; beyond, the head is trained step by step

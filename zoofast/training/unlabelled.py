@@ -27,6 +27,7 @@ with quiet():
 # %% ../../nbs/training/14_unlabelled.ipynb #bf99ab34
 MEMORY = 0.99     # of the running means: steps count to about 100 back
 
+# %% ../../nbs/training/14_unlabelled.ipynb #5204436f
 class Thresholds:
     "How sure a guess has to be, for each option of each label: FreeMatch's, equations 5, 7 and 8"
     def __init__(self,

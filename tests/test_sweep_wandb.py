@@ -67,7 +67,7 @@ def test_a_sweep_on_wandb(run_zoofast, survey, stub, tmp_path):
         history = pd.read_csv(folder/name/'history.csv')
         assert (r.sweep, r.project, r.exit)==('swp1', 'rings', 0)
         assert losses(r)==history.valid_loss.tolist() and len(history)==2
-        assert r.summary['valid_loss']==history.valid_loss.min() and r.config['learning_rate']['value']==1e-4
+        assert r.summary['valid_loss']==history.valid_loss.min() and r.config['learning_rate']['value']==5e-4
         assert (folder/name/'bundle'/'config.json').is_file()
         assert json.loads((folder/name/'wandb.json').read_text())['id']==name
     assert stub.runs['run2'].config['head_lr']['value']==3e-3

@@ -28,6 +28,7 @@ Modules:
 - `zoofast.cli.streams`: What is printed does not end what is done
 - `zoofast.cli.sweep`: A search for the best settings, from a shell
 - `zoofast.core.checks`: A number, or one of several words: what was given is checked before anything is done
+- `zoofast.core.cluster`: Many pieces of work on a Dask cluster, whose workers come and go
 - `zoofast.core.documents`: Names and values from YAML and JSON that somebody wrote
 - `zoofast.core.errors`: What goes wrong is said in one sentence
 - `zoofast.core.files`: Files written whole or not at all, known again, and where they are kept

@@ -10,17 +10,19 @@ task, a folder."""
 __all__ = ['Catalog', 'ImageDir', 'IdCol', 'FileCol', 'Files', 'TableHdu', 'Tiles', 'ModelIdCol', 'ModelFileCol', 'Size',
            'Channels', 'Crop', 'Stretch', 'Bands', 'Hdu', 'Cutout', 'Align', 'Dtype', 'Label', 'TaskName', 'SchemaName',
            'UnitInterval', 'Positive', 'Encoder', 'Weights', 'RandomWeights', 'Batch', 'Epochs', 'Seed', 'NoReport',
-           'Device', 'Table', 'Engine', 'Columns', 'OnBad', 'Resume', 'ShardSize', 'option', 'with_options', 'parse',
-           'as_arguments', 'image_reader', 'how_to_read', 'folder', 'pick_task', 'about', 'look_at_values',
-           'look_at_catalog', 'look_at_columns', 'look_at_labels', 'look_at_encoder']
+           'Device', 'Table', 'Engine', 'Columns', 'OnBad', 'Resume', 'Dask', 'ShardSize', 'option', 'with_options',
+           'parse', 'as_arguments', 'image_reader', 'how_to_read', 'folder', 'pick_task', 'about', 'look_at_values',
+           'look_at_catalog', 'look_at_columns', 'look_at_labels', 'look_at_encoder', 'look_at_cluster', 'cluster_of']
 
 # %% ../../nbs/cli/02_options.ipynb #14ab0004
 import ast, inspect, json, re, tempfile
+from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
+from .app import say
 from ..core.documents import load_json
 from ..core.errors import did_you_mean
 from ..core.checks import no_file
@@ -94,6 +96,9 @@ Columns = Annotated[Optional[list[str]], typer.Option(
 OnBad = Annotated[str, typer.Option(help="An image that cannot be read: record, or raise.")]
 Resume = Annotated[bool, typer.Option(
     "--resume/--no-resume", help="Go on with what this command has written before it was stopped, or start anew.")]
+Dask = Annotated[Optional[str], typer.Option(
+    help="Have a Dask cluster do it: the address of its scheduler (or its file), or a number of workers to start here.",
+    metavar="N|ADDRESS")]
 ShardSize = Annotated[Optional[int], typer.Option(help="Rows that are written at once; default: 10000.")]
 
 # %% ../../nbs/cli/02_options.ipynb #d20882bb
@@ -339,3 +344,26 @@ def look_at_encoder(
         with wrong: check_encoder(encoder)
     if weights is not None and (why := no_file(Path(weights).expanduser(), weights)):
         with wrong: raise ValueError(f"--weights: {why}")
+
+# %% ../../nbs/cli/02_options.ipynb #3589fc1c
+def look_at_cluster(
+    wrong,    # The command's `Mistakes`
+    dask      # Address of a scheduler, or a number of workers, as a text; or `None`
+):            # As `check_client` takes it
+    "Keep what is wrong with the name of a cluster"
+    from zoofast.core.cluster import check_client
+    client = int(dask) if dask and dask.isdecimal() else dask
+    with wrong: check_client(client)
+    return client
+
+@contextmanager
+def cluster_of(
+    client # What `look_at_cluster` gave
+):         # A `dask.distributed.Client`, or `None`
+    "A client of a cluster, of which is said where its dashboard is"
+    from zoofast.core.cluster import dask_client
+    if client is None:
+        yield None
+        return
+    if isinstance(client, int): say(f"starting {client} worker{'s' if client>1 else ''} ...")
+    with dask_client(client, say) as c: yield c

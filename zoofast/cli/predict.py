@@ -15,6 +15,7 @@ from typing import Annotated, Optional
 import typer
 from .app import Mistakes, command, echo, say
 from .options import Align, Bands, Batch, Catalog, Channels, Columns, Crop, Cutout, Device, Dtype, Engine
+from .options import Dask, cluster_of, look_at_cluster
 from .options import Files, Hdu, ImageDir, ModelFileCol, ModelIdCol, OnBad, RandomWeights, Resume, ShardSize, Size
 from .options import Stretch, Table, TableHdu, Tiles, Weights, how_to_read, image_reader
 from .options import look_at_columns, look_at_encoder, look_at_values
@@ -117,6 +118,7 @@ def _predict(bundle, catalog, out, tta, mc_dropout, coverage, top=None, by=None,
     "Predict, and say what was written"
     wrong = Mistakes()
     config = _config_of(wrong, bundle)
+    client = look_at_cluster(wrong, given.pop("dask"))
     _look_at_both(wrong, config, dict(given, catalog=catalog, out=out))
     with wrong: check_number("top", top, whole=True, none=True, low=1)
     if by and not top:
@@ -130,7 +132,8 @@ def _predict(bundle, catalog, out, tta, mc_dropout, coverage, top=None, by=None,
     if top and config: _check_by(config, by)
     from zoofast.predict.table import predict_catalog
     how = dict(tta=tta, mc_dropout=mc_dropout, coverage=coverage)
-    table = predict_catalog(bundle, catalog, out, **how, **_passed_on(given))
+    with cluster_of(client) as client:
+        table = predict_catalog(bundle, catalog, out, **how, **_passed_on(given), client=client)
     _say_written(table, out)
     if top: _list_best(table, top, by)
 
@@ -158,6 +161,7 @@ def predict(
     table_hdu: TableHdu = None,
     tiles: Tiles = None,
     device: Device = None,
+    dask: Dask = None,
 ):
     """Predict every galaxy of a catalogue, of any length.
 
@@ -174,6 +178,7 @@ def _represent(model, catalog, out, weights, random_weights, **given):
     wrong = Mistakes()
     of_reader = "size", "channels", "stretch", "bands", "hdu", "crop", "cutout", "align", "dtype"
     images = {k: given.pop(k) for k in of_reader}
+    client = look_at_cluster(wrong, given.pop("dask"))
     is_bundle = Path(model).expanduser().is_dir()
     config = _config_of(wrong, model) if is_bundle else None if model.startswith(("hf_hub:", "hf-hub:")) else {}
     if is_bundle and (weights or random_weights):
@@ -187,7 +192,8 @@ def _represent(model, catalog, out, weights, random_weights, **given):
     from zoofast.predict.table import represent
     reader = image_reader(**images)
     how = dict(pretrained=not random_weights, weights=weights, reader=reader)
-    _say_written(represent(model, catalog, out, **how, **_passed_on(given)), out)
+    with cluster_of(client) as client:
+        _say_written(represent(model, catalog, out, **how, **_passed_on(given), client=client), out)
 
 # %% ../../nbs/cli/05_predict.ipynb #8bc1f2c9
 @command(gathers=True)
@@ -219,6 +225,7 @@ def represent(
     table_hdu: TableHdu = None,
     tiles: Tiles = None,
     device: Device = None,
+    dask: Dask = None,
 ):
     """Write the encoder's features of every galaxy of a catalogue.
 

@@ -95,6 +95,10 @@ class Shards:
     def part(self, k): return self.folder/f"part-{k:0{max(6, len(str(len(self)-1)))}d}.parquet"
     def n(self, k): return min(self.size, self.rows-k*self.size)
 
+    def __getstate__(self):                                 # for a worker on another machine
+        return {**self.__dict__, "lock": str(self.lock.lock_file), "claims": {}, "done": {}}
+    def __setstate__(self, state): self.__dict__.update(state, lock=FileLock(state["lock"]))
+
 # %% ../../nbs/predict/01_shards.ipynb #6654b43a
 @patch
 def _locked(self:Shards):

@@ -11,12 +11,14 @@ take no more memory than ten thousand; what was stopped goes on where it was, an
 __all__ = ['RETURNED', 'as_model', 'predict_catalog', 'represent']
 
 # %% ../../nbs/predict/02_table.ipynb #c0af30f2
-import copy, hashlib, json, os, time
+import copy, hashlib, json, os, socket, sys, time
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 import numpy as np, pandas as pd, pyarrow as pa, torch
 from tqdm.auto import tqdm
-from ..core.checks import explains_words
+from ..core.checks import check_one_of, explains_words
+from ..core.cluster import ClusterError, OnCluster, Piece, check_client, dask_client
 from ..core.errors import CatalogError
 from ..catalog.read import check_file_cols, pick_columns
 from ..catalog.stream import CatalogStream
@@ -28,7 +30,7 @@ from ..encoders.hub import find_bundle
 from ..encoders.safe_files import read_config
 from ..encoders.sources import create_encoder
 from ..encoders.compute import memory_kept
-from ..encoders.engines import make_engine
+from ..encoders.engines import ENGINES, make_engine
 from ..tasks.calibration import WithSets, with_sets
 from ..core.errors import BundleError
 from ..bundles.bundle import is_bundle, load_bundle
@@ -146,16 +148,16 @@ def _claimed_batches(stream, sink, todo, batch_size):
         for i in range(0, len(files), batch_size): yield (k, rows),files[i:i+batch_size]
 
 # %% ../../nbs/predict/02_table.ipynb #11a460fc
-def _make_pieces(stream, job, sink, todo, schema, made, batch_size, on_bad, bar):
-    "Make those of the pieces in `todo` that nobody else is at; gives back how many"
+def _make_batches(batches, n_images, job, sink, schema, made, on_bad, tick):
+    "Make pieces of their batches, `((number, rows), image files)`; gives back how many"
     n,held,tables,errors = 0,[],[],[]
-    images = read_ahead(job.reader, _claimed_batches(stream, sink, todo, batch_size), _rows_of(stream, sink, todo))
+    images = read_ahead(job.reader, batches, n_images)
     with closing(images):                            # also where an error, kept by a notebook, would hold its processes
         for (k,rows),x,why in images:
             if on_bad=="raise" and (bad := next((o for o in why if o), None)): raise ImageError(bad)
             held.append(_compute(job, x, why))
             errors += why
-            bar.update(len(why))
+            tick(len(why))
             last = len(errors)==len(rows)
             if last or sum(o.size for o in held)>2**22:        # a table of many rows costs as much as one of few
                 tables.append(job.table(np.concatenate(held, 1), made))
@@ -165,6 +167,11 @@ def _make_pieces(stream, job, sink, todo, schema, made, batch_size, on_bad, bar)
                 sink.write(k, pa.table([*rows.columns, *cols.columns, pa.array(errors, pa.large_string())], schema))
                 n,tables,errors = n+1,[],[]
     return n
+
+def _make_pieces(stream, job, sink, todo, schema, made, batch_size, on_bad, bar):
+    "Make those of the pieces in `todo` that nobody else is at; gives back how many"
+    batches = _claimed_batches(stream, sink, todo, batch_size)
+    return _make_batches(batches, _rows_of(stream, sink, todo), job, sink, schema, made, on_bad, bar.update)
 
 # %% ../../nbs/predict/02_table.ipynb #209459c4
 def _make_all_pieces(stream, job, sink, schema, made, batch_size, on_bad, progress):
@@ -185,6 +192,102 @@ def _make_all_pieces(stream, job, sink, schema, made, batch_size, on_bad, progre
             # what others have made
             if todo and not bar.disable and time.time()>bar.start_t+bar.delay: bar.refresh()
 
+# %% ../../nbs/predict/02_table.ipynb #e59c13cd
+def _to_bytes(table):
+    "A table as it travels"
+    out,how = pa.BufferOutputStream(),"lz4" if pa.Codec.is_available("lz4") else None
+    with pa.ipc.new_stream(out, table.schema, options=pa.ipc.IpcWriteOptions(compression=how)) as f: f.write_table(table)
+    return out.getvalue().to_pybytes()
+
+def _from_bytes(data): return pa.ipc.open_stream(data).read_all()
+
+def _pieces_to_send(stream, sink, todo):
+    "The pieces in `todo`, each read when its turn comes, unless it is there by then"
+    for k,raw in stream.pieces(sink.size, todo):
+        if not isinstance(sink, _Memory) and sink.part(k).exists(): continue
+        first = k*sink.size
+        rows = stream.rows(raw, first)
+        ids = rows["id_str"]
+        said = f"shard {k} (rows {first+1} to {first+len(rows)}, {ids[0].as_py()} to {ids[-1].as_py()})"
+        yield Piece(k, len(rows), said, _to_bytes(rows))
+
+# %% ../../nbs/predict/02_table.ipynb #165ff5d8
+def _here(): return socket.gethostname(),os.getpid()
+
+def _settle(driver):
+    "Have the process of a worker compute with as many threads as the worker has"
+    import dask
+    from distributed import get_worker
+    if driver==_here(): return                                   # workers that are threads of one process
+    torch.set_num_threads(get_worker().state.nthreads)
+    name = "MALLOC_TRIM_THRESHOLD_"                              # set by Dask, which would slow torch down
+    if os.environ.get(name)==str(dask.config.get(f"distributed.nanny.pre-spawn-environ.{name}", "")):
+        del os.environ[name]
+
+def _device_at_worker(device):
+    "The device of a worker: one GPU for each of a machine's workers, where they are numbered"
+    from distributed import get_worker
+    n,name = torch.cuda.device_count(),str(get_worker().name)
+    return f"cuda:{int(name)%n}" if device is None and n>1 and name.isdecimal() else device
+
+# %% ../../nbs/predict/02_table.ipynb #1647df64
+class _AtWorker:
+    "Makes pieces on a worker, of rows that were read elsewhere"
+    def __init__(self, load, known, sink, schema, made, batch_size, on_bad, driver):
+        _settle(driver)
+        self.job,self.sink = load(),sink
+        self.how,self.batch_size = (schema, made, on_bad),batch_size
+        differs = [k for k,v in self.job.about().items() if known.get(k)!=v]
+        if differs: raise BundleError(f"its model is another than that of the process that asks: {differs[0]} differs")
+
+    def __call__(self, k, data, tick):
+        "`made`, or `there` where it was before, or `busy` where another process is at it; the table, to be kept in memory"
+        rows,sink = _from_bytes(data),self.sink or _Memory(0)
+        if not sink.claim(k): return "there" if sink.part(k).exists() else "busy"
+        files,n = rows["file_loc"].to_pylist(),self.batch_size
+        batches = (((k, rows), files[i:i+n]) for i in range(0, len(files), n))
+        try:
+            with memory_kept(): _make_batches(batches, len(files), self.job, sink, *self.how, tick)
+        finally: sink.release()
+        return "made" if self.sink else _to_bytes(sink.made[k])
+
+# %% ../../nbs/predict/02_table.ipynb #7f38d075
+def _say_failed(failed, sink):
+    "Raise what is to be said of shards that were given up"
+    if not failed: return
+    some = "; ".join(list(failed.values())[:3])+(" ..." if len(failed)>3 else "")
+    kept = "" if isinstance(sink, _Memory) else " Those that could be are written, and the same command tries again"
+    raise ClusterError(f"{len(failed)} shard{'s' if len(failed)>1 else ''} could not be made: {some}.{kept}")
+
+def _make_round(work, stream, sink, todo, failed, bar):
+    "Have all pieces in `todo` made; gives back how many were"
+    n,before = 0,stream.n_rows-_rows_of(stream, sink, todo)
+    def tick(some=0): bar.update(before+some-bar.n)
+    tick()
+    for piece,got in work.do(_pieces_to_send(stream, sink, todo), tick):
+        if got is None: failed[piece.k] = piece.why
+        elif got!="busy":
+            n,before = n+1,before+piece.n
+            if isinstance(got, bytes): sink.write(piece.k, _from_bytes(got))
+    return n
+
+# %% ../../nbs/predict/02_table.ipynb #02d3cdb8
+def _make_on_cluster(client, load, stream, job, sink, schema, made, batch_size, on_bad, progress):
+    "Make all pieces on a cluster, with other processes that do the same"
+    todo,pause,failed = sink.look(check=True),0.05,{}
+    if not todo: return
+    to = None if isinstance(sink, _Memory) else sink
+    make = partial(_AtWorker, load, job.about(), to, schema, made, batch_size, on_bad, _here())
+    def say(text):
+        if progress and isinstance(client, (int, str, os.PathLike)): tqdm.write(text, file=sys.stderr)
+    bar = tqdm(total=stream.n_rows, desc=job.desc, unit="galaxy", leave=False, delay=1, disable=not progress)
+    with dask_client(client, say) as c, bar, OnCluster(c, make) as work:
+        while todo:
+            n = _make_round(work, stream, sink, todo, failed, bar)
+            todo = [k for k in sink.look() if k not in failed]
+            if not n and todo: time.sleep(pause := min(2, pause*1.5))      # the rest is being made by others
+    _say_failed(failed, sink)
+
 # %% ../../nbs/predict/02_table.ipynb #d6df96b2
 def _finish_file(shards, out, saved, where):
     "Join the shards to the file `out`; gives back a DataFrame, or `saved` where it would be long"
@@ -196,13 +299,13 @@ def _finish_file(shards, out, saved, where):
 
 # %% ../../nbs/predict/02_table.ipynb #e869495e
 @memory_kept()
-def _make_table(stream, job, out, parameters, batch_size, on_bad, resume, shard_size, progress):
+def _make_table(stream, job, out, parameters, batch_size, on_bad, resume, shard_size, progress, by=_make_all_pieces):
     "Make the table, and give back what is at hand: a DataFrame or a `SavedTable`"
     schema,made = _schemas(stream, job)
     how = (schema, made, 64 if batch_size is None else batch_size, on_bad, progress)
     if out is None:
         sink = _Memory(stream.n_rows)
-        _make_all_pieces(stream, job, sink, *how)
+        by(stream, job, sink, *how)
         stream.check_unchanged()
         return pa.concat_tables([sink.made[k] for k in sorted(sink.made)]).to_pandas()
     if int(os.environ.get("WORLD_SIZE", 1))>1 and not resume:
@@ -216,7 +319,7 @@ def _make_table(stream, job, out, parameters, batch_size, on_bad, resume, shard_
     shards = Shards(where, schema, stream.n_rows, about, shard_size, resume, lock)
     try:
         if on_bad=="raise": shards.raise_if_bad()
-        _make_all_pieces(stream, job, shards, *how)
+        by(stream, job, shards, *how)
         stream.check_unchanged()
     except BaseException:
         shards.leave()
@@ -244,6 +347,11 @@ def _open_catalog(model, catalog, image_dir, id_col, file_col, columns, files=No
     cols = pick_columns(catalog, id_col, file_col, _known_columns(model), table_hdu, tiles)
     return CatalogStream(catalog, image_dir, **cols, columns=columns, table_hdu=table_hdu, tiles=tiles)
 
+def _driver_device(model, engine):
+    "Where a process has the model that others compute with"
+    check_one_of("engine", engine, ENGINES)
+    return "cpu" if isinstance(model, (str, Path)) else None
+
 def _own_device(device):
     "The device of this process, where a launcher started one for each"
     local = os.environ.get("LOCAL_RANK")
@@ -253,9 +361,8 @@ def _own_device(device):
 
 # %% ../../nbs/predict/02_table.ipynb #95ca36a4
 @contextmanager
-def _job_of(model, device, coverage, tta, mc_dropout, engine, n_rows):
+def _job_of(model, coverage, tta, mc_dropout, engine, n_rows):
     "What is to be computed; until it is, the model has another engine for its encoder"
-    model = as_model(model, _own_device(device))
     job = _Predicting(model if coverage is None else with_sets(model, coverage), tta, mc_dropout)
     was = job.model.engine
     try:
@@ -266,6 +373,22 @@ def _job_of(model, device, coverage, tta, mc_dropout, engine, n_rows):
 def _parameters(made, stream, **more):
     "What a table is asked for, to be noted beside it"
     return dict(made=made, **more, image_dir=stream.base, id_col=stream.id_col, file_col=stream.file_cols)
+
+# %% ../../nbs/predict/02_table.ipynb #60581210
+def _source(model, asked):
+    "What gives a model on a worker, on the device that it is called with"
+    if isinstance(asked, (str, Path)) and (folder := Path(asked).expanduser()).exists():
+        return partial(load_bundle, str(folder.absolute()))
+    net = model.net
+    if model.device.type!="cpu": net = copy.deepcopy(net).cpu()
+    return partial(GalaxyModel, net, model.task, model.reader, model.config)
+
+def _load_predicting(source, coverage, tta, mc_dropout, engine, n_images, device):
+    "On a worker: what is to be computed"
+    model = source(device=_device_at_worker(device))
+    job = _Predicting(model if coverage is None else with_sets(model, coverage), tta, mc_dropout)
+    job.model.set_engine(engine, n_images)
+    return job
 
 # %% ../../nbs/predict/02_table.ipynb #de1c3cf6
 _other_words = dict(bs="say batch_size=", dl="say catalog=", df="say catalog=", label_cols="labels are not looked at",
@@ -298,6 +421,8 @@ def predict_catalog(
     # Instead: survey tiles in which galaxies are found by their positions; see `read_catalog`
     tiles:"str|list|dict|None"=None,
     device=None,               # Device to predict on
+    # Have a Dask cluster do it: a `Client`, its scheduler's address, or a number of workers to start here
+    client=None,
     progress:bool=True         # Show a progress bar?
 ):                             # DataFrame with `id_str`, `file_loc`, `columns`, the task's, `error`; or a `SavedTable`
     """Predict every galaxy of a catalogue; raises `CatalogError` or `BundleError` where that cannot start
@@ -306,13 +431,20 @@ def predict_catalog(
     rows, a `SavedTable` of them comes back. With `coverage` there are columns `_set`, or `_lower` and `_upper`. In the
     names of columns, what is no letter, digit, `_` or `-` of a label or class is `_`: `Class 1.1` gives
     `Class_1_1_pred`, whose values stay as they are."""
+    check_client(client)
     check_request(catalog, out, on_bad, batch_size)
     stream = _open_catalog(model, catalog, image_dir, id_col, file_col, columns, files, table_hdu, tiles)
     asked = _parameters("predictions", stream, coverage=coverage, tta=tta, mc_dropout=mc_dropout)
-    with _job_of(model, device, coverage, tta, mc_dropout, engine, stream.n_rows) as job:
+    how = (batch_size, on_bad, resume, shard_size, progress)
+    here = _own_device(device) if client is None else _driver_device(model, engine)
+    known = as_model(model, here)
+    with _job_of(known, coverage, tta, mc_dropout, engine if client is None else None, stream.n_rows) as job:
         check_cuts(tiles, job.reader.cutout)
         if job.reader.cutout is not None: stream.cut_places()
-        return _make_table(stream, job, out, asked, batch_size, on_bad, resume, shard_size, progress)
+        if client is None: return _make_table(stream, job, out, asked, *how)
+        load = partial(_load_predicting, _source(known, model), coverage, tta, mc_dropout, engine,
+                       stream.n_rows*max(1, tta), device)
+        return _make_table(stream, job, out, asked, *how, partial(_make_on_cluster, client, load))
 
 # %% ../../nbs/predict/02_table.ipynb #54a14a3f
 def _encoder_of(model, reader, device, pretrained, weights):
@@ -328,6 +460,21 @@ def _encoder_of(model, reader, device, pretrained, weights):
         m = as_model(model, device)
         enc,reader,dev = m.net.encoder,m.reader,m.device
     return enc.to(dev, memory_format=torch.channels_last).eval(),reader
+
+# %% ../../nbs/predict/02_table.ipynb #5a7ff796
+def _encoder_source(encoder, reader, asked):
+    "What gives an encoder and its reader on a worker, on the device that it is called with"
+    if isinstance(asked, (str, Path)) and (folder := Path(asked).expanduser()).exists():
+        return partial(_encoder_of, str(folder.absolute()), reader, pretrained=True, weights=None)
+    if next(encoder.parameters()).device.type!="cpu": encoder = copy.deepcopy(encoder).cpu()
+    return partial(_encoder_sent, encoder, reader)
+
+def _encoder_sent(encoder, reader, device):
+    return encoder.to(best_device(device), memory_format=torch.channels_last).eval(),reader
+
+def _load_representing(source, engine, n_images, device):
+    "On a worker: what is to be computed"
+    return _Representing(*source(device=_device_at_worker(device)), engine, n_images)
 
 # %% ../../nbs/predict/02_table.ipynb #3f3b26cd
 @explains_words(**_other_words, encoder="say model=")
@@ -356,14 +503,21 @@ def represent(
     # Instead: survey tiles in which galaxies are found by their positions; see `read_catalog`
     tiles:"str|list|dict|None"=None,
     device=None,               # Device to work on
+    # Have a Dask cluster do it: a `Client`, its scheduler's address, or a number of workers to start here
+    client=None,
     progress:bool=True         # Show a progress bar?
 ):                             # DataFrame with `id_str`, `file_loc`, `columns`, `feat_0000`, ... (float32), `error`
     "The encoder's features of every galaxy of a catalogue; a `SavedTable` of them where `predict_catalog` gives one"
+    check_client(client)
     check_request(catalog, out, on_bad, batch_size)
     stream = _open_catalog(model, catalog, image_dir, id_col, file_col, columns, files, table_hdu, tiles)
-    encoder,reader = _encoder_of(model, reader or ImageReader(size), _own_device(device), pretrained, weights)
+    here = _own_device(device) if client is None else _driver_device(model, engine)
+    encoder,reader = _encoder_of(model, reader or ImageReader(size), here, pretrained, weights)
     check_cuts(tiles, reader.cutout)
-    job = _Representing(encoder, reader, engine, stream.n_rows)
+    job = _Representing(encoder, reader, engine if client is None else "torch", stream.n_rows)
     if reader.cutout is not None: stream.cut_places()
     asked = _parameters("features", stream)
-    return _make_table(stream, job, out, asked, batch_size, on_bad, resume, shard_size, progress)
+    how = (asked, batch_size, on_bad, resume, shard_size, progress)
+    if client is None: return _make_table(stream, job, out, *how)
+    load = partial(_load_representing, _encoder_source(encoder, reader, model), engine, stream.n_rows, device)
+    return _make_table(stream, job, out, *how, partial(_make_on_cluster, client, load))

@@ -164,8 +164,10 @@ class _Parquet:
     def learn(self, carried):
         "Count the rows, and find the types of the columns in `carried`: name -> `(type, can it be missing?)`"
         from pyarrow import parquet
-        self.rows,nulls = 0,dict.fromkeys(carried, False)
-        for m in map(parquet.read_metadata, self.parts):
+        self.rows,self.rows_of,nulls = 0,{},dict.fromkeys(carried, False)
+        for path in self.parts:
+            m = parquet.read_metadata(path)
+            self.rows_of[path] = m.num_rows
             self.rows += m.num_rows
             for g in range(m.num_row_groups if carried else 0):
                 group = m.row_group(g)
@@ -188,6 +190,9 @@ def blocks(self:_Parquet, names, skip):
     from pyarrow import parquet
     first,schema = 0,pa.schema([self.schema.field(o) for o in names])
     for o in self.parts:
+        if (n := self.rows_of.get(o)) is not None and skip(first, first+n):
+            first += n                                   # a file without a row that is wanted is not opened
+            continue
         self.check(o)
         with parquet.ParquetFile(o, pre_buffer=False, buffer_size=2**20) as f:
             there = [n for n in names if n in f.schema_arrow.names]

@@ -284,8 +284,9 @@ def _manifest(folder):
     if not about.is_file(): return True,0
     try:
         m = json.loads(about.read_text(encoding="utf-8"))
-        return m.get("complete", True),len(m.get("finished", []))
-    except (OSError, ValueError, AttributeError) as e:
+        n = m["records"]["shards"] if "records" in m else len(m.get("finished", []))
+        return m.get("complete", True),n
+    except (OSError, ValueError, AttributeError, TypeError, KeyError) as e:
         raise CatalogError(f"{about} cannot be read: {first_line(e)}") from e
 
 def parquet_parts(

@@ -11,7 +11,7 @@ are missing."""
 __all__ = ['Shards', 'check_place', 'check_request']
 
 # %% ../../nbs/predict/01_shards.ipynb #7004e9a0
-import gzip, hashlib, json, os, re, shutil, socket
+import gzip, hashlib, json, os, random, re, shutil, socket
 from contextlib import nullcontext
 from pathlib import Path
 import pandas as pd, pyarrow as pa
@@ -25,10 +25,11 @@ from ..core.checks import check_number, check_one_of
 from ..core.files import disk_errors, on_disk
 
 # %% ../../nbs/predict/01_shards.ipynb #e590f627
-_manifest,_progress,_format,_version = "_manifest.json","_progress","zoofast-shards",1
+_manifest,_progress,_format = "_manifest.json","_progress","zoofast-shards"
 
 def _write(path, write, new=False, home=None):
-    "Have `write(file)` write a file whole or not at all, in `home` until it is; with `new`, the first to write it wins"
+    """Have `write(file)` write a file whole or not at all, in `home` until it is; says whether it is this one: with `new`,
+    the first to write it wins"""
     part = (home or path.parent)/f".{path.name}.{socket.gethostname()}.{os.getpid()}.part"
     try:
         with disk_errors(path, part), open(part, "wb") as f:
@@ -36,11 +37,12 @@ def _write(path, write, new=False, home=None):
             f.flush()
             os.fsync(f.fileno())
         try: os.link(part, path) if new else os.replace(part, path)
-        except FileExistsError: pass
+        except FileExistsError: return False
         except OSError:
             if not new or not part.exists(): raise
             os.replace(part, path)                             # a disk without hard links
-        on_disk(path.parent)
+        if not new: on_disk(path.parent)                       # a shard whose name gets lost is made again
+        return True
     finally: part.unlink(missing_ok=True)
 
 # %% ../../nbs/predict/01_shards.ipynb #24b53774
@@ -70,6 +72,15 @@ def _check_same_run(old, new, folder):
         raise CatalogError(f"{folder} holds rows that were made with {', '.join(said)}; "
                            "give another out=, or resume=False (--no-resume) to delete them and start anew")
 
+# %% ../../nbs/predict/01_shards.ipynb #d1a5e001
+_most_files,_most_cells = 20_000,2**26
+
+def _default_size(rows, columns):
+    "Rows of a shard: no more files than a folder bears, no more cells than memory does"
+    for_files = -(-rows//_most_files//10_000)*10_000
+    return max(10_000, min(for_files, _most_cells//columns//10_000*10_000))
+
+
 # %% ../../nbs/predict/01_shards.ipynb #56bb1ac7
 class Shards:
     "A table in pieces of `size` rows: a folder of parquet files that any number of processes make"
@@ -78,7 +89,7 @@ class Shards:
         schema:pa.Schema, # The columns
         rows:int,       # Rows of the whole table
         about:dict,     # What it is made of, as plain json: `model`, `catalog`, `parameters`, each a dict
-        size:"int|None"=None, # Rows of a shard; as in the folder, or 10000, unless given
+        size:"int|None"=None, # Rows of a shard; default: as in the folder, or 10000, and more for a very long table
         resume:bool=True, # Go on with what is there? Otherwise delete it
         lock=None       # File of the lock for beginning and end; one in the folder unless given
     ):
@@ -119,9 +130,32 @@ def manifest(self:Shards, damaged=False)->"dict|None":
     except (OSError, ValueError) as e:
         if damaged: return {}
         raise CatalogError(f"{path} cannot be read: {first_line(e)}; resume=False (--no-resume) starts anew") from e
-    if not isinstance(m, dict) or m.get("format")!=_format or m.get("version")!=_version:
-        raise CatalogError(f"{path} is of another kind or version than {_format} {_version}; give another out=")
+    if not isinstance(m, dict) or m.get("format")!=_format or m.get("version") not in _versions:
+        raise CatalogError(f"{path} is of another kind or version than {_format} {_versions[-1]}; give another out=")
     return m
+
+# %% ../../nbs/predict/01_shards.ipynb #d1a5e004
+_records_name,_in_manifest,_versions = "_records.jsonl",1000,(1, 2)
+
+@patch
+def _with_records(self:Shards, m, records):
+    "The manifest of a finished table, once its records are on the disk"
+    m = {k: v for k,v in m.items() if k not in ("finished", "records")}
+    if len(records)<=_in_manifest: return {**m, "version": 1, "finished": records}
+    text = "".join(f"{json.dumps(o)}\n" for o in records).encode()
+    _write(self.folder/_records_name, lambda f: f.write(text))
+    return {**m, "version": 2, "records": dict(file=_records_name, shards=len(records),
+                                               sha256=hashlib.sha256(text).hexdigest())}
+
+@patch
+def _records_of(self:Shards, m):
+    "Number of a shard -> what a finished table's manifest notes about it; `None` where that is lost"
+    if "records" not in m: return dict(enumerate(m.get("finished", [])))
+    try: text = (self.folder/_records_name).read_bytes()
+    except OSError: return None
+    if hashlib.sha256(text).hexdigest()!=m["records"]["sha256"]: return None
+    return dict(enumerate(json.loads(b"["+b",".join(text.splitlines())+b"]")))
+
 
 # %% ../../nbs/predict/01_shards.ipynb #a3a73767
 def _check_no_other_files(folder):
@@ -135,7 +169,7 @@ def _check_no_other_files(folder):
 @patch
 def clear(self:Shards):
     "Delete all shards, and nothing else"
-    (self.folder/_manifest).unlink(missing_ok=True)
+    for o in (_records_name, _manifest): (self.folder/o).unlink(missing_ok=True)
     shutil.rmtree(self.folder/_progress, ignore_errors=True)
     for o in self.folder.glob("part-*.parquet"): o.unlink(missing_ok=True)
 
@@ -147,7 +181,7 @@ def _begin(self:Shards, schema, about, size, resume):
     if there is not None and not resume: there = self.clear()
     if there is None:
         _check_no_other_files(self.folder)
-        self.size = size or 10_000
+        self.size = size or _default_size(self.rows, len(schema))
     else: self.size = size or there["shards"]["rows of each"]
     columns = [f"{f.name}: {f.type}" for f in schema]
     shards = {"rows": self.rows, "rows of each": self.size}
@@ -157,13 +191,18 @@ def _begin(self:Shards, schema, about, size, resume):
         say_if_not_own(self.folder)
     self.id = hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()
     self.schema = schema.with_metadata({**(schema.metadata or {}), b"zoofast": self.id.encode()})
-    begun = {"format": _format, "version": _version, "complete": False, "run": self.id, **run}
+    begun = {"format": _format, "version": 1, "complete": False, "run": self.id, **run}
     if not there: self._write_manifest(begun)
     (self.folder/_progress).mkdir(exist_ok=True)
-    self.done = dict(enumerate((there or {}).get("finished", [])))
+    self.done,self.heard = self._records_of(there or {}),{}
+    self.looked = False
+    if self.done is None:                                      # to be noted anew
+        self.done = {}
+        self._write_manifest({**there, "complete": False})
 
 # %% ../../nbs/predict/01_shards.ipynb #48a1fd8e
-def _record_path(shards, k): return shards.folder/_progress/f"{shards.part(k).stem}.json"
+@patch
+def _lock_of(self:Shards, k): return FileLock(self.folder/_progress/f"{self.part(k).stem}.lock", timeout=0)
 
 @patch
 def claim(self:Shards,
@@ -171,7 +210,7 @@ def claim(self:Shards,
 )->bool:
     "Take a shard, unless it is there or another process is at it"
     if self.part(k).exists(): return False
-    lock = FileLock(_record_path(self, k).with_suffix(".lock"), timeout=0)
+    lock = self._lock_of(k)
     try: lock.acquire()
     except Timeout: return False
     except (NotImplementedError, OSError): lock = None         # a disk without locks: made twice, perhaps
@@ -192,11 +231,19 @@ def release(self:Shards,
             lock.release()
 
 # %% ../../nbs/predict/01_shards.ipynb #3d8cda3d
-def _record(path, table):
+def _record(table, size, sha256):
     "What is noted about a shard"
     ids,bad = table["id_str"],len(table)-table["error"].null_count
-    return dict(rows=len(table), first=ids[0].as_py(), last=ids[-1].as_py(), bad=bad,
-                bytes=path.stat().st_size, sha256=_sha256(path))
+    return dict(rows=len(table), first=ids[0].as_py(), last=ids[-1].as_py(), bad=bad, bytes=size, sha256=sha256)
+
+@patch
+def _say(self:Shards, k, record):
+    "Note something about a shard, for all"
+    log = self.folder/_progress/f"{socket.gethostname()}.{os.getpid()}.jsonl"
+    line = f"\n{json.dumps(dict(shard=k, **record))}\n".encode()        # what a killed one wrote last is no line
+    fd = os.open(log, os.O_WRONLY|os.O_APPEND|os.O_CREAT, 0o666)
+    try: os.write(fd, line)
+    finally: os.close(fd)
 
 @patch
 def note(self:Shards,
@@ -210,11 +257,11 @@ def note(self:Shards,
             ok = f.metadata.num_rows==self.n(k) and (f.schema_arrow.metadata or {}).get(b"zoofast")==self.id.encode()
             table = f.read(["id_str", "error"]) if ok else None
     except (pa.ArrowException, OSError): ok = False
-    if not ok:
-        path.unlink(missing_ok=True)
-        return
-    self.done[k] = _record(path, table)
-    _write(_record_path(self, k), lambda f: f.write(json.dumps(self.done[k]).encode()))
+    if not ok: return path.unlink(missing_ok=True)
+    record = _record(table, path.stat().st_size, _sha256(path))
+    self._say(k, record)
+    self.done[k] = record
+
 
 # %% ../../nbs/predict/01_shards.ipynb #5fb24147
 @patch
@@ -225,56 +272,130 @@ def write(self:Shards,
     "Write a shard, unless another process has; then give up the claim"
     from pyarrow import parquet
     if len(table)!=self.n(k): raise ValueError(f"shard {k} must have {self.n(k)} rows, and has {len(table)}")
+    out = pa.BufferOutputStream()
+    parquet.write_table(table.cast(self.schema), out)
+    data = out.getvalue()
     try:
-        _write(self.part(k), lambda f: parquet.write_table(table.cast(self.schema), f), True, self.folder/_progress)
-        self.note(k)
-    except FileNotFoundError:
-        if self.manifest() is not None: raise      # otherwise another process has finished the table meanwhile
+        if not _write(self.part(k), lambda f: f.write(data), True, self.folder/_progress): self.note(k)
+        else:
+            record = _record(table, data.size, hashlib.sha256(data).hexdigest())
+            self._say(k, record)
+            self.done[k] = record
+    except FileNotFoundError:                      # another process has finished the table meanwhile
+        if (m := self.manifest()) is not None and not m["complete"]: raise
     self.release(k)
+
 
 # %% ../../nbs/predict/01_shards.ipynb #4024ec7d
 @patch
-def _look_at(self:Shards, k, check):
-    "Look at one shard"
-    path = self.part(k)
-    try: self.done[k] = json.loads(_record_path(self, k).read_text())
-    except (OSError, ValueError): pass
-    if not path.exists(): self.done.pop(k, None)
-    elif k not in self.done: self.note(k)
-    elif check and (path.stat().st_size!=self.done[k]["bytes"] or _sha256(path)!=self.done[k]["sha256"]):
-        del self.done[k]
-        path.unlink()
+def _hear(self:Shards):
+    "Take in what has been noted since the last time"
+    for o in os.scandir(self.folder/_progress):
+        if o.name.endswith(".jsonl") and o.stat().st_size>self.heard.get(o.name, 0): self._hear_of(o)
+        elif found := re.fullmatch(r"part-(\d+)\.json", o.name):       # a file for each shard, in release 0.1.0
+            if (k := int(found[1])) in self.done: continue
+            try: self.done[k] = json.loads(Path(o.path).read_text())
+            except (OSError, ValueError): pass
 
+@patch
+def _hear_of(self:Shards, log):
+    "Take in what is new in one process's notes"
+    with open(log.path, "rb") as f:
+        f.seek(start := self.heard.get(log.name, 0))
+        new = f.read()
+    new = new[:new.rfind(b"\n")+1]
+    self.heard[log.name] = start+len(new)
+    for line in filter(None, new.splitlines()):
+        try: said = json.loads(line)
+        except ValueError: continue                            # of a process that was killed while it wrote
+        k = said.pop("shard")
+        if said: self.done[k] = said
+        else:                                                  # deleted, and perhaps made again
+            self.done.pop(k, None)
+            if self.part(k).exists(): self.note(k)
+
+
+# %% ../../nbs/predict/01_shards.ipynb #d1a5e005
+@patch
+def _is_damaged(self:Shards, k):
+    path = self.part(k)
+    return path.stat().st_size!=self.done[k]["bytes"] or _sha256(path)!=self.done[k]["sha256"]
+
+@patch
+def _look_at_files(self:Shards, check):
+    "Compare what is noted with the files that are there"
+    names = (re.fullmatch(r"part-(\d+)\.parquet", o.name) for o in os.scandir(self.folder))
+    there = {int(o[1]) for o in names if o}&set(range(len(self)))
+    for k in set(self.done)-there: del self.done[k]
+    for k in sorted(there):
+        try:
+            if k not in self.done: self.note(k)
+            elif check and self._is_damaged(k):
+                del self.done[k]
+                self.part(k).unlink()
+                self._say(k, {})
+        except FileNotFoundError: self.done.pop(k, None)       # deleted while we looked
+
+
+# %% ../../nbs/predict/01_shards.ipynb #d1a5e006
 @patch
 def look(self:Shards,
     check:bool=False # Compare checksums too?
 )->list:             # Numbers of the shards that are missing
     "Look at what is there; a shard that is not as it was written is deleted, to be made again"
+    def missing(): return [k for k in range(len(self)) if k not in self.done]
     if (m := self.manifest()) is None: return []               # another process has joined the table
     if m["run"]!=self.id: raise CatalogError(f"{self.folder} was deleted and started anew by another process meanwhile")
-    # their records are no longer files of their own
-    if m["complete"]: self.done = {**dict(enumerate(m["finished"])), **self.done}
-    for k in range(len(self)):
-        if k in self.done and not check: continue
-        try: self._look_at(k, check)
-        except FileNotFoundError: self.done.pop(k, None)       # deleted while we looked
+    try:
+        if not m["complete"]: self._hear()
+        elif missing(): self.done = {**(self._records_of(m) or {}), **self.done}
+        # the files themselves at first and at last, not at each look between
+        if check or (not m["complete"] and (not self.looked or not missing())): self._look_at_files(check)
+        self.looked = True
+    except FileNotFoundError: pass                             # finished while we looked
     if (m := self.manifest()) is None: return []
-    missing = [k for k in range(len(self)) if k not in self.done]
-    if check and missing and m["complete"]: self._write_manifest({**m, "complete": False})
-    return missing
+    if check and missing() and m["complete"]: self._write_manifest({**m, "complete": False})
+    return missing()
+
+
+# %% ../../nbs/predict/01_shards.ipynb #d1a5e008
+@patch
+def _is_left(self:Shards, k):
+    "Is the lock of a shard one of a process that is no more?"
+    lock = self._lock_of(k)
+    try: lock.acquire()
+    except Timeout: return False
+    except (NotImplementedError, OSError): return True
+    lock.release()
+    return True
+
+@patch
+def free(self:Shards,
+    todo # Numbers of shards that are missing
+)->list: # Those that nobody is at, as far as is seen
+    "Which shards could be made now; one that its process had no time to note is noted"
+    try: held = {o.name for o in os.scandir(self.folder/_progress) if o.name.endswith(".lock")}
+    except FileNotFoundError: return []                        # finished by another process
+    locked = [k for k in todo if f"{self.part(k).stem}.lock" in held]
+    tried = random.Random().sample(locked, min(len(locked), 16))
+    busy = set(locked)-{k for k in tried if self._is_left(k)}
+    found = [k for k in todo if k not in busy]
+    for k in [k for k in found if self.part(k).exists()]: self.note(k)
+    return [k for k in found if k not in self.done]
+
 
 # %% ../../nbs/predict/01_shards.ipynb #52cdda0d
 @patch
 def finish(self:Shards):
-    "Write the final manifest, with all records; where several processes do, the same is written twice"
+    "Write the final manifest; where several processes do, the same is written twice"
     with self._locked():
         if (m := self.manifest()) is None: return
         if not m["complete"]:
+            on_disk(self.folder)                               # all names, before it is said that they are there
             bad,records = sum(o["bad"] for o in self.done.values()),[self.done[k] for k in range(len(self))]
-            m = {**m, "complete": True, "bad": bad, "finished": records}
-            self._write_manifest(m)
+            self._write_manifest({**self._with_records(m, records), "complete": True, "bad": bad})
         shutil.rmtree(self.folder/_progress, ignore_errors=True)
-        for o in self.folder.glob(f".{_manifest}.*.part"): o.unlink(missing_ok=True)
+        for o in self.folder.glob("._*.part"): o.unlink(missing_ok=True)
     Path(self.lock.lock_file).unlink(missing_ok=True)
 
 # %% ../../nbs/predict/01_shards.ipynb #c174632d
@@ -291,11 +412,11 @@ def to_pandas(self:Shards)->"pd.DataFrame|None":
 def raise_if_bad(self:Shards):
     "Raise an `ImageError` for the first row with an error"
     from pyarrow import parquet
-    self.look(check=True)
-    for k in sorted(self.done):
-        if self.done[k]["bad"]:
-            errors = parquet.read_table(self.part(k), columns=["error"], partitioning=None)["error"].to_pylist()
-            raise ImageError(next(o for o in errors if o))
+    self.look()
+    for k in sorted(k for k,o in self.done.items() if o["bad"]):
+        try: errors = parquet.read_table(self.part(k), columns=["error"], partitioning=None)["error"].drop_null()
+        except (pa.ArrowException, OSError): continue          # damaged, to be made again
+        if len(errors): raise ImageError(errors[0].as_py())
 
 # %% ../../nbs/predict/01_shards.ipynb #b83e6839
 @patch

@@ -110,6 +110,7 @@ class _Memory:
     "Pieces kept in memory"
     def __init__(self, rows): self.rows,self.size,self.made = rows,10_000,{}
     def look(self, check=False): return [k for k in range(-(-self.rows//self.size)) if k not in self.made]
+    def free(self, todo): return todo
     def claim(self, k): return True
     def write(self, k, table): self.made[k] = table
     def release(self): pass
@@ -181,11 +182,12 @@ def _make_all_pieces(stream, job, sink, schema, made, batch_size, on_bad, progre
     there = lambda: stream.n_rows-_rows_of(stream, sink, todo)
     with tqdm(total=stream.n_rows, initial=there(), desc=job.desc, unit="galaxy", leave=False, delay=1,
               disable=not progress or rank>0) as bar:
-        own = [k for k in todo if k%world==rank] if world>1 else []
+        free,own = todo,[k for k in todo if k%world==rank] if world>1 else []
         while todo:
-            try: n = _make_pieces(stream, job, sink, own or todo, schema, made, batch_size, on_bad, bar)
+            try: n = _make_pieces(stream, job, sink, own or free, schema, made, batch_size, on_bad, bar) if free else 0
             finally: sink.release()
             todo = sink.look()
+            free = sink.free(todo)
             if not n and not own: time.sleep(pause := min(2, pause*1.5))       # the rest is being made by others
             own = []
             bar.n = there()

@@ -285,7 +285,7 @@ def test_killed_at_every_step(sky, tmp_path, kind, step):
     env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)}
     done = subprocess.run([*words, str(step)], env=env, capture_output=True, text=True)
     assert done.returncode==0, done.stderr
-    assert int(done.stdout)>=35//step
+    assert int(done.stdout)>=30//step
 
 def test_a_damaged_shard_is_made_again(sky, tmp_path):
     tmp,big,_ = sky

@@ -107,7 +107,7 @@ class Shards:
     def n(self, k): return min(self.size, self.rows-k*self.size)
 
     def __getstate__(self):                                 # for a worker on another machine
-        return {**self.__dict__, "lock": str(self.lock.lock_file), "claims": {}, "done": {}}
+        return {**self.__dict__, "lock": str(self.lock.lock_file), "claims": {}, "done": {}, "heard": {}, "looked": False}
     def __setstate__(self, state): self.__dict__.update(state, lock=FileLock(state["lock"]))
 
 # %% ../../nbs/predict/01_shards.ipynb #6654b43a

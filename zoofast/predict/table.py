@@ -277,7 +277,7 @@ def _make_round(work, stream, sink, todo, failed, bar):
 def _make_on_cluster(client, load, stream, job, sink, schema, made, batch_size, on_bad, progress):
     "Make all pieces on a cluster, with other processes that do the same"
     todo,pause,failed = sink.look(check=True),0.05,{}
-    if not todo: return
+    if not (free := todo): return
     to = None if isinstance(sink, _Memory) else sink
     make = partial(_AtWorker, load, job.about(), to, schema, made, batch_size, on_bad, _here())
     def say(text):
@@ -285,9 +285,10 @@ def _make_on_cluster(client, load, stream, job, sink, schema, made, batch_size, 
     bar = tqdm(total=stream.n_rows, desc=job.desc, unit="galaxy", leave=False, delay=1, disable=not progress)
     with dask_client(client, say) as c, bar, OnCluster(c, make) as work:
         while todo:
-            n = _make_round(work, stream, sink, todo, failed, bar)
+            n = _make_round(work, stream, sink, free, failed, bar) if free else 0
+            if not n: time.sleep(pause := min(2, pause*1.5))               # the rest is being made by others
             todo = [k for k in sink.look() if k not in failed]
-            if not n and todo: time.sleep(pause := min(2, pause*1.5))      # the rest is being made by others
+            free = sink.free(todo)
     _say_failed(failed, sink)
 
 # %% ../../nbs/predict/02_table.ipynb #d6df96b2

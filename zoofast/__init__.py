@@ -33,6 +33,7 @@ Modules:
 - `zoofast.core.errors`: What goes wrong is said in one sentence
 - `zoofast.core.files`: Files written whole or not at all, known again, and where they are kept
 - `zoofast.core.folders`: A folder of files that belong together, replaced in one step
+- `zoofast.core.jobs`: A command as several jobs of a batch system, which share its work
 - `zoofast.core.trust`: What nobody else can have touched
 - `zoofast.data.augment`: Random views of galaxies, a whole batch at a time
 - `zoofast.data.cache`: Where decoded images are kept, and how much room they take
@@ -70,6 +71,7 @@ Modules:
 - `zoofast.predict.shards`: A long table in pieces, each written whole or not at all, by any number of processes
 - `zoofast.predict.similar`: The galaxies most like one of them, in a table or in an index of millions
 - `zoofast.predict.table`: Catalogue in, table of predictions or representations out
+- `zoofast.predict.watched`: A table that other processes make: how far it is
 - `zoofast.reports.content`: What goes on the page of a report: galaxies, words and tables
 - `zoofast.reports.figures`: The pictures of a report, as SVG that follows the page
 - `zoofast.reports.report`: One HTML file that tells a run's whole story

@@ -103,7 +103,11 @@ def in_shell_words(
     return re.sub(rf"(?<![\w./=-])([a-z]\w*)=({_value})", say, _both.sub(r"\1", text))
 
 # %% ../../nbs/cli/01_app.ipynb #1825a21d
-_now = dict(said=[], options=[], given=[])   # the command of now: what is wrong with its words, and what they are
+_now = dict(said=[], options=[], given=[], name="")   # the command of now: what is wrong with its words, and they
+
+def typed()->list: # Its name first
+    "The words of the command of now"
+    return [_now["name"], *_now["given"]]
 
 # %% ../../nbs/cli/01_app.ipynb #a72acd9d
 class Mistakes(ValueError):
@@ -205,7 +209,7 @@ def _gather(parse, words):
 class GroupedCommand(TyperCommand):
     "A command whose help has a section for each group of options, and which gathers all that is wrong with its words"
     def parse_args(self, ctx, args):
-        _now.update(said=[], options=self.get_params(ctx), given=list(args))
+        _now.update(said=[], options=self.get_params(ctx), given=list(args), name=self.name)
         got,said = _gather(lambda words: super(GroupedCommand, self).parse_args(ctx, words), list(args))
         if got is None:
             for o in said: _tell(o)

@@ -10,9 +10,10 @@ task, a folder."""
 __all__ = ['Catalog', 'ImageDir', 'IdCol', 'FileCol', 'Files', 'TableHdu', 'Tiles', 'ModelIdCol', 'ModelFileCol', 'Size',
            'Channels', 'Crop', 'Stretch', 'Bands', 'Hdu', 'Cutout', 'Align', 'Dtype', 'Label', 'TaskName', 'SchemaName',
            'UnitInterval', 'Positive', 'Encoder', 'Weights', 'RandomWeights', 'Batch', 'Epochs', 'Seed', 'NoReport',
-           'Device', 'Table', 'Engine', 'Columns', 'OnBad', 'Resume', 'Dask', 'ShardSize', 'option', 'with_options',
-           'parse', 'as_arguments', 'image_reader', 'how_to_read', 'folder', 'pick_task', 'about', 'look_at_values',
-           'look_at_catalog', 'look_at_columns', 'look_at_labels', 'look_at_encoder', 'look_at_cluster', 'cluster_of']
+           'Device', 'Table', 'Engine', 'Columns', 'OnBad', 'Resume', 'Dask', 'ShardSize', 'Slurm', 'SlurmOpts',
+           'option', 'with_options', 'look_at_jobs', 'parse', 'as_arguments', 'image_reader', 'how_to_read', 'folder',
+           'pick_task', 'about', 'look_at_values', 'look_at_catalog', 'look_at_columns', 'look_at_labels',
+           'look_at_encoder', 'look_at_cluster', 'cluster_of']
 
 # %% ../../nbs/cli/02_options.ipynb #14ab0004
 import ast, inspect, json, re, tempfile
@@ -26,6 +27,7 @@ from .app import say
 from ..core.documents import load_json
 from ..core.errors import did_you_mean
 from ..core.checks import no_file
+from ..core.jobs import JOB_OPTIONS, check_jobs
 from ..training.parameters import OF_READING, PARAMETERS, ParameterInfo
 
 # %% ../../nbs/cli/02_options.ipynb #7c120002
@@ -100,6 +102,26 @@ Dask = Annotated[Optional[str], typer.Option(
     help="Have a Dask cluster do it: the address of its scheduler (or its file), or a number of workers to start here.",
     metavar="N|ADDRESS")]
 ShardSize = Annotated[Optional[int], typer.Option(help="Rows that are written at once; default: 10000.")]
+
+# %% ../../nbs/cli/02_options.ipynb #cf178df6
+_names = ", ".join(JOB_OPTIONS)
+Slurm = Annotated[Optional[int], typer.Option(
+    help="Have SLURM run this command as so many jobs, which share the work, and wait for them.")]
+SlurmOpts = Annotated[Optional[str], typer.Option(
+    help=f"What each job asks for, as key=value,key=value or JSON: {_names}. cluster=local tries it on this machine.")]
+
+def look_at_jobs(
+    wrong,     # The command's `Mistakes`
+    given:dict # Options by name, as typer gives them
+):             # What jobs ask for, as `read_job_options` has it; `None` without jobs
+    "Keep what is wrong with the jobs that are asked for"
+    n,text = given["slurm"],given["slurm_opts"]
+    if n is None and text:
+        with wrong: raise ValueError(f"--slurm-opts {text} says what the jobs of --slurm N ask for; give that, too")
+    if n is None: return None
+    if given.get("dask"):
+        with wrong: raise ValueError(f"--dask {given['dask']} and --slurm {n} are two ways to share the work; give one")
+    with wrong: return check_jobs(n, text)
 
 # %% ../../nbs/cli/02_options.ipynb #d20882bb
 def parse(

@@ -13,13 +13,14 @@ import sys
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
-from .app import Mistakes, command, echo, say
+from .app import Mistakes, bars, command, echo, say, typed
 from .options import Align, Bands, Batch, Catalog, Channels, Columns, Crop, Cutout, Device, Dtype, Engine
 from .options import Dask, cluster_of, look_at_cluster
 from .options import Files, Hdu, ImageDir, ModelFileCol, ModelIdCol, OnBad, RandomWeights, Resume, ShardSize, Size
 from .options import Stretch, Table, TableHdu, Tiles, Weights, how_to_read, image_reader
-from .options import look_at_columns, look_at_encoder, look_at_values
+from .options import Slurm, SlurmOpts, look_at_columns, look_at_encoder, look_at_jobs, look_at_values
 from ..core.checks import check_number, check_one_of
+from ..core.jobs import before_now, run_jobs, shares_of_machine, words_without
 from ..training.parameters import PARAMETERS
 
 # %% ../../nbs/cli/05_predict.ipynb #7c150002
@@ -49,7 +50,7 @@ def _config_of(wrong, model):
     return config
 
 def _look_at_both(wrong, config, given):
-    "Keep what is wrong with what `predict` and `represent` both take"
+    "Keep what is wrong with what `predict` and `represent` both take; gives what jobs ask for, where there are any"
     from zoofast.predict.shards import check_place
     with wrong: check_number("batch_size", given["batch_size"], whole=True, none=True, low=1)
     with wrong: check_one_of("on_bad", given["on_bad"], ("record", "raise"))
@@ -57,6 +58,10 @@ def _look_at_both(wrong, config, given):
     with wrong: check_number("shard_size", given["shard_size"], whole=True, none=True, above=0)
     with wrong: check_place(given["out"], given["catalog"])
     if not str(given["catalog"]).startswith("hf_dataset:"): _look_at_its_columns(wrong, config, given)
+    if given["slurm"] and not given["resume"]:
+        with wrong: raise ValueError("--no-resume deletes what is there, which one of several jobs must not do; "
+                                     "delete it before")
+    return look_at_jobs(wrong, given)
 
 # %% ../../nbs/cli/05_predict.ipynb #f59af153
 def _look_at_tiles(wrong, how, cutout):
@@ -86,6 +91,18 @@ def _look_at_its_columns(wrong, config, given):
         cols = dict.fromkeys((c for o in ([v] if isinstance(v, str) else v) or [] for c in file_columns(o)), hint)
         wanted = cols | wanted
     look_at_columns(wrong, catalog, there, wanted)
+
+# %% ../../nbs/cli/05_predict.ipynb #a7d53713
+def _by_jobs(out, asked, n, doing):
+    "Have `n` jobs of a cluster write the table, and wait for it"
+    from zoofast.catalog.write import made_table
+    from zoofast.predict.watched import rows_there
+    words = words_without(typed(), "--slurm", "--slurm-opts", "--top", "--by")
+    shares = shares_of_machine(n) if asked["cluster"]=="local" else [{}]*n
+    envs = [{**o, **before_now(out)} for o in shares]
+    place = f"{str(out).rstrip('/')}.jobs"
+    run_jobs(words, n, place, asked, say, envs, lambda: rows_there(out), bars(), desc=doing, unit="galaxy")
+    return made_table(out)
 
 # %% ../../nbs/cli/05_predict.ipynb #976a07b5
 _bundle = typer.Argument(help="A bundle, a run's folder that holds one, or hf_hub:user/name.")
@@ -118,8 +135,8 @@ def _predict(bundle, catalog, out, tta, mc_dropout, coverage, top=None, by=None,
     "Predict, and say what was written"
     wrong = Mistakes()
     config = _config_of(wrong, bundle)
-    client = look_at_cluster(wrong, given.pop("dask"))
-    _look_at_both(wrong, config, dict(given, catalog=catalog, out=out))
+    client = look_at_cluster(wrong, given["dask"])
+    jobs = _look_at_both(wrong, config, dict(given, catalog=catalog, out=out))
     with wrong: check_number("top", top, whole=True, none=True, low=1)
     if by and not top:
         with wrong: raise ValueError(f"--by {by} says what --top N ranks galaxies by; give that, too")
@@ -128,12 +145,14 @@ def _predict(bundle, catalog, out, tta, mc_dropout, coverage, top=None, by=None,
     if coverage is not None:
         with wrong: check_number("coverage", coverage, above=0, below=1)
     wrong.say()
-    say("loading the model ...")
     if top and config: _check_by(config, by)
-    from zoofast.predict.table import predict_catalog
     how = dict(tta=tta, mc_dropout=mc_dropout, coverage=coverage)
-    with cluster_of(client) as client:
-        table = predict_catalog(bundle, catalog, out, **how, **_passed_on(given), client=client)
+    if jobs: table = _by_jobs(out, jobs, given["slurm"], "predicting")
+    else:
+        say("loading the model ...")
+        from zoofast.predict.table import predict_catalog
+        with cluster_of(client) as client:
+            table = predict_catalog(bundle, catalog, out, **how, **_passed_on(given), client=client)
     _say_written(table, out)
     if top: _list_best(table, top, by)
 
@@ -162,6 +181,8 @@ def predict(
     tiles: Tiles = None,
     device: Device = None,
     dask: Dask = None,
+    slurm: Slurm = None,
+    slurm_opts: SlurmOpts = None,
 ):
     """Predict every galaxy of a catalogue, of any length.
 
@@ -178,7 +199,7 @@ def _represent(model, catalog, out, weights, random_weights, **given):
     wrong = Mistakes()
     of_reader = "size", "channels", "stretch", "bands", "hdu", "crop", "cutout", "align", "dtype"
     images = {k: given.pop(k) for k in of_reader}
-    client = look_at_cluster(wrong, given.pop("dask"))
+    client = look_at_cluster(wrong, given["dask"])
     is_bundle = Path(model).expanduser().is_dir()
     config = _config_of(wrong, model) if is_bundle else None if model.startswith(("hf_hub:", "hf-hub:")) else {}
     if is_bundle and (weights or random_weights):
@@ -186,8 +207,10 @@ def _represent(model, catalog, out, weights, random_weights, **given):
                                      "a finetuned model has its own weights")
     look_at_encoder(wrong, None if is_bundle else model, weights)
     look_at_values(wrong, images)
-    _look_at_both(wrong, config, dict(given, catalog=catalog, out=out, **({} if is_bundle else images)))
+    asked = dict(given, catalog=catalog, out=out, **({} if is_bundle else images))
+    jobs = _look_at_both(wrong, config, asked)
     wrong.say()
+    if jobs: return _say_written(_by_jobs(out, jobs, given["slurm"], "representing"), out)
     say("loading the encoder ...")
     from zoofast.predict.table import represent
     reader = image_reader(**images)
@@ -226,6 +249,8 @@ def represent(
     tiles: Tiles = None,
     device: Device = None,
     dask: Dask = None,
+    slurm: Slurm = None,
+    slurm_opts: SlurmOpts = None,
 ):
     """Write the encoder's features of every galaxy of a catalogue.
 

@@ -17,37 +17,19 @@ from typing import Annotated, Optional
 import typer
 from ..core.checks import check_number
 from ..core.errors import first_line
+from ..core.jobs import run_jobs, shares_of_machine, words_without
 from ..training.parameters import PARAMETERS
-from .app import Mistakes, command, echo, say
-from .options import Device, about, as_arguments, folder, image_reader, option, pick_task, with_options
-from .options import look_at_catalog, look_at_encoder, look_at_labels, look_at_values
+from .app import Mistakes, bars, command, echo, say, typed
+from .options import Device, Slurm, SlurmOpts, about, as_arguments, folder, image_reader, option, pick_task
+from .options import look_at_catalog, look_at_encoder, look_at_jobs, look_at_labels, look_at_values, with_options
 from .finetune import score_line
 
-# %% ../../nbs/cli/08_sweep.ipynb #a125ef2b
-def _devices(n):
-    "The GPUs for each of `n` processes, as CUDA_VISIBLE_DEVICES has it; `None` where there is nothing to share out"
-    import torch
-    if not torch.cuda.is_available(): return [None]*n
-    gpus = (os.environ.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(torch.cuda.device_count())))).split(",")
-    return [gpus[i%len(gpus)] for i in range(n)]
-
-def _environment(jobs, gpu, **more):
-    "What a process of several is started with: its part of the cores, and its GPU"
-    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1)//jobs))
-    device = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
-    return {**os.environ, "OMP_NUM_THREADS": threads, **device, **more}
-
 # %% ../../nbs/cli/08_sweep.ipynb #63cfd61f
-def _for_one(args):
-    "The same command for one process, without what comes afterwards"
-    def of_jobs(i): return args[i].split("=")[0]=="--jobs" or (i>0 and args[i-1]=="--jobs")
-    return [o for i,o in enumerate(args) if o!="--best" and not of_jobs(i)]
-
 def _workers(jobs):
     "Start this command in several processes and wait for all; raises `ValueError` where none of them ended well"
-    words = [sys.executable, "-m", "zoofast.cli", *_for_one(sys.argv[1:])]
-    ps = [subprocess.Popen(words, stdout=subprocess.DEVNULL, env=_environment(jobs, g, ZOOFAST_WORKER=str(i+1)))
-          for i,g in enumerate(_devices(jobs))]
+    words = [sys.executable, "-m", "zoofast.cli", *words_without(typed(), "--jobs", "--best!")]
+    ps = [subprocess.Popen(words, stdout=subprocess.DEVNULL, env={**os.environ, **o, "ZOOFAST_WORKER": str(i+1)})
+          for i,o in enumerate(shares_of_machine(jobs))]
     say("processes: " + ", ".join(str(p.pid) for p in ps))
     try: codes = [p.wait() for p in ps]
     except KeyboardInterrupt:
@@ -57,6 +39,45 @@ def _workers(jobs):
         if c<0: say(f"process {p.pid} was killed (signal {-c}); its trial was left to the others")
     if all(codes):
         raise ValueError(f"none of the {jobs} processes ended well; the same command goes on with what is left")
+
+# %% ../../nbs/cli/08_sweep.ipynb #187e7f8f
+def _trials_there(save_dir, n):
+    "How many trials have ended, and how many there will be; `None` before the first"
+    import pandas as pd
+    try: states = pd.read_csv(save_dir/"trials.csv", usecols=["state"]).state
+    except (OSError, ValueError): return None
+    return int(states.isin(["finished", "stopped", "failed"]).sum()),n
+
+def _study(given, save_dir):
+    "The search that jobs have worked on"
+    from zoofast.sweep.search import need_optuna
+    storage = given["storage"] or f"sqlite:///{(save_dir/'study.db').absolute()}"
+    return need_optuna().load_study(study_name=given["name"], storage=storage)
+
+# %% ../../nbs/cli/08_sweep.ipynb #87911323
+def _say_if_sqlite(given, asked):
+    "Several machines may share a SQLite file on most disks of clusters, not on all"
+    if given["storage"] or asked["cluster"]=="local": return
+    say(f"the search is a SQLite file in {given['save_dir']}; should the disk have no locks (some NFS), "
+        "give a database with --storage")
+
+def _by_jobs(s, n, given, save_dir, asked):
+    "Have jobs of a cluster do the trials, and tell what came out"
+    from zoofast.sweep.search import trials_table
+    save_dir.mkdir(parents=True, exist_ok=True)
+    words,jobs = words_without(typed(), "--slurm", "--slurm-opts"),given["slurm"]
+    shares = shares_of_machine(jobs) if asked["cluster"]=="local" else [{}]*jobs
+    envs = [{**o, "ZOOFAST_WORKER": str(i+1)} for i,o in enumerate(shares)]
+    _say_if_sqlite(given, asked)
+    how = dict(counted=lambda: _trials_there(save_dir, n), bar=bars(), desc="searching", unit="trial")
+    run_jobs(words_without(words, "--best!"), jobs, save_dir/"jobs", asked, say, envs, **how)
+    if given["best"]:
+        say("training the best setting again ...")
+        return echo(run_jobs(words, 1, save_dir/"jobs", asked, say, shares[:1], bar=False)[0].rstrip())
+    study = _study(given, save_dir)
+    table = trials_table(study, s)
+    _Story(save_dir)(study, s, table, now=True)
+    _tell(s, table, save_dir, n)
 
 # %% ../../nbs/cli/08_sweep.ipynb #0d742f58
 class _Story:
@@ -136,7 +157,7 @@ def _reachable(given):
     "W&B's package, where it can be used; raises `ValueError` otherwise, or for an option that means nothing there"
     if given["device"] is not None:
         raise ValueError("--device: not with --wandb; set CUDA_VISIBLE_DEVICES for its agents")
-    for k,default in dict(best=False, storage=None, name="sweep", sampler="tpe").items():
+    for k,default in dict(best=False, storage=None, name="sweep", sampler="tpe", slurm=None).items():
         if given[k]!=default: raise ValueError(f"--{k}: not with --wandb, where W&B keeps the sweep and chooses")
     try: import wandb
     except ImportError:
@@ -169,8 +190,8 @@ def _agents(path, folder, n, jobs):
     "Run W&B's agents until `n` trainings are done"
     folder.mkdir(parents=True, exist_ok=True)
     words = [sys.executable, "-m", "wandb", "agent", "--count", str(-(-n//jobs)), path]
-    ps = [subprocess.Popen(words, stdout=2, env=_environment(jobs, g, WANDB_DIR=str(folder.absolute())))
-          for g in _devices(jobs)]
+    ps = [subprocess.Popen(words, stdout=2, env={**os.environ, **o, "WANDB_DIR": str(folder.absolute())})
+          for o in shares_of_machine(jobs)]
     try: return [p.wait() for p in ps]
     except KeyboardInterrupt:
         _interrupt(ps)
@@ -268,8 +289,9 @@ def _look(wrong, given):
     cols = [*(given["label"] or []), *([given["group_col"]] if given["group_col"] else [])]
     df = look_at_catalog(wrong, given, *cols)
     look_at_labels(wrong, df, given)
+    asked = look_at_jobs(wrong, given)
     wrong.say()
-    return s,n,df
+    return s,n,df,asked
 
 def _fixed(given):
     "What is the same for all trials"
@@ -328,13 +350,15 @@ _own = dict(
     catalog=(Annotated[Path, typer.Option(help="Table of galaxies, as for zoofast finetune.")], ...),
     trials=(Annotated[Optional[int], _trials], None),
     save_dir=(Annotated[Path, _save_dir], Path("runs/sweep")),
-    jobs=(Annotated[int, typer.Option(help="Processes on this machine.")], 1),
+    jobs=(Annotated[int, typer.Option(help="Processes on this machine, or in each job of --slurm.")], 1),
     best=(Annotated[bool, _best], False),
     storage=(Annotated[Optional[str], _storage], None),
     name=(Annotated[str, typer.Option(help="Of the search in that database.")], "sweep"),
     sampler=(Annotated[str, _sampler], "tpe"),
     wandb=(Annotated[bool, _wandb], False),
-    device=(Device, None))
+    device=(Device, None),
+    slurm=(Slurm, None),
+    slurm_opts=(SlurmOpts, None))
 
 # %% ../../nbs/cli/08_sweep.ipynb #4c8f5fcb
 _encoder_help = "The encoder, where the settings have no model_name."
@@ -359,12 +383,14 @@ def sweep(**given):
     """Search for the best settings.
 
     Stopped on the way, the same command goes on; given again, or on other machines with the same --storage, it helps.
-    With --wandb, each training is a W&B run, and --trials and --jobs are those of its agents.
+    With --slurm, jobs of a cluster do it. With --wandb, each training is a W&B run, and --trials and --jobs are those
+    of its agents.
 
     Example: zoofast sweep settings.yaml --catalog rings.csv --label ring --trials 20 --jobs 2 --best
     """
-    s,n,df = _look(Mistakes(), given)
+    s,n,df,jobs = _look(Mistakes(), given)
     save_dir,fixed = folder(given["save_dir"]),_fixed(given)
+    if jobs: return _by_jobs(s, n, given, save_dir, jobs)
     asked = [given[k] for k in ("label", "task", "schema")]
     task,loss = pick_task(df, *asked, None, given["unit_interval"], given["positive"])
     if loss: fixed["loss_func"] = loss

@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from ..core.checks import check_one_of, explains_words
 from ..core.cluster import ClusterError, OnCluster, Piece, check_client, dask_client
 from ..core.errors import CatalogError
+from ..core.jobs import made_meanwhile
 from ..catalog.read import check_file_cols, pick_columns
 from ..catalog.stream import CatalogStream
 from ..catalog.tiles import check_cuts, check_tiles
@@ -35,7 +36,7 @@ from ..tasks.calibration import WithSets, with_sets
 from ..core.errors import BundleError
 from ..bundles.bundle import is_bundle, load_bundle
 from ..bundles.model import GalaxyModel, best_device, check_samples, read_ahead
-from ..catalog.write import SavedTable, check_out
+from ..catalog.write import SavedTable, check_out, made_table
 from .shards import Shards, _is_folder, check_request
 
 # %% ../../nbs/predict/02_table.ipynb #b3bcaa23
@@ -320,6 +321,9 @@ def _make_table(stream, job, out, parameters, batch_size, on_bad, resume, shard_
     where,lock = (out, None) if folder else (out.with_name(f"{out.name}.parts"),out.with_name(f".{out.name}.lock"))
     about = dict(model=job.about(), catalog=stream.identity, parameters={**parameters, "columns": stream.columns})
     shards = Shards(where, schema, stream.n_rows, about, shard_size, resume, lock)
+    if not folder and made_meanwhile(out):                     # by jobs that began before this one
+        shards.leave()
+        return made_table(out)
     try:
         if on_bad=="raise": shards.raise_if_bad()
         by(stream, job, shards, *how)

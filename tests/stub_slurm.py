@@ -48,7 +48,8 @@ while words[0].startswith('-'):
     elif '=' not in w and w!='--unbuffered': sys.exit(f'srun: what is {w}?')
 job,task = os.environ.get('SLURM_ARRAY_JOB_ID'),os.environ.get('SLURM_ARRAY_TASK_ID')
 def path(o):
-    return o.replace('%A', job or '').replace('%a', task or '').replace('%j', os.environ['SLURM_JOB_ID']).replace('%t', '0')
+    o = o.replace('%A', job or '').replace('%a', task or '')
+    return o.replace('%j', os.environ['SLURM_JOB_ID']).replace('%t', '0')
 out,err = (open(path(where[k]), 'a') for k in known)
 p = subprocess.run(words, stdout=out, stderr=err)
 sys.exit(128-p.returncode if p.returncode<0 else p.returncode)

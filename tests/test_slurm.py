@@ -1,9 +1,9 @@
 """`--slurm`: the same command as jobs that share its work, by processes of this machine (submitit's local executor) and
 by a SLURM of scripts: what is asked for is checked at once, a job that is killed or out of time costs nothing, one that
 fails is named"""
-import os, re, signal, subprocess, sys, time
+import os, re, sys
 from pathlib import Path
-import pandas as pd, pytest
+import pytest
 from zoofast.core import jobs
 from zoofast.core.jobs import JOB_OPTIONS, check_jobs, read_job_options, run_jobs
 from stub_slurm import stub_slurm
@@ -29,7 +29,8 @@ def run(words, n, folder, asked='cluster=local', **kwargs):
 # Before anything is handed in
 
 @pytest.mark.parametrize('text,says', {
-    'partion=gpu': "'partion' (did you mean 'partition'?)", 'cpus_per_task=4': 'is called cpus here', 'gpu': 'key=value',
+    'partion=gpu': "'partion' (did you mean 'partition'?)", 'gpu': 'key=value',
+    'cpus_per_task=4': 'is called cpus here',
     'time=never': 'time=never must be minutes', 'mem=32': 'with its unit', 'gpus=-1': 'gpus=-1 must be',
     'cluster=pbs': 'slurm or local', '{"cpus": 2': 'cannot be read', 'cpus=2,cpus=3': 'twice', 'name=': 'one line',
     '{"sbatch": 3}': 'must be a dict', '{"cpus": true}': 'whole number', 'cpus=1e9': 'whole number',
@@ -60,8 +61,9 @@ def test_without_slurm(monkeypatch, tmp_path):
     assert check_jobs(2, 'cluster=local')['cluster']=='local'
 
 FLAGS = {'partition=gpu': '--partition=gpu', 'gpus=a100:2': '--gpus-per-node=a100:2', 'cpus=8': '--cpus-per-task=8',
-         'mem=32g': '--mem=32G', 'time=1-2:00:00': '--time=1560', 'time=0.2': '--time=1', 'name=rings': '--job-name=rings',
-         'account=a': '--account=a', 'exclusive=yes': '--exclusive', 'nodelist=n[1,2]': "--nodelist='n[1,2]'",
+         'mem=32g': '--mem=32G', 'time=1-2:00:00': '--time=1560', 'time=0.2': '--time=1',
+         'name=rings': '--job-name=rings', 'account=a': '--account=a',
+         'exclusive=yes': '--exclusive', 'nodelist=n[1,2]': "--nodelist='n[1,2]'",
          'signal=30': '--signal=USR2@30', '{"sbatch": {"reservation": "night"}}': '--reservation=night',
          'at_once=2': '--array=0-3%2', '': '--array=0-3%4'}
 

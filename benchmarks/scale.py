@@ -2,18 +2,21 @@
 
     python benchmarks/scale.py [--rows 10000 100000 1000000] [--sizes 64 128 224] [--batch-sizes 8 32 64]
         [--encoder test_vit] [--pixels 32]
+    python benchmarks/scale.py --pretended 1000000 10000000 100000000 [--shard-size N] [--out FOLDER]
 
 Rows: `zoofast predict` of catalogues that point to 100 simulated galaxies again and again, with one of timm's smallest
 encoders on small images, so that rows are what there is most of; each in a process of its own, whose peak memory is
 noted. What a row costs is compared in one process: the shortest catalogue, `--rounds` times before and after each
 longer one. Sizes and batch sizes: a training epoch of EfficientNet-Lite0 with random weights. Groups: a step with
-coarse and fine blocks. Results also go to benchmarks/results/scale.json.
+coarse and fine blocks. Pretended: tables of galaxies without images, of which nothing is computed, so that what is
+left is the table itself: shards, manifest, looks; half of it in one go, then the rest by a second one that finds the
+first half. Results also go to benchmarks/results/scale.json.
 """
-import argparse, os, shutil, tempfile, warnings
+import argparse, json, os, resource, shutil, subprocess, sys, tempfile, time, warnings
 from pathlib import Path
 warnings.filterwarnings("ignore")
-import numpy as np, torch
-from rounds import about, keep, table, timed
+import numpy as np, pyarrow as pa, pyarrow.compute as pc, torch
+from rounds import HERE, about, keep, table, timed
 
 def predicting(args, tmp):
     "Peak memory and seconds of `zoofast predict`, and what a galaxy costs, by rows"
@@ -70,6 +73,90 @@ def training(args, tmp):
         found[f"{small} px, {blocks} groups"] = dict(cpu_ms_a_galaxy=1e3*one(small, 32, blocks=blocks))
     return found
 
+class Opened:
+    "How many files Python opens, and folders it lists"
+    n = 0
+    @classmethod
+    def count(cls, event, args): cls.n += event in ("open", "os.scandir", "os.listdir")
+
+def pretended_rows(schema, a, n):
+    "Rows of galaxies that do not exist: 19-digit names, paths, probabilities"
+    ids = pa.array(np.arange(a, a+n)+587722981736579107).cast(pa.large_string())
+    before,after,between = (pa.scalar(o, pa.large_string()) for o in ("/survey/", ".jpg", ""))
+    p = np.random.default_rng(a).random(n, dtype=np.float32)
+    return pa.table([ids, pc.binary_join_element_wise(before, ids, after, between), p, 1-p,
+                     pa.nulls(n, pa.large_string())], schema)
+
+def timed_look(shards, **kw):
+    "Missing shards, seconds, and files opened"
+    start,before = time.perf_counter(),Opened.n
+    return shards.look(**kw),time.perf_counter()-start,Opened.n-before
+
+def pretend(n, size, out):
+    "Make a table of `n` galaxies; what its shards, looks, end and memory cost"
+    from zoofast.catalog.write import SavedTable
+    from zoofast.predict.shards import Shards
+    schema = pa.schema([("id_str", pa.large_string()), ("file_loc", pa.large_string()), ("ring_yes", pa.float32()),
+                        ("ring_no", pa.float32()), ("error", pa.large_string())])
+    sys.addaudithook(Opened.count)
+    about = dict(model={"name": "none"}, catalog={"rows": n}, parameters={})
+    took,looks = [],[]
+    def make(todo, other):
+        for i,k in enumerate(todo):
+            table,start = pretended_rows(schema, k*s.size, s.n(k)),time.perf_counter()
+            s.claim(k)
+            s.write(k, table)
+            took.append(time.perf_counter()-start)
+            if i%max(1, len(todo)//50)==0: looks.append(timed_look(other)[1:])
+    mib = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024
+    s,before = Shards(out, schema, n, about, size),mib()
+    half = s.look()[:len(s)//2]
+    make(half, Shards(out, schema, n, about))
+    start = time.perf_counter()
+    s = Shards(out, schema, n, about)
+    begun = time.perf_counter()-start
+    rest,check,_ = timed_look(s, check=True)
+    other = Shards(out, schema, n, about)
+    first_look = timed_look(other)[1:]
+    make(rest, other)
+    assert s.look()==[]
+    start = time.perf_counter()
+    s.finish()
+    end,start = time.perf_counter()-start,time.perf_counter()
+    assert len(SavedTable(out))==n
+    opened = time.perf_counter()-start
+    ms = lambda some: 1e3*float(np.median(some))
+    tenth = max(1, len(looks)//10)
+    sizes = [o.stat().st_size for o in out.iterdir()]
+    return dict(
+        rows=n, shard_size=s.size, files=len(sizes), bytes=sum(sizes), manifest=(out/"_manifest.json").stat().st_size,
+        mib=mib(), mib_more=mib()-before,
+        ms_a_shard=ms(took), last_tenth_over_first=ms(took[-len(took)//10:])/ms(took[:max(1, len(took)//10)]),
+        ms_a_look=ms([o[0] for o in looks]), ms_a_late_look=ms([o[0] for o in looks[-tenth:]]),
+        files_a_look=max(o[1] for o in looks[1:]), first_look=first_look[0], files_first_look=first_look[1],
+        begin=begun, check_half=check, finish=end, open_table=opened)
+
+def pretending(args, tmp):
+    "Each number of pretended rows in a process of its own"
+    found = {}
+    for n in args.pretended:
+        out = Path(args.out or tmp)/f"pretended{n}"
+        words = [sys.executable, "-W", "ignore", __file__, "--pretend-one", n, "--out", out]
+        if args.shard_size: words += ["--shard-size", args.shard_size]
+        said = subprocess.run([*map(str, words)], check=True, stdout=subprocess.PIPE, text=True).stdout
+        shutil.rmtree(out, ignore_errors=True)
+        one = json.loads(said.splitlines()[-1])
+        found[f"{n} rows in shards of {one['shard_size']}"] = one
+        print(n, one, flush=True)
+    return found
+
+def show_pretended(found):
+    head = ["rows", "files", "MB", "manifest kB", "peak MiB over the start", "ms a shard", "last tenth / first",
+            "ms a look", "files a look", "begin and first look s", "checksums of half s", "end s"]
+    table(head, [(f"{o['rows']:,}", o["files"], o["bytes"]/1e6, o["manifest"]/1e3, o["mib_more"], o["ms_a_shard"],
+                  o["last_tenth_over_first"], o["ms_a_late_look"], o["files_a_look"], o["begin"]+o["first_look"],
+                  o["check_half"], o["finish"]) for o in found.values()])
+
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--rows", type=int, nargs="*", default=[10_000, 100_000, 1_000_000])
@@ -78,7 +165,17 @@ def main():
     p.add_argument("--encoder", default="test_vit")
     p.add_argument("--pixels", type=int, default=32)
     p.add_argument("--rounds", type=int, default=5)
+    p.add_argument("--pretended", type=int, nargs="*", help="rows of tables without images")
+    p.add_argument("--shard-size", type=int)
+    p.add_argument("--out", help="where the pretended tables are made, and deleted")
+    p.add_argument("--pretend-one", type=int, help=argparse.SUPPRESS)
     args = p.parse_args()
+    if args.pretend_one: return print(json.dumps(pretend(args.pretend_one, args.shard_size, Path(args.out))))
+    if args.pretended:
+        with tempfile.TemporaryDirectory() as tmp: found = pretending(args, tmp)
+        show_pretended(found)
+        before = json.loads((HERE/"results"/"scale.json").read_text()).get("pretended", {}).get("rows", {})
+        return keep("scale", dict(pretended={**about(), "rows": {**before, **found}}))
     info = about("fastai", encoder=args.encoder, pixels=args.pixels)
     with tempfile.TemporaryDirectory() as tmp:
         tmp = Path(tmp)

@@ -6,7 +6,7 @@ import numpy as np, pandas as pd, pyarrow as pa, pyarrow.parquet as pq, pytest
 from zoofast.catalog.stream import CatalogStream
 from zoofast.catalog.write import SavedTable
 from zoofast.core.errors import CatalogError, ImageError
-from zoofast.predict import table as of_table
+from zoofast.predict import shards as of_shards, table as of_table
 from zoofast.predict.shards import Shards, _default_size
 
 SCHEMA = pa.schema([('id_str', pa.large_string()), ('x', pa.float64()), ('error', pa.large_string())])
@@ -44,15 +44,20 @@ def quick(monkeypatch):
     "Without waiting for the disk, which these tests do not ask about"
     monkeypatch.setattr(os, 'fsync', lambda fd: None)
 
+@pytest.fixture
+def few(quick, monkeypatch):
+    "As many shards as a manifest holds are 20 here, so that more are made quickly"
+    monkeypatch.setattr(of_shards, '_in_manifest', 20)
+
 def cost(f):
     "How many files are opened or listed"
     with calls() as seen: f()
     return len(seen)
 
 def test_a_look_costs_what_is_new(quick, tmp_path):
-    "Not what was made before: as many files after 900 shards as after 90"
+    "Not what was made before: as many files after 220 shards as after 20"
     found = {}
-    for n in (100, 910):
+    for n in (30, 230):
         me,other = (begin(tmp_path/str(n), n) for _ in range(2))
         me.look(check=True)
         make(other, range(n-10))
@@ -62,36 +67,36 @@ def test_a_look_costs_what_is_new(quick, tmp_path):
         with calls() as seen: assert me.look()==list(range(n-9, n))
         assert not any('.parquet' in o for _,o in seen)
         found[n] = idle,len(seen),cost(lambda: me.free(me.look())),cost(lambda: make(other, [n-9]))
-    assert found[100]==found[910], found
-    assert found[910][0]<8
+    assert found[30]==found[230], found
+    assert found[230][0]<8
 
 def test_a_look_reads_what_is_new(quick, tmp_path):
     "Bytes, too: notes that were read once are not read again"
-    me,other = (begin(tmp_path/'t', 500) for _ in range(2))
-    make(other, range(400))
+    me,other = (begin(tmp_path/'t', 150) for _ in range(2))
+    make(other, range(100))
     me.look()
     log = next((tmp_path/'t'/'_progress').glob('*.jsonl'))
     before = log.stat().st_size
     assert me.heard=={log.name: before}
     log.write_bytes(b' '*before)                             # would be misread, if it were read
-    make(other, [400])
-    assert me.look()==list(range(401, 500)) and me.done[400]==other.done[400]
+    make(other, [100])
+    assert me.look()==list(range(101, 150)) and me.done[100]==other.done[100]
 
 def test_beginning_again_opens_few_files(quick, tmp_path):
     "Unless checksums are asked for, which need each shard's file, once"
-    make(begin(tmp_path/'t', 300), range(290))
-    for check,most in ((False, 10), (True, 300)):
-        s = begin(tmp_path/'t', 300)
-        assert cost(lambda: s.look(check))<=most and s.look()==list(range(290, 300))
+    make(begin(tmp_path/'t', 60), range(50))
+    for check,most in ((False, 10), (True, 60)):
+        s = begin(tmp_path/'t', 60)
+        assert cost(lambda: s.look(check))<=most and s.look()==list(range(50, 60))
 
-def test_the_manifest_is_small_and_says_all(quick, tmp_path):
-    n,finished = 1200,{}
-    for few in (12, n):
-        s = begin(tmp_path/str(few), few)
-        make(s, range(few))
+def test_the_manifest_is_small_and_says_all(few, tmp_path):
+    n,finished = 60,{}
+    for m in (12, n):
+        s = begin(tmp_path/str(m), m)
+        make(s, range(m))
         assert s.look()==[]
         s.finish()
-        finished[few] = s
+        finished[m] = s
     folder = tmp_path/str(n)
     m = json.loads((folder/'_manifest.json').read_text())
     small = json.loads((tmp_path/'12'/'_manifest.json').read_text())
@@ -99,7 +104,7 @@ def test_the_manifest_is_small_and_says_all(quick, tmp_path):
     assert small['version']==1 and len(small['finished'])==12          # as release 0.1.0 reads it
     records = [json.loads(o) for o in (folder/'_records.jsonl').read_text().splitlines()]
     assert len(records)==n and sum(o['rows'] for o in records)==n*SIZE
-    for k in (0, 77, n-1):
+    for k in (0, 49, n-1):
         data = finished[n].part(k).read_bytes()
         want = dict(rows=SIZE, first=f'{k}-0', last=f'{k}-3', bad=int(k%7==0), bytes=len(data),
                     sha256=hashlib.sha256(data).hexdigest())
@@ -109,11 +114,11 @@ def test_the_manifest_is_small_and_says_all(quick, tmp_path):
     whole = pd.read_parquet(folder)
     assert whole.id_str.tolist()==[f'{k}-{i}' for k in range(n) for i in range(SIZE)]
     assert len(SavedTable(folder))==n*SIZE
-    (folder/'part-000500.parquet').unlink()
-    with pytest.raises(CatalogError, match='1199 of its 1200 parts'): SavedTable(folder)
+    (folder/'part-000050.parquet').unlink()
+    with pytest.raises(CatalogError, match='59 of its 60 parts'): SavedTable(folder)
 
-@pytest.mark.parametrize('n', [12, 1200])
-def test_a_damaged_shard_of_many(quick, tmp_path, n):
+@pytest.mark.parametrize('n', [12, 60])
+def test_a_damaged_shard_of_many(few, tmp_path, n):
     "One bit, one file too short, one that is gone, and records that are lost"
     s = begin(tmp_path/'t', n)
     make(s, range(n))
@@ -136,7 +141,7 @@ def test_a_damaged_shard_of_many(quick, tmp_path, n):
     other.finish()
     assert begin(tmp_path/'t', n).look(check=True)==[]
     assert pd.read_parquet(tmp_path/'t').x.tolist()==[float(k) for k in range(n) for _ in range(SIZE)]
-    if n>1000:
+    if n>20:
         (tmp_path/'t'/'_records.jsonl').write_text('{}')
         last = begin(tmp_path/'t', n)
         assert last.look(check=True)==[] and last.done==other.done
@@ -158,6 +163,7 @@ def test_a_shard_deleted_by_one_is_missing_for_all(quick, tmp_path):
 def test_a_file_that_goes_is_seen_before_the_end(quick, tmp_path):
     s = begin(tmp_path/'t', 20)
     make(s, range(19))
+    assert s.look()==[19]
     s.part(4).unlink()
     make(s, [19])
     assert s.look()==[4]
@@ -181,6 +187,7 @@ def test_a_shard_that_was_not_noted(quick, tmp_path, monkeypatch):
     fresh = begin(tmp_path/'t', 10)
     assert fresh.look()==want and fresh.done==late.done
 
+@pytest.mark.slow
 def test_which_shards_are_free(quick, tmp_path):
     "Those of a killed process are; those that another process is at are not"
     code = f'''
@@ -259,14 +266,14 @@ def old_folder(folder, n, made, complete=False):
         (folder/'_manifest.json').write_text(json.dumps(m, indent=1))
     return s
 
-def test_old_folders_go_on(quick, tmp_path):
-    "With 1,500 shards, more than a manifest would hold today: half done, and complete with a shard that is damaged"
-    n = 1500
-    old = old_folder(tmp_path/'half', n, range(1200))
+def test_old_folders_go_on(few, tmp_path):
+    "With more shards than a manifest would hold today: half done, and complete with a shard that is damaged"
+    n = 50
+    old = old_folder(tmp_path/'half', n, range(40))
     for check in (False, True):
         s = begin(tmp_path/'half', n)
-        assert s.look(check)==list(range(1200, n)) and s.done==old.done
-    make(s, range(1200, n))
+        assert s.look(check)==list(range(40, n)) and s.done==old.done
+    make(s, range(40, n))
     assert s.look()==[]
     s.finish()
     assert pd.read_parquet(tmp_path/'half').x.tolist()==[float(k) for k in range(n) for _ in range(SIZE)]
@@ -293,16 +300,16 @@ def test_bad_rows_are_found_without_checksums(quick, tmp_path):
     s.part(14).write_bytes(b'damaged')
     begin(tmp_path/'t', 20).raise_if_bad()
 
-def test_other_readers_see_one_table(quick, tmp_path):
+def test_other_readers_see_one_table(few, tmp_path):
     "Whatever lies beside the shards, half done or finished"
-    s = begin(tmp_path/'t', 1100)
-    make(s, range(1050))
-    assert len(pd.read_parquet(tmp_path/'t'))==1050*SIZE
-    make(s, range(1050, 1100))
+    s = begin(tmp_path/'t', 30)
+    make(s, range(25))
+    assert len(pd.read_parquet(tmp_path/'t'))==25*SIZE
+    make(s, range(25, 30))
     s.look()
     s.finish()
-    assert len(pq.read_table(tmp_path/'t'))==1100*SIZE
-    assert len(pd.read_parquet(tmp_path/'t', columns=['x']))==1100*SIZE
+    assert len(pq.read_table(tmp_path/'t'))==30*SIZE
+    assert len(pd.read_parquet(tmp_path/'t', columns=['x']))==30*SIZE
 
 @pytest.mark.slow
 def test_twenty_thousand_shards(quick, tmp_path):

@@ -101,7 +101,8 @@ Resume = Annotated[bool, typer.Option(
 Dask = Annotated[Optional[str], typer.Option(
     help="Have a Dask cluster do it: the address of its scheduler (or its file), or a number of workers to start here.",
     metavar="N|ADDRESS")]
-ShardSize = Annotated[Optional[int], typer.Option(help="Rows that are written at once; default: 10000.")]
+_shard_help = "Rows that are written at once; default: 10000, more from 2x10^8 rows on."
+ShardSize = Annotated[Optional[int], typer.Option(help=_shard_help)]
 
 # %% ../../nbs/cli/02_options.ipynb #cf178df6
 _names = ", ".join(JOB_OPTIONS)

@@ -28,8 +28,9 @@ from ..core.files import disk_errors, on_disk
 _manifest,_progress,_format = "_manifest.json","_progress","zoofast-shards"
 
 def _write(path, write, new=False, home=None):
-    """Have `write(file)` write a file whole or not at all, in `home` until it is; says whether it is this one: with `new`,
-    the first to write it wins"""
+    """Have `write(file)` write a file whole or not at all, in `home` until it is; says whether it is this one
+
+    With `new`, the first to write it wins."""
     part = (home or path.parent)/f".{path.name}.{socket.gethostname()}.{os.getpid()}.part"
     try:
         with disk_errors(path, part), open(part, "wb") as f:
@@ -107,7 +108,8 @@ class Shards:
     def n(self, k): return min(self.size, self.rows-k*self.size)
 
     def __getstate__(self):                                 # for a worker on another machine
-        return {**self.__dict__, "lock": str(self.lock.lock_file), "claims": {}, "done": {}, "heard": {}, "looked": False}
+        unknown = dict(claims={}, done={}, heard={}, looked=False)
+        return {**self.__dict__, **unknown, "lock": str(self.lock.lock_file)}
     def __setstate__(self, state): self.__dict__.update(state, lock=FileLock(state["lock"]))
 
 # %% ../../nbs/predict/01_shards.ipynb #6654b43a

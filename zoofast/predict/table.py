@@ -417,7 +417,7 @@ def predict_catalog(
     columns:"str|list|None"=None, # Columns of the catalogue to carry along, or "all"
     on_bad:str="record",       # An image that cannot be read: "record" the reason in column `error`, or "raise"
     resume:bool=True,          # Go on with what an earlier call has written to `out`? Otherwise start anew
-    shard_size:"int|None"=None,# Rows that are written at once; default: 10000
+    shard_size:"int|None"=None,# Rows that are written at once; default: 10000, more from 2x10^8 rows on
     image_dir=None,            # Folder that relative image paths start from
     # Column with the identifiers; default: `id_str`, or else as in the catalogue that the model was trained on
     id_col:"str|None"=None,
@@ -499,7 +499,7 @@ def represent(
     columns:"str|list|None"=None, # Columns of the catalogue to carry along, or "all"
     on_bad:str="record",       # An image that cannot be read: "record" the reason in column `error`, or "raise"
     resume:bool=True,          # Go on with what an earlier call has written to `out`? Otherwise start anew
-    shard_size:"int|None"=None,# Rows that are written at once; default: 10000
+    shard_size:"int|None"=None,# Rows that are written at once; default: 10000, more from 2x10^8 rows on
     image_dir=None,            # Folder that relative image paths start from
     # Column with the identifiers; default: `id_str`, or else as in the catalogue that the model was trained on
     id_col:"str|None"=None,

@@ -17,7 +17,7 @@ from ..core.errors import visible
 from ..training.parameters import OF_READING
 from .app import Mistakes, bars, cell, command, echo
 from .options import Align, Bands, Catalog, Channels, Cutout, Dtype, FileCol, Files, Hdu, IdCol, ImageDir, Label
-from .options import Positive
+from .options import Dask, Positive, cluster_of, look_at_cluster
 from .options import SchemaName, Size, Stretch, TableHdu, TaskName, Tiles, UnitInterval, image_reader, pick_task
 from .options import Weights, look_at_catalog, look_at_encoder, look_at_labels, look_at_values
 
@@ -91,6 +91,7 @@ def check(
     cutout: Cutout = None,
     align: Align = True,
     dtype: Dtype = "uint8",
+    dask: Dask = None,
 ):
     """Read a catalogue and all its images as training will, and list the rows that cannot be used and those that
     should be looked at.
@@ -103,12 +104,13 @@ def check(
     _check(**locals())
 
 # %% ../../nbs/cli/03_check.ipynb #7c130002
-def _check(catalog, label, encoder, weights, task, schema, unit_interval, positive, write, **given):
+def _check(catalog, label, encoder, weights, task, schema, unit_interval, positive, write, dask, **given):
     "Look at all rows and tell; raises `ValueError` where some cannot be used"
     from zoofast.catalog.write import check_out
     wrong = Mistakes()
     if write:
         with wrong: check_out(write, catalog, "write")
+    client = look_at_cluster(wrong, dask)
     asked = dict(catalog=catalog, label=label, task=task, schema=schema)
     look_at_values(wrong, {**asked, **given})
     df = look_at_catalog(wrong, {**asked, **given}, *(label or []))
@@ -120,14 +122,15 @@ def _check(catalog, label, encoder, weights, task, schema, unit_interval, positi
     images = {k: v for k,v in given.items() if k not in OF_READING}
     what,cols,tasks = _task_or_several(df, label, task, schema, unit_interval, positive)
     if encoder and what is None: raise ValueError(f"--encoder looks at the labels of one task; give one of {cols}")
-    _check_rows(df, catalog, what, cols, tasks, image_reader(**images), write, encoder, weights)
+    _check_rows(df, catalog, what, cols, tasks, image_reader(**images), write, encoder, weights, client)
 
 # %% ../../nbs/cli/03_check.ipynb #cd62e577
-def _check_rows(df, catalog, task, cols, tasks, reader, write, encoder=None, weights=None):
+def _check_rows(df, catalog, task, cols, tasks, reader, write, encoder=None, weights=None, client=None):
     "Tell what is there, what is wrong with it, and whether the tasks and the split can be had"
     from zoofast.catalog.split import split_catalog
     from zoofast.data.check import check_catalog
-    res = check_catalog(df, cols or None, task, open_images=reader, progress=bars())
+    with cluster_of(client) as c:
+        res = check_catalog(df, cols or None, task, open_images=reader, progress=bars(), client=c)
     echo(f"{len(df)} rows, {_images(df.file_loc, reader.cutout is not None)}")
     for c in [*cols, *(["split"] if "split" in df else [])]: echo(f"{c}: {_counts(df[c])}")
     doubtful = _doubtful(res.ok, task, reader, encoder, weights) if encoder and len(res.ok) else None

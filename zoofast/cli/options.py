@@ -16,7 +16,7 @@ __all__ = ['Catalog', 'ImageDir', 'IdCol', 'FileCol', 'Files', 'TableHdu', 'Tile
            'look_at_encoder', 'look_at_cluster', 'cluster_of']
 
 # %% ../../nbs/cli/02_options.ipynb #14ab0004
-import ast, inspect, json, re, tempfile
+import ast, inspect, json, logging, re, tempfile
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import entry_points
@@ -388,5 +388,8 @@ def cluster_of(
     if client is None:
         yield None
         return
+    import distributed
+    for name in ["asyncio", *logging.root.manager.loggerDict]:              # what is lost is said in a sentence
+        if name.startswith(("asyncio", distributed.__name__)): logging.getLogger(name).setLevel(logging.CRITICAL)
     if isinstance(client, int): say(f"starting {client} worker{'s' if client>1 else ''} ...")
     with dask_client(client, say) as c: yield c

@@ -138,7 +138,7 @@ def _ready(worker, run):
     return plugin.do
 
 # %% ../../nbs/core/08_cluster.ipynb #995fadba
-def _on_worker(run, k, data):
+def _on_worker(run, k, data, again):
     "Work on a piece: `(done, result)`, or `(failed or unfit, kind of error, its words, the worker)`"
     from distributed import get_worker
     worker = get_worker()
@@ -151,6 +151,7 @@ def _on_worker(run, k, data):
             worker.log_event(run, ["some", k, told[0]])
     with _one_at_a_time:
         worker.log_event(run, ["begun", k, worker.address])
+        if again: time.sleep(.3)                                     # so that it is heard, whatever comes
         try: do = _ready(worker, run)
         except Exception as e: return failed("unfit", e)             # a model may fail in any way
         try: return "done",do(k, data, tick)
@@ -252,8 +253,9 @@ def _submit(self:OnCluster, piece):
     self.begun.pop(piece.k, None)
     key = f"{self.run} {piece.k} {len(piece.errors)} {piece.deaths} {piece.spared}"
     where = dict(resources={"GPU": 1}) if self.on_gpu else {}
+    again = bool(piece.errors or piece.deaths or piece.spared)
     with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1GiB"}):
-        future = self.client.submit(_on_worker, self.run, piece.k, piece.data, key=key, pure=False, **where)
+        future = self.client.submit(_on_worker, self.run, piece.k, piece.data, again, key=key, pure=False, **where)
     self.under_way[key] = future,piece
     future.add_done_callback(self.ended.put)
 
@@ -274,7 +276,7 @@ def _outcome(self:OnCluster, future):
     if future.status in ("cancelled", "lost"): return None
     if future.status!="error":
         try: return future.result(timeout=60)
-        except TimeoutError: return None                           # its worker died with the result
+        except (Exception, asyncio.CancelledError): return None    # its worker died with the result
     e = future.exception()
     if isinstance(e, KilledWorker): return None
     if isinstance(e, ModuleNotFoundError):
@@ -319,7 +321,8 @@ def do(self:OnCluster,
     pieces,             # Yields each `Piece` when its turn comes
     tick=lambda n: None # Called now and then with how much is done of the pieces that are under way
 ):                      # Yields each piece and its result, in any order; `None` for one that is given up, see `.why`
-    "Do the work on all workers, as they come and go; raises `ClusterError` where the scheduler goes, or a worker is unfit"
+    """Do the work on all workers, as they come and go; raises `ClusterError` where the scheduler goes, or a worker is
+    unfit"""
     pieces,done,given_up = iter(pieces),0,0
     while True:
         self._look()

@@ -9,7 +9,8 @@ One broken file kills a training run at a random step, and a typing error in a l
 __all__ = ['CatalogCheck', 'check_catalog']
 
 # %% ../../nbs/data/01_check.ipynb #87ff0ae5
-import warnings
+import os, sys, warnings
+from functools import partial
 import numpy as np, pandas as pd
 from tqdm.auto import tqdm
 from ..catalog.paths import absent_files, file_parts
@@ -17,6 +18,7 @@ from ..catalog.tiles import with_places
 from ..catalog.read import need_columns
 from ..catalog.split import check_classes, is_categorical, label_list, matching_columns
 from ..core.checks import explains_words
+from ..core.cluster import ClusterError, OnCluster, Piece, check_client, dask_client
 from ..core.errors import CatalogError, first_line
 from ..core.files import fingerprint
 
@@ -65,13 +67,16 @@ def _open(file, opener):
     return (*fingerprint(got), said) if said else fingerprint(got)
 
 # %% ../../nbs/data/01_check.ipynb #6faa8d80
+def _by_tile(files):
+    return sorted(files, key=lambda f: f.partition("::")[0]) if any("::" in f for f in files) else files
+
 def _open_all(files, opener, progress):
     """Open each file once, in parallel: file -> why it cannot be used, and file -> its fingerprint where the opener
     tells, with a third part where there is something to be said of it"""
     from zoofast.images.parallel import read_batches
     is_reader = hasattr(opener, "wide") and not callable(opener.stretch)
     many = len(files) if is_reader else 0        # a function of one's own may remember what it has seen: no processes
-    files = sorted(files, key=lambda f: f.partition("::")[0]) if any("::" in f for f in files) else files    # by tile
+    files = _by_tile(files)
     lists = (files[i:i+2048] for i in range(0, len(files), 2048))       # a million at once fill the memory
     bar = tqdm(total=len(files), desc="checking images", unit="image", leave=False, delay=1, disable=not progress)
     why,seen = {},{}
@@ -82,6 +87,43 @@ def _open_all(files, opener, progress):
             for f,got in zip(part, found):
                 if isinstance(got, str): why[f] = got
                 elif got is not None: seen[f] = got
+    return why,seen
+
+# %% ../../nbs/data/01_check.ipynb #2c3245ae
+def _opener_at_worker(opener):
+    "On a worker: what opens a list of files"
+    def do(k, files, tick):
+        found = []
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for f in files:
+                found.append(_open(f, opener))
+                tick(1)
+        return found
+    return do
+
+def _file_lists(files, n=512):
+    for i in range(0, len(files), n):
+        some = files[i:i+n]
+        said = f"images {i+1} to {i+len(some)} ({first_line(some[0])} to {first_line(some[-1])})"
+        yield Piece(i//n, len(some), said, some)
+
+# %% ../../nbs/data/01_check.ipynb #1d4a47eb
+def _open_on_cluster(files, opener, progress, client):
+    "As `_open_all`, by the workers of a cluster"
+    def say(text):
+        if progress and isinstance(client, (int, str, os.PathLike)): tqdm.write(text, file=sys.stderr)
+    bar = tqdm(total=len(files), desc="checking images", unit="image", leave=False, delay=1, disable=not progress)
+    why,seen,done,failed = {},{},0,[]
+    def tick(some): bar.update(done+some-bar.n)
+    with dask_client(client, say) as c, bar, OnCluster(c, partial(_opener_at_worker, opener)) as work:
+        for piece,found in work.do(_file_lists(_by_tile(files)), tick):
+            done += piece.n
+            if found is None: failed.append(piece.why)
+            for f,got in zip(piece.data, found or ()):
+                if isinstance(got, str): why[f] = got
+                elif got is not None: seen[f] = got
+    if failed: raise ClusterError(f"some images could not be looked at: {'; '.join(failed[:3])}")
     return why,seen
 
 # %% ../../nbs/data/01_check.ipynb #7ebef169
@@ -155,6 +197,13 @@ def _usual_reader(**how):
     from zoofast.images.reader import ImageReader
     return ImageReader(**how)
 
+def _check_openers(client, open_images):
+    "Raise a `ValueError` where a cluster cannot open the images"
+    if check_client(client) is None: return
+    if open_images is not True and not hasattr(open_images, "wide"):
+        raise ValueError("client= (--dask) has a cluster open images as an ImageReader does; "
+                         "a function of one's own, or open_images=False, goes without")
+
 def _in_tiles(df, reader):
     "The catalogue with places in tiles, where the reader cuts galaxies from those, and a reader that does where needed"
     if getattr(reader, "cutout", None) is not None: return with_places(df),reader
@@ -162,12 +211,14 @@ def _in_tiles(df, reader):
     in_tiles = df.file_loc.astype(str).str.contains("::(?:radec|xy)=").any()
     return df,_usual_reader(cutout=64) if in_tiles else reader
 
-def _check_files(paths, open_images, progress):
+def _check_files(paths, open_images, progress, client=None):
     "Path -> why it cannot be used, and path -> fingerprint of the picture, as far as it is opened"
     why = absent_files(paths)
     if not open_images: return why,{}
     if open_images is True: open_images = _usual_reader()
-    broken,seen = _open_all([f for f in paths if f not in why], open_images, progress)
+    there = [f for f in paths if f not in why]
+    if client is None or not there: broken,seen = _open_all(there, open_images, progress)
+    else: broken,seen = _open_on_cluster(there, open_images, progress, client)
     return why | broken,seen
 
 # %% ../../nbs/data/01_check.ipynb #41da9d8a
@@ -180,10 +231,10 @@ def _pictures(paths, file, seen):
     return _codes(known_by)[file],span[file]
 
 # %% ../../nbs/data/01_check.ipynb #a610ad08
-def _check_images(paths, file, label, bad, named, open_images, progress):
+def _check_images(paths, file, label, bad, named, open_images, progress, client=None):
     """Mark rows whose file cannot be read, or whose picture has another label elsewhere; returns what `_pictures`
     gives, and what is to be said of each row's picture"""
-    why,seen = _check_files(paths, open_images, progress)
+    why,seen = _check_files(paths, open_images, progress, client)
     if why: _mark(bad, np.array([f in why for f in paths])[file], lambda i: why[paths[file[i]]])
     picture,span = _pictures(paths, file, seen)
     if label is not None and seen:
@@ -278,9 +329,12 @@ def check_catalog(
     # `fingerprint` gives, perhaps with a text of what is to be said of them, or nothing
     open_images:"bool|callable"=True,
     progress:bool=True,               # Show a progress bar?
+    # Have a Dask cluster read the images: a `Client`, its scheduler's address, or a number of workers to start here
+    client=None,
 )->CatalogCheck:                      # `.ok`, `.bad`, `.suspect`, `.notes`, `.raise_if_bad()`
     """Find rows that cannot be used or are doubtful, and why; raises `CatalogError` where a column is missing or there
     are no rows"""
+    _check_openers(client, open_images)
     labels = matching_columns(df, label_list(label_cols, task))
     need_columns(df, "id_str", "file_loc", *labels)
     if not len(df): raise CatalogError("the catalogue has no rows")
@@ -294,7 +348,7 @@ def check_catalog(
     label = _check_labels(df, labels, np.where(files=="", -1, file), bad, named, classes)
     if task is not None and labels==task.label_cols:
         for mask,reason in task.problems(df): _mark(bad, mask, lambda i: reason)
-    picture,span,said = _check_images(paths, file, label if labels else None, bad, named, open_images, progress)
+    picture,span,said = _check_images(paths, file, label if labels else None, bad, named, open_images, progress, client)
     ok = ~np.isin(np.arange(len(df)), list(bad)) if bad else np.ones(len(df), dtype=bool)
     suspect = _check_pictures(df, ok, file, picture, span, named)
     for c in labels: _check_numbers(df[c], ok, suspect)

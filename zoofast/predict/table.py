@@ -199,7 +199,8 @@ def _make_all_pieces(stream, job, sink, schema, made, batch_size, on_bad, progre
 def _to_bytes(table):
     "A table as it travels"
     out,how = pa.BufferOutputStream(),"lz4" if pa.Codec.is_available("lz4") else None
-    with pa.ipc.new_stream(out, table.schema, options=pa.ipc.IpcWriteOptions(compression=how)) as f: f.write_table(table)
+    how = pa.ipc.IpcWriteOptions(compression=how)
+    with pa.ipc.new_stream(out, table.schema, options=how) as f: f.write_table(table)
     return out.getvalue().to_pybytes()
 
 def _from_bytes(data): return pa.ipc.open_stream(data).read_all()
@@ -244,7 +245,7 @@ class _AtWorker:
         if differs: raise BundleError(f"its model is another than that of the process that asks: {differs[0]} differs")
 
     def __call__(self, k, data, tick):
-        "`made`, or `there` where it was before, or `busy` where another process is at it; the table, to be kept in memory"
+        "`made`, `there` where it was before, `busy` where another process is at it; or the table, to be kept in memory"
         rows,sink = _from_bytes(data),self.sink or _Memory(0)
         if not sink.claim(k): return "there" if sink.part(k).exists() else "busy"
         files,n = rows["file_loc"].to_pylist(),self.batch_size
@@ -262,15 +263,15 @@ def _say_failed(failed, sink):
     kept = "" if isinstance(sink, _Memory) else " Those that could be are written, and the same command tries again"
     raise ClusterError(f"{len(failed)} shard{'s' if len(failed)>1 else ''} could not be made: {some}.{kept}")
 
-def _make_round(work, stream, sink, todo, failed, bar):
-    "Have all pieces in `todo` made; gives back how many were"
+def _make_round(work, stream, sink, todo, free, failed, bar):
+    "Have the pieces in `free` made, of those in `todo`; gives back how many were"
     n,before = 0,stream.n_rows-_rows_of(stream, sink, todo)
     def tick(some=0): bar.update(before+some-bar.n)
     tick()
-    for piece,got in work.do(_pieces_to_send(stream, sink, todo), tick):
+    for piece,got in work.do(_pieces_to_send(stream, sink, free), tick):
         if got is None: failed[piece.k] = piece.why
         elif got!="busy":
-            n,before = n+1,before+piece.n
+            n,before = n+(got!="there"),before+piece.n
             if isinstance(got, bytes): sink.write(piece.k, _from_bytes(got))
     return n
 
@@ -286,7 +287,7 @@ def _make_on_cluster(client, load, stream, job, sink, schema, made, batch_size, 
     bar = tqdm(total=stream.n_rows, desc=job.desc, unit="galaxy", leave=False, delay=1, disable=not progress)
     with dask_client(client, say) as c, bar, OnCluster(c, make) as work:
         while todo:
-            n = _make_round(work, stream, sink, free, failed, bar) if free else 0
+            n = _make_round(work, stream, sink, todo, free, failed, bar) if free else 0
             if not n: time.sleep(pause := min(2, pause*1.5))               # the rest is being made by others
             todo = [k for k in sink.look() if k not in failed]
             free = sink.free(todo)

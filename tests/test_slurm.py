@@ -1,9 +1,9 @@
 """`--slurm`: the same command as jobs that share its work, by processes of this machine (submitit's local executor) and
 by a SLURM of scripts: what is asked for is checked at once, a job that is killed or out of time costs nothing, one that
 fails is named"""
-import os, re, sys
+import os, re, signal, subprocess, sys, time
 from pathlib import Path
-import pytest
+import pandas as pd, pytest
 from zoofast.core import jobs
 from zoofast.core.jobs import JOB_OPTIONS, check_jobs, read_job_options, run_jobs
 from stub_slurm import stub_slurm
@@ -120,3 +120,120 @@ def test_a_folder_of_others_is_refused(tmp_path):
     (tmp_path/'jobs').mkdir()
     (tmp_path/'jobs').chmod(0o777)
     with pytest.raises(ValueError, match='can be written by everybody'): run(['--version'], 1, tmp_path/'jobs')
+
+# Tables and searches
+
+ROWS,SHARD = 2000,50
+
+@pytest.fixture(scope='module')
+def sky(survey, tmp_path_factory):
+    "A folder with a bundle and a long catalogue, two of whose images are not there; and one process's table"
+    from zoofast.bundles.bundle import load_bundle
+    from zoofast.data.loaders import GalaxyDataLoaders
+    from zoofast.predict.table import predict_catalog
+    from zoofast.training.finetune import galaxy_learner
+    import zoofast.bundles.save      # noqa: F401 - adds save_bundle to a learner
+    tmp,df = tmp_path_factory.mktemp('sky'),survey[1]
+    dls = GalaxyDataLoaders.from_catalog(df, 'morphology', size=64, progress=False)
+    for i,name in enumerate(('bundle', 'other')):
+        galaxy_learner(dls, 'resnet10t', pretrained=False, seed=i).save_bundle(tmp/name)
+    big = pd.concat([df[['id_str', 'file_loc']]]*(-(-ROWS//len(df))), ignore_index=True)[:ROWS]
+    big = big.assign(id_str=[f'g{i:05d}' for i in range(ROWS)])
+    big.loc[[5, 700], 'file_loc'] = 'missing.jpg'
+    big.to_csv(tmp/'big.csv', index=False)
+    return tmp,predict_catalog(load_bundle(tmp/'bundle'), tmp/'big.csv', progress=False)
+
+def start(*words, cwd):
+    "A command of two jobs, and their numbers"
+    path = os.pathsep.join(o for o in (str(ROOT), os.environ.get('PYTHONPATH')) if o)
+    env = {**os.environ, 'PYTHONPATH': path, 'OMP_NUM_THREADS': '1'}
+    words = [sys.executable, '-m', 'zoofast.cli', *map(str, words), '--slurm', '2', '--slurm-opts',
+             'cluster=local,time=30']
+    p = subprocess.Popen(words, env=env, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    said = p.stderr.readline()
+    assert (m := re.match(r'jobs (\d+) (\d+); ', said)), said+p.stderr.read()
+    return p,[int(o) for o in m.groups()]
+
+def child_of(pid):
+    "The process that waits for the command, in a job"
+    while True:
+        for o in Path('/proc').glob('[0-9]*/stat'):
+            try: own,rest = o.parent.name,o.read_text().rpartition(')')[2].split()
+            except OSError: continue
+            if int(rest[1])==pid: return int(own)
+        assert Path(f'/proc/{pid}').exists(), 'the job has ended'
+        time.sleep(.1)
+
+def shards(folder, n, p):
+    "Wait until so many are there"
+    while len(list(folder.glob('part-*.parquet')))<n:
+        assert p.poll() is None, p.communicate()
+        time.sleep(.01)
+
+on_linux = pytest.mark.skipif(sys.platform!='linux', reason='processes are found in /proc')
+
+@on_linux
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['table', 'table.parquet'])
+def test_one_job_is_killed(sky, tmp_path, name):
+    tmp,want = sky
+    p,(first,_) = start('predict', tmp/'bundle', tmp/'big.csv', '--out', name, '--shard-size', SHARD, cwd=tmp_path)
+    shards(tmp_path/(name if name=='table' else f'{name}.parts'), 3, p)
+    os.kill(child_of(first), signal.SIGKILL)
+    said,err = p.communicate()
+    assert p.returncode==0, err
+    assert said==f'{ROWS} rows written to {name}; 2 images could not be read, see the column error\n'
+    assert f'job {first} was killed' in err and f'{first}_0_log.err; the others go on' in err
+    assert '1 of 2 jobs failed; the others did what was left, and all is done' in err
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path/name), want, check_dtype=False)
+    if name!='table': assert sorted(o.name for o in tmp_path.iterdir())==[name, f'{name}.jobs']
+
+@on_linux
+@pytest.mark.slow
+def test_a_job_without_time_is_handed_in_again(sky, tmp_path):
+    tmp,want = sky
+    p,ids = start('predict', tmp/'bundle', tmp/'big.csv', '--out', 'table', '--shard-size', SHARD, cwd=tmp_path)
+    shards(tmp_path/'table', 3, p)
+    for o in ids: os.kill(child_of(o), signal.SIGUSR2)           # as SLURM does before their time is over
+    said,err = p.communicate()
+    assert p.returncode==0 and said.startswith(f'{ROWS} rows written') and 'failed' not in err, err
+    logs = [(tmp_path/'table.jobs'/f'{o}_0_log.out').read_text() for o in ids]
+    assert any('Requeued job' in o for o in logs) and all(o.count('rows written')<=1 for o in logs), logs
+    pd.testing.assert_frame_equal(pd.read_parquet(tmp_path/'table'), want, check_dtype=False)
+
+@pytest.mark.slow
+def test_all_jobs_fail(sky, tmp_path):
+    tmp,_ = sky
+    (tmp_path/'few.csv').write_text(''.join((tmp/'big.csv').read_text().splitlines(True)[:4]))
+    from zoofast.predict.table import predict_catalog
+    predict_catalog(tmp/'bundle', tmp_path/'few.csv', tmp_path/'table', progress=False)
+    p,_ = start('predict', tmp/'other', tmp_path/'few.csv', '--out', tmp_path/'table', cwd=tmp_path)
+    said,err = p.communicate()
+    assert p.returncode==2 and said=='' and 'none of the 2 jobs ended well' in err and 'another model' in err, err
+    assert len(predict_catalog(tmp/'bundle', tmp_path/'few.csv', tmp_path/'table', progress=False))==3
+
+def test_a_job_that_comes_late_does_nothing(sky, tmp_path, monkeypatch):
+    from zoofast.predict.table import predict_catalog
+    tmp,want = sky
+    for k,v in jobs.before_now(tmp_path/'t.parquet').items(): monkeypatch.setenv(k, v)
+    want.to_parquet(tmp_path/'t.parquet', index=False)
+    was = (tmp_path/'t.parquet').stat()
+    got = predict_catalog(tmp/'bundle', tmp/'big.csv', tmp_path/'t.parquet', progress=False)
+    assert (len(got), got.n_bad)==(ROWS, 2) and (tmp_path/'t.parquet').stat()==was
+    assert [o.name for o in tmp_path.iterdir()]==['t.parquet']
+
+@pytest.mark.slow
+def test_two_jobs_search(survey, tmp_path):
+    d,_ = survey
+    (tmp_path/'s.yaml').write_text('method: random\nmetric: {name: valid_loss, goal: minimize}\n'
+                                   'parameters: {head_lr: {min: 0.001, max: 0.1}, training_mode: {value: head_only}}\n')
+    p,ids = start('sweep', 's.yaml', '--catalog', d/'catalog.csv', '--label', 'morphology', '--encoder',
+                  'tf_efficientnet_lite0', '--size', 32, '--epochs', 1, '--freeze-epochs', 0, '--trials', 4,
+                  '--save-dir', 'sweep', '--best', cwd=tmp_path)
+    said,err = p.communicate()
+    assert p.returncode==0 and said.startswith('4 trials: 4 finished\n') and 'is in sweep/best/bundle' in said, err
+    table = pd.read_csv(tmp_path/'sweep'/'trials.csv')
+    assert table.trial.tolist()==[1, 2, 3, 4] and len(list((tmp_path/'sweep'/'trials').iterdir()))==4
+    logs = ''.join((tmp_path/'sweep'/'jobs'/f'{o}_0_log.err').read_text() for o in ids)
+    assert sorted(re.findall(r'trial (\d) of 4: valid_loss', logs))==['1', '2', '3', '4'], logs
+    assert (tmp_path/'sweep'/'sweep.html').is_file() and (tmp_path/'sweep'/'best'/'bundle').is_dir()

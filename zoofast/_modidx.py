@@ -847,6 +847,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                    'zoofast.core.jobs._pairs': ('core/jobs.html#_pairs', 'zoofast/core/jobs.py'),
                                    'zoofast.core.jobs._python': ('core/jobs.html#_python', 'zoofast/core/jobs.py'),
                                    'zoofast.core.jobs._row': ('core/jobs.html#_row', 'zoofast/core/jobs.py'),
+                                   'zoofast.core.jobs._say_left': ('core/jobs.html#_say_left', 'zoofast/core/jobs.py'),
                                    'zoofast.core.jobs._stamp': ('core/jobs.html#_stamp', 'zoofast/core/jobs.py'),
                                    'zoofast.core.jobs._state': ('core/jobs.html#_state', 'zoofast/core/jobs.py'),
                                    'zoofast.core.jobs._submitit': ('core/jobs.html#_submitit', 'zoofast/core/jobs.py'),

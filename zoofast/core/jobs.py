@@ -393,6 +393,11 @@ def submit_jobs(
 # %% ../../nbs/core/07_jobs.ipynb #e1ebb8d4
 def _names(ids): return f"job{'s' if len(ids)>1 else ''} {' '.join(ids)}"
 
+def _say_left(jobs, say):
+    "What becomes of SLURM's jobs when nobody waits for them"
+    left = [o.job_id for o in jobs.running]
+    if left: say(f"{_names(left)} will do the rest without this command; to end: scancel {' '.join(left)}")
+
 def _count(bar, counted):
     "Show how far the work is"
     if bar.disable or not (got := counted()): return
@@ -404,8 +409,9 @@ def _wait(jobs, bar, counted, say):
     pause = .2
     while jobs.running:
         start = time.monotonic()
-        for id in jobs.look():
-            if id in jobs.failed: say(jobs.why(id)+("; the others go on" if jobs.running else ""))
+        failed = [o for o in jobs.look() if o in jobs.failed]
+        if jobs.running or jobs.said:                            # otherwise it is said at the end
+            for o in failed: say(jobs.why(o)+("; the others go on" if jobs.running else ""))
         _count(bar, counted)
         if jobs.said: jobs.spare()
         pause = min(2, pause*1.2)
@@ -430,11 +436,11 @@ def run_jobs(
         with tqdm(total=0, leave=False, disable=not bar, **kwargs) as b: _wait(jobs, b, counted, say)
     except KeyboardInterrupt:
         if asked["cluster"]=="local": jobs.cancel()
-        else: say(f"{_names([o.job_id for o in jobs.running])} went on; to end: scancel {' '.join(jobs.ids)}")
+        else: _say_left(jobs, say)
         raise
     if not jobs.said:
         none = "the job did not end well" if n==1 else f"none of the {n} jobs ended well"
-        raise ValueError(f"{none}; the same command goes on with what is left. {jobs.why(next(iter(jobs.failed)))}")
+        raise ValueError(f"{none}; the same command goes on with what is left. {jobs.why([*jobs.failed][-1])}")
     if jobs.failed: say(f"{len(jobs.failed)} of {n} jobs failed; the others did what was left, and all is done")
     if jobs.unneeded: say(f"cancelled, as all is done without: {_names(jobs.unneeded)}")
     return list(jobs.said.values())

@@ -152,6 +152,7 @@ def test_a_shard_deleted_by_one_is_missing_for_all(quick, tmp_path):
     "Another process that begins finds one damaged while we are at work"
     me = begin(tmp_path/'t', 40)
     make(me, range(30))
+    assert me.look()==list(range(30, 40))
     me.part(11).write_bytes(b'damaged')
     assert begin(tmp_path/'t', 40).look(check=True)==[11, *range(30, 40)]
     assert me.look()==[11, *range(30, 40)]

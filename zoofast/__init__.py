@@ -10,6 +10,7 @@ Modules:
 - `zoofast.bundles.save`: A learner writes its bundle, its model card and its encoder
 - `zoofast.bundles.zoobot`: A model that zoobot finetuned, as one of zoofast's
 - `zoofast.catalog.astronomy`: FITS tables, VOTables, ECSV and astropy's own, as a DataFrame
+- `zoofast.catalog.hats`: A survey in parts of the sky, as LSDB reads it: a catalogue's own, with other columns
 - `zoofast.catalog.paths`: Where the images of a million galaxies are
 - `zoofast.catalog.read`: A table of galaxies, read from whatever file it is in
 - `zoofast.catalog.split`: Galaxies for training, validation and test

@@ -20,7 +20,7 @@ import numpy as np, pandas as pd, pyarrow as pa, pyarrow.compute as pc
 from .paths import file_locations, file_parts
 from .astronomy import ARRAYS, TABLES, frame_of
 from .tiles import check_tiles, find_tiles, position_columns, tiles_of_words, words_of_tiles
-from .tables import column_names, file_columns, id_column, read_table, text_column
+from .tables import column_names, file_columns, _from_hats, id_column, read_table, text_column
 from ..core.checks import explains_words, web_address
 from ..core.errors import CatalogError, did_you_mean
 
@@ -200,6 +200,7 @@ def read_catalog(
     """Read a catalogue of galaxies; raises `CatalogError` where it is missing, unreadable, empty or lacks a column
 
     `file_loc` is absolute, with `|` between bands' files; in tiles with the place, `tile.fits::radec=150.1,2.2`."""
+    source = _from_hats(source)
     file_cols = check_file_cols(file_col, files) if tiles is None else check_tiles(tiles, file_col, files, image_dir)
     df,name,base = _source(source, id_col, file_cols, image_dir, table_hdu)
     _check_table(df, name, id_col, file_cols)

@@ -20,7 +20,7 @@ from .read import _no_paths, check_decimals, check_file_cols, is_given, names_an
 from .tiles import TileFinder, _positions, check_tiles, position_columns, with_places
 from .tables import _astropy, _format, _text, parquet_parts                          # formats
 from .tables import _check_nulls, _check_quotes, _check_text, _header, _too_many_cells  # csv
-from .tables import _frame, _missing, check_rows, file_columns, id_column, image_columns
+from .tables import _frame, _missing, _of_part, _schemas, check_rows, file_columns, _from_hats, id_column, image_columns
 
 # %% ../../nbs/catalog/06_stream.ipynb #4a9e29f3
 def _hint(said):
@@ -153,10 +153,8 @@ class _Parquet:
     "A parquet file or several, read a few thousand rows at a time"
     check = staticmethod(_Csv.check)
     def __init__(self, parts, path=None):
-        from pyarrow import parquet
         self.parts,self.path = parts,path
-        schemas = [parquet.read_schema(o).remove_metadata() for o in parts]
-        self.schema = pa.unify_schemas(schemas, promote_options="permissive")
+        self.schema = pa.unify_schemas(_schemas(parts), promote_options="permissive")
         self.names = names = self.schema.names
         twice = next((o for i,o in enumerate(names) if o in names[:i]), None)
         if twice: raise CatalogError(f"there are two columns named {twice!r}; rename one")
@@ -194,7 +192,7 @@ def blocks(self:_Parquet, names, skip):
             first += n                                   # a file without a row that is wanted is not opened
             continue
         self.check(o)
-        with parquet.ParquetFile(o, pre_buffer=False, buffer_size=2**20) as f:
+        with _of_part(o, self.parts), parquet.ParquetFile(o, pre_buffer=False, buffer_size=2**20) as f:
             there = [n for n in names if n in f.schema_arrow.names]
             for g in range(f.metadata.num_row_groups):
                 n = f.metadata.row_group(g).num_rows
@@ -249,7 +247,7 @@ class CatalogStream:
         self.id_col,self.table_hdu,self.places,self.finder = id_col,table_hdu,(),None
         if tiles is None: self.file_cols = check_file_cols(file_col, files)
         else: self.file_cols,self.finder = check_tiles(tiles, file_col, files, image_dir),TileFinder(tiles)
-        self._open(source, image_dir, columns)
+        self._open(_from_hats(source), image_dir, columns)
         self.n_rows = self.src.rows
         if not self.n_rows: raise CatalogError(f"{self.name} has no rows")
         types = [(o, t) for o,(t,_) in self.src.types.items()]

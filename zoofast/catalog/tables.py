@@ -12,6 +12,7 @@ __all__ = ['text_column', 'id_column', 'file_columns', 'check_rows', 'parquet_pa
 
 # %% ../../nbs/catalog/01_tables.ipynb #083e43d3
 import bz2, csv, gzip, hashlib, io, json, lzma, os, re, zipfile
+from contextlib import contextmanager
 from pathlib import Path
 import numpy as np, pandas as pd, pyarrow as pa, pyarrow.compute as pc
 from tqdm.auto import tqdm
@@ -264,7 +265,14 @@ def _hats(folder):
         raise CatalogError(f"{folder} is a HATS {kind}, {_no_rows[kind]}{whose}")
     return (folder/"dataset",said) if kind and (folder/"dataset").is_dir() else (folder,None)
 
-def _in_sky_part(file, folder): return any(p.startswith("Npix=") for p in file.relative_to(folder).parts)
+def _sky_part(file):
+    "Order and number of the part of the sky in a file of a HATS catalogue; `None` for another file"
+    m = re.search(r"/Norder=(\d+)/(?:.*/)?Npix=(\d+)(?=[./])", Path(file).as_posix())
+    return m and (int(m[1]), int(m[2]))
+
+def _along_the_sky(file):
+    order,pixel = _sky_part(file)
+    return pixel<<2*(29-order),order,str(file)                   # the order of LSDB: that of the smallest pixels
 
 def check_rows(
     path:Path,# Folder of parquet files
@@ -276,6 +284,16 @@ def check_rows(
     if told.isdigit() and int(told)!=n:
         raise CatalogError(f"{path} has {n} rows, and its hats.properties says {told}: a part is missing, or one too "
                            f"many; copy it again")
+
+# %% ../../nbs/catalog/01_tables.ipynb #ba2d3ce3
+def _from_hats(
+    source # What was given as a catalogue
+):         # The folder, where it was `hats://folder`; else as it was given
+    "A catalogue without `hats://` before it"
+    m = re.fullmatch("hats:(/{1,2})(.+)", str(source)) if isinstance(source, (str, os.PathLike)) else None
+    if not m: return source
+    if len(m[1])==2 or os.path.exists(os.path.expanduser(m[2])): return m[2]     # of a `Path`: which was it?
+    return f"/{m[2]}"
 
 # %% ../../nbs/catalog/01_tables.ipynb #5ed87023
 def _manifest(folder):
@@ -292,7 +310,8 @@ def _manifest(folder):
 def parquet_parts(
     folder # Folder of parquet files, or of folders of them
 )->list:   # Their paths
-    "The files of a table in several parts, by their names; raises `CatalogError` where it is not finished"
+    """The files of a table in several parts, by their names, those of a HATS catalogue along the sky; raises
+    `CatalogError` where it is not finished"""
     folder,said = _hats(Path(folder))
     done,n = _manifest(folder)
     if not done:
@@ -300,13 +319,29 @@ def parquet_parts(
     def is_hidden(o): return any(p.startswith((".", "_")) for p in o.relative_to(folder).parts)
     found = [o for o in folder.rglob("*") if o.suffix.lower() in (".parquet", ".pq")]
     parts = [o for o in found if not is_hidden(o) and o.is_file()]
-    if said is not None: parts = [o for o in parts if _in_sky_part(o, folder)]        # beside copies of some rows
     if n and len(parts)!=n:
         raise CatalogError(f"{folder} has {len(parts)} of its {n} parts: "
                            "make the others by the same call that made these")
-    return sorted(map(str, parts))
+    if said is None: return sorted(map(str, parts))
+    return [str(o) for o in sorted(filter(_sky_part, parts), key=_along_the_sky)]      # beside copies of some rows
 
 # %% ../../nbs/catalog/01_tables.ipynb #346a2f3f
+@contextmanager
+def _of_part(part, parts):
+    "Errors of readers, with the name of the file that is to blame where there are several"
+    try: yield
+    except (pa.ArrowException, OSError) as e:
+        if len(parts)<2: raise
+        raise ValueError(f"its file {part}: {first_line(e)}") from e
+
+def _schemas(parts):
+    "The schemas of a table's parts"
+    from pyarrow import parquet
+    out = []
+    for o in parts:
+        with _of_part(o, parts): out.append(parquet.read_schema(o).remove_metadata())
+    return out
+
 def _is_image(t): return pa.types.is_struct(t) and {"bytes", "path"}<={f.name for f in t}
 
 def _first_bytes(parts, col):
@@ -322,7 +357,7 @@ def image_columns(
     "The images that lie in a table itself; raises `CatalogError` where several could be meant"
     from pyarrow import parquet
     parts = _parts_of(path)
-    schema = parquet.read_schema(parts[0])
+    with _of_part(parts[0], parts): schema = parquet.read_schema(parts[0])
     images = [f.name for f in schema if _is_image(f.type)]
     if tuple(file_cols)==("file_loc",) and "file_loc" not in schema.names and images:
         if len(images)==1: return {images[0]: "file_loc"}
@@ -396,17 +431,25 @@ def _parts_of(path): return [str(path)] if path.is_file() else parquet_parts(pat
 
 def _dataset(parts):
     "The parts of a table as one dataset of Arrow"
-    from pyarrow import dataset, parquet
-    schemas = [parquet.read_schema(o).remove_metadata() for o in parts]
-    schema = pa.unify_schemas(schemas, promote_options="permissive")
+    from pyarrow import dataset
+    schema = pa.unify_schemas(_schemas(parts), promote_options="permissive")
     return dataset.dataset(parts, schema=schema, format="parquet")
+
+def _table_of(parts):
+    "The parts of a table as one table of Arrow"
+    from pyarrow import parquet
+    try: return _dataset(parts).to_table()
+    except (pa.ArrowException, OSError):
+        for o in parts:                                        # which of them is it?
+            with _of_part(o, parts): parquet.ParquetFile(o).read()
+        raise
 
 def _read_parquet(path, text_cols, image_dir=None):
     "A parquet file, or a folder of them"
     from pyarrow import parquet
     if images := image_columns(path, text_cols[1:]): return _with_images(path, images, text_cols, image_dir)
     if path.is_file(): return _frame(_valid(parquet.ParquetFile(path).read()), text_cols)
-    table = _dataset(parquet_parts(path)).to_table()
+    table = _table_of(parquet_parts(path))
     check_rows(path, len(table))
     return _frame(_valid(table), text_cols)
 
@@ -559,6 +602,7 @@ def read_table(
     table_hdu=None           # Number or name of a table in a FITS file or VOTable; default the first with these columns
 )->pd.DataFrame:             # The table as it is
     "Read a table; raises `CatalogError` that names the file, what is wrong with it and what would do"
+    source = _from_hats(source)
     path = Path(source).expanduser().absolute()
     suffix = _format(path, source)
     try: return _read(source, path, suffix, id_col, file_cols, image_dir, table_hdu)
@@ -571,10 +615,9 @@ def read_table(
 # %% ../../nbs/catalog/01_tables.ipynb #e2280e25
 def _names_at(path, suffix):
     "The names of the columns of a csv or parquet file"
-    from pyarrow import parquet
     if _formats[suffix]=="parquet":
         files = _parts_of(path)
-        return list(dict.fromkeys(c for f in files for c in parquet.read_schema(f).names))
+        return list(dict.fromkeys(c for o in _schemas(files) for c in o.names))
     sep,z = next((v,suffix.removeprefix(k)) for k,v in _text.items() if suffix.startswith(k))
     with {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}.get(z, open)(path, "rb") as f:
         return _header(f.read(2**20).removeprefix(b"\xef\xbb\xbf").lstrip(b"\r\n"), sep)[0]
@@ -586,6 +629,7 @@ def column_names(
     "The names of a table's columns; raises `CatalogError`"
     if isinstance(source, pd.DataFrame): return list(source.columns)
     if hasattr(source, "colnames"): return list(source.colnames)                       # of astropy
+    source = _from_hats(source)
     path = Path(source).expanduser().absolute()
     suffix = _format(path, source)
     if suffix=="dataset": return list(next(iter(_load_dataset(str(source))[0].values())).features)

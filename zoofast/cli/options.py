@@ -90,7 +90,7 @@ Device = Annotated[Optional[str], typer.Option(help="cpu, cuda, ...; default: a 
 # %% ../../nbs/cli/02_options.ipynb #14ab0016
 Table = Annotated[str, typer.Option(
     "--out", help="Table to write: .parquet, .csv or .csv.gz; or a folder, for parquet files of "
-                  "--shard-size rows each.")]
+                  "--shard-size rows each; or hats://folder, a HATS catalogue like the one that is read.")]
 Engine = Annotated[str, typer.Option(help="What computes the encoder: auto, torch, onnx or openvino.")]
 Columns = Annotated[Optional[list[str]], typer.Option(
     help="Column of the catalogue to carry along; may be given several times (or with commas); all for all of them.",

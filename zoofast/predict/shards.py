@@ -21,6 +21,7 @@ from ..core.errors import CatalogError, first_line
 from ..core.trust import say_if_not_own
 from ..core.errors import ImageError
 from ..catalog.write import _suffix, _writers, check_out
+from ..catalog.hats import check_hats, hats_folder
 from ..core.checks import check_number, check_one_of
 from ..core.files import disk_errors, on_disk
 
@@ -481,6 +482,7 @@ def check_place(
     catalog # The catalogue that is read, which may not be written over
 ):
     "Raise the `CatalogError` of a place where no table can be written"
+    if hats_folder(out): return check_hats(out, catalog)
     if not _is_folder(out): return check_out(out, catalog)
     if not isinstance(catalog, (str, Path)): return
     c,o = Path(catalog).expanduser().resolve(),Path(out).expanduser().resolve()

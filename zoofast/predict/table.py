@@ -11,7 +11,7 @@ take no more memory than ten thousand; what was stopped goes on where it was, an
 __all__ = ['RETURNED', 'as_model', 'predict_catalog', 'represent']
 
 # %% ../../nbs/predict/02_table.ipynb #c0af30f2
-import copy, hashlib, json, os, socket, sys, time
+import copy, hashlib, json, os, shutil, socket, sys, time
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
@@ -37,7 +37,8 @@ from ..core.errors import BundleError
 from ..bundles.bundle import is_bundle, load_bundle
 from ..bundles.model import GalaxyModel, best_device, check_samples, read_ahead
 from ..catalog.write import SavedTable, check_out, made_table
-from .shards import Shards, _is_folder, check_request
+from ..catalog.hats import check_whole, clear_hats, hats_folder, hats_manifest, with_place, write_hats
+from .shards import Shards, _check_same_run, _is_folder, check_request
 
 # %% ../../nbs/predict/02_table.ipynb #b3bcaa23
 def as_model(
@@ -302,6 +303,50 @@ def _finish_file(shards, out, saved, where):
     shards.join(out)
     return saved.to_pandas() if table is None else table
 
+# %% ../../nbs/predict/02_table.ipynb #fb3f378d
+_begun = ".hats"                        # what is whole of a HATS catalogue, in the folder of its shards
+
+def _run_of(about, schema):
+    return json.loads(json.dumps({**about, "made": {"columns": [f"{f.name}: {f.type}" for f in schema]}}))
+
+def _hats_before(out, where, lock, about, stream, schema, resume, on_bad):
+    "A HATS catalogue that is finished; `None` where there is none. Raises `CatalogError` for one of another run"
+    if not resume:
+        clear_hats(out)
+        shutil.rmtree(where/_begun, ignore_errors=True)
+    if (there := hats_manifest(out)) is None: return None
+    _check_same_run(there, _run_of(about, schema), hats_folder(out))
+    check_whole(out)
+    saved = SavedTable(hats_folder(out), there["bad"], stream.n_rows, schema.names)
+    if on_bad=="raise" and saved.n_bad:
+        raise ImageError(next(o for t in saved.each(["error"]) for o in t["error"].to_pylist() if o))
+    for o in (where, where.with_name(f".{where.name}.gone")): shutil.rmtree(o, ignore_errors=True)
+    Path(lock).unlink(missing_ok=True)               # these are left where a process was killed in its last moment
+    return saved
+
+# %% ../../nbs/predict/02_table.ipynb #e9b7ed73
+def _finish_hats(shards, out, saved, stream, about):
+    "Make a HATS catalogue of the shards, unless another process has"
+    from pyarrow import parquet
+    def pieces():
+        for k in range(len(shards)): yield parquet.read_table(shards.part(k), partitioning=None).cast(shards.schema)
+    with shards._locked():
+        if shards.manifest() is not None:
+            told,home = {"run": shards.id, **_run_of(about, shards.schema), "bad": saved.n_bad},shards.folder/_begun
+            try:
+                if hats_manifest(out) is None: write_hats(out, stream.path, shards.schema, pieces, told, home)
+            except OSError as e: raise CatalogError(f"out={str(out)!r} cannot be written: {e.strerror or e}") from e
+        shards.discard()
+    if hats_manifest(out) is None: raise CatalogError(f"{shards.folder} was deleted while rows were written to it")
+    return saved
+
+# %% ../../nbs/predict/02_table.ipynb #b0e5356e
+def _places(out):
+    "Where a table is to be, the folder of its shards until then, and their lock; `None` for one in that folder"
+    if hats_folder(out) is None and _is_folder(out): return Path(out).expanduser(),Path(out).expanduser(),None
+    place = hats_folder(out) or check_out(out)
+    return place,place.with_name(f"{place.name}.parts"),place.with_name(f".{place.name}.lock")
+
 # %% ../../nbs/predict/02_table.ipynb #e869495e
 @memory_kept()
 def _make_table(stream, job, out, parameters, batch_size, on_bad, resume, shard_size, progress, by=_make_all_pieces):
@@ -316,15 +361,15 @@ def _make_table(stream, job, out, parameters, batch_size, on_bad, resume, shard_
     if int(os.environ.get("WORLD_SIZE", 1))>1 and not resume:
         raise ValueError("resume=False (--no-resume) deletes what is there, "
                          "which one of several processes must not do; delete it before")
-    folder = _is_folder(out)
-    out = Path(out).expanduser() if folder else check_out(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    where,lock = (out, None) if folder else (out.with_name(f"{out.name}.parts"),out.with_name(f".{out.name}.lock"))
+    place,where,lock = _places(out)
+    place.parent.mkdir(parents=True, exist_ok=True)
     about = dict(model=job.about(), catalog=stream.identity, parameters={**parameters, "columns": stream.columns})
+    if hats_folder(out) and (saved := _hats_before(out, where, lock, about, stream, schema, resume, on_bad)):
+        return saved
     shards = Shards(where, schema, stream.n_rows, about, shard_size, resume, lock)
-    if not folder and made_meanwhile(out):                     # by jobs that began before this one
+    if lock and not hats_folder(out) and made_meanwhile(place):     # by jobs that began before this one
         shards.leave()
-        return made_table(out)
+        return made_table(place)
     try:
         if on_bad=="raise": shards.raise_if_bad()
         by(stream, job, shards, *how)
@@ -332,8 +377,9 @@ def _make_table(stream, job, out, parameters, batch_size, on_bad, resume, shard_
     except BaseException:
         shards.leave()
         raise
-    saved = SavedTable(out, sum(o["bad"] for o in shards.done.values()), stream.n_rows, schema.names)
-    if not folder: return _finish_file(shards, out, saved, where)
+    saved = SavedTable(place, sum(o["bad"] for o in shards.done.values()), stream.n_rows, schema.names)
+    if hats_folder(out): return _finish_hats(shards, out, saved, stream, about)
+    if lock: return _finish_file(shards, place, saved, where)
     shards.finish()
     return saved
 
@@ -407,7 +453,9 @@ _other_words = dict(bs="say batch_size=", dl="say catalog=", df="say catalog=", 
 def predict_catalog(
     model,                     # A learner, a `GalaxyModel`, a bundle's or a run's folder, or "hf_hub:user/name"
     catalog,                   # DataFrame, or path of a catalogue; see `read_catalog`
-    out=None,                  # Also write the table here: a file (.csv, .csv.gz, .parquet), or a folder for shards
+    # Also write the table here: a file (.csv, .csv.gz, .parquet), or a folder for shards; of a HATS catalogue one like
+    # it: "hats://folder"
+    out=None,
     *,
     batch_size:"int|None"=None,# Images in a batch; default: 64
     tta:int=0,                 # Orientations to average over, up to 8 (4 without mirror images); adds `_std` columns
@@ -441,6 +489,7 @@ def predict_catalog(
     `Class_1_1_pred`, whose values stay as they are."""
     check_client(client)
     check_request(catalog, out, on_bad, batch_size)
+    columns = with_place(columns, out, catalog)
     stream = _open_catalog(model, catalog, image_dir, id_col, file_col, columns, files, table_hdu, tiles)
     asked = _parameters("predictions", stream, coverage=coverage, tta=tta, mc_dropout=mc_dropout)
     how = (batch_size, on_bad, resume, shard_size, progress)
@@ -489,7 +538,9 @@ def _load_representing(source, engine, n_images, device):
 def represent(
     model,                     # As for `predict_catalog`; or an encoder's name, or an `Encoder`
     catalog,                   # DataFrame, or path of a catalogue
-    out=None,                  # Also write the table here: a file (.csv, .csv.gz, .parquet), or a folder for shards
+    # Also write the table here: a file (.csv, .csv.gz, .parquet), or a folder for shards; of a HATS catalogue one like
+    # it: "hats://folder"
+    out=None,
     *,
     size:int=224,              # Pixels along each side of the images, for an encoder
     reader:"ImageReader|None"=None, # How images are read, for an encoder
@@ -518,6 +569,7 @@ def represent(
     "The encoder's features of every galaxy of a catalogue; a `SavedTable` of them where `predict_catalog` gives one"
     check_client(client)
     check_request(catalog, out, on_bad, batch_size)
+    columns = with_place(columns, out, catalog)
     stream = _open_catalog(model, catalog, image_dir, id_col, file_col, columns, files, table_hdu, tiles)
     here = _own_device(device) if client is None else _driver_device(model, engine)
     encoder,reader = _encoder_of(model, reader or ImageReader(size), here, pretrained, weights)

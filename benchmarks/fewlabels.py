@@ -26,18 +26,19 @@ SETS = ("gz1", "rings", "mirabest", "nongalaxy", "simulated")
 METRICS = {"accuracy": "accuracy", "balanced_accuracy": "balanced", "roc_auc": "AUC", "log_loss": "log loss"}
 
 # Recipe -> parameters of `galaxy_learner`, of `fine_tune`, and of `predict_catalog`
-EARLIER = dict(learning_rate=1e-4, head_dropout_prob=.5, views=0)
+EARLIER = dict(learning_rate=1e-4, head_dropout_prob=.5, views=0, ema=0.)
 RECIPES = {
     "default": ({}, {}, {}),
     "default, tta=8": ({}, {}, dict(tta=8)),
     "earlier default": (EARLIER, dict(head_lr=5e-3), {}),
-    "head_lr=5e-3": ({}, dict(head_lr=5e-3), {}),
-    "fitted start": ({}, "fitted", {}),                    # the encoder moves from the probe on
-    "fitted start, balanced": (dict(class_weights="balanced"), "fitted", {}),
+    "ema=0": (dict(ema=0.), {}, {}),
+    "ema=0, head_lr=5e-3": (dict(ema=0.), dict(head_lr=5e-3), {}),
+    "fitted start": (dict(ema=0.), "fitted", {}),          # the encoder moves from the probe on
+    "fitted start, balanced": (dict(ema=0., class_weights="balanced"), "fitted", {}),
     "learning_rate=1e-4": (dict(learning_rate=1e-4), {}, {}),
     "learning_rate=1e-3": (dict(learning_rate=1e-3), {}, {}),
     "head_dropout_prob=0.5": (dict(head_dropout_prob=.5), {}, {}),
-    "ema=0.98": (dict(ema=.98), {}, {}),
+    "ema=0.99": (dict(ema=.99), {}, {}),
     "balanced": (dict(class_weights="balanced"), {}, {}),
     "probe": (dict(training_mode="head_only"), dict(freeze_epochs=1, epochs=0), {}),
     "fastai": None}

@@ -3277,6 +3277,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                       'zoofast/training/learner.py'),
                                           'zoofast.training.learner.GalaxyLearner.__init__': ( 'training/learner.html#galaxylearner.__init__',
                                                                                                'zoofast/training/learner.py'),
+                                          'zoofast.training.learner.GalaxyLearner._average': ( 'training/learner.html#galaxylearner._average',
+                                                                                               'zoofast/training/learner.py'),
                                           'zoofast.training.learner.GalaxyLearner._backward': ( 'training/learner.html#galaxylearner._backward',
                                                                                                 'zoofast/training/learner.py'),
                                           'zoofast.training.learner.GalaxyLearner._begin': ( 'training/learner.html#galaxylearner._begin',

@@ -28,6 +28,7 @@ from .parameters import FITS, check_stages, check_together, check_words, rows_of
 from .probe import FitHead, can_fit_head, was_fitted, weigh
 from .optimizer import LayerDecayOptimizer, make_groups
 from .schedules import check_scheduler_kwargs
+from .checkpoints import AVERAGE
 from .unlabelled import TEACHER, Unlabelled, check_unlabelled
 from .learner import GalaxyLearner, seeded
 from .run_folder import RunFolder, recorded
@@ -168,6 +169,7 @@ def _learner(dls, net, loss, metrics, p):
     make_opt = _optimizer(net, p)
     cbs = L(p["cbs"])+_mixing(loss, p["mixup"], p["cutmix"])
     same = {k: p[k] for k in _OF_THE_LEARNER}
+    if p["ema"] is None: same["ema"] = AVERAGE
     if p["unlabelled"] is not None: same["ema"] = p["ema"] or TEACHER
     return GalaxyLearner(dls, net, make_opt, keep_stats=_keeps_means(net, p["bn_stats"]), l1=float(p["l1"]),
                          lr=float(p["learning_rate"]), loss_func=loss, metrics=metrics, cbs=cbs, **same)
@@ -215,7 +217,9 @@ def galaxy_learner(
     l1:float=0.,                  # L1 penalty on weights of two or more dimensions
     clip_grad:"float|None"=None,  # Largest norm of the gradient
     accumulate:int=1,             # Batches whose gradients make one step
-    ema:float=0.,                 # Decay of a moving average of the weights, which is then validated and kept; 0: none
+    # Decay of a moving average of the weights, which is validated and kept; 0: none; default: `AVERAGE`, or `TEACHER`
+    # with unlabelled galaxies
+    ema:"float|None"=None,
     mixup:float=0.,               # MixUp: parameter of its beta distribution; 0: none
     cutmix:float=0.,              # CutMix: likewise
     channels_last:bool=True,      # Keep the channels of a pixel side by side in memory? Most convolutions gain

@@ -258,7 +258,16 @@ def _step(self:GalaxyLearner):
         self.scaler.step(self.opt.opt)
         self.scaler.update()
     else: self.opt.step()
-    if self.ema and not hasattr(self, "lr_finder"): self.ema.update(self.net, self.train_iter+1)
+    if self.ema and not hasattr(self, "lr_finder"): self._average()
+
+@patch
+@torch.no_grad()
+def _average(self:GalaxyLearner):
+    "Move the averages of the weights on: the head's, while nothing else is trained"
+    ema,step = self.ema,self.train_iter+1
+    if self.opt.frozen_idx<len(self.opt.groups)-1: return ema.update(self.net, step)
+    for mean,now in zip(ema.module.head.parameters(), self.net.head.parameters()):
+        mean.lerp_(now, 1-ema.get_decay(step))
 
 # %% ../../nbs/training/10_learner.ipynb #6ccf322d
 @patch

@@ -10,11 +10,12 @@ of the stranger's code, needs no network, and refuses what does not fit."""
 __all__ = ['FILES', 'write_bundle', 'load_bundle', 'is_bundle']
 
 # %% ../../nbs/bundles/03_bundle.ipynb #1cf50c96
-import copy, hashlib, json
+import copy, json
 from datetime import datetime, timezone
 from pathlib import Path
 import numpy as np, pandas as pd, torch
 from fastcore.basics import patch
+from ..core.files import file_digest
 from ..training.runs import package_versions
 from ..images.reader import reader_config, reader_from_config
 from ..tasks.infer import check_task, config_of, same_task, task_from_config
@@ -30,11 +31,6 @@ from .card import base_model, model_card
 from .model import GalaxyModel
 
 # %% ../../nbs/bundles/03_bundle.ipynb #4588a480
-def _sha256(path):
-    with open(path, "rb") as f:
-        if hasattr(hashlib, "file_digest"): return hashlib.file_digest(f, "sha256").hexdigest()
-        return hashlib.sha256(f.read()).hexdigest()
-
 def _json(o):
     "As plain json: numpy's numbers as Python's, NaN as null, anything else as text"
     if isinstance(o, dict): return {str(k): _json(v) for k,v in o.items()}
@@ -52,7 +48,7 @@ def _config(model, weights, about):
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
     return _json(dict(format=FORMAT, format_version=FORMAT_VERSION, created=created, task=config_of(model.task),
                       reader=reader_config(model.reader), encoder=encoder, head=dict(dropout=model.net.head[0].p),
-                      **more, versions=package_versions(), sha256={"model.safetensors": _sha256(weights)}))
+                      **more, versions=package_versions(), sha256={"model.safetensors": file_digest(weights)}))
 
 def _write_files(part, folder, model, card, history, about):
     "Write the files of a bundle into the folder `part`"

@@ -15,7 +15,8 @@ from ..encoders.safe_files import WeightsFile
 from ..images.reader import reader_from_config
 from ..tasks.infer import task_from_config
 from ..training.runs import NOT_MEASURED, best_weights, read_history
-from .bundle import _build_net, _sha256, write_bundle
+from ..core.files import file_digest
+from .bundle import _build_net, write_bundle
 from .model import GalaxyModel
 
 # %% ../../nbs/bundles/07_from_run.ipynb #0bd0dbce
@@ -35,7 +36,7 @@ def _model(config, path):
         name = (config.get("parameters") or {}).get("encoder")
         raise BundleError(f"the run does not say how its encoder ({name}) is built: it is a module of one's own, or "
                           "the run is of an older release; go on with it instead (resume=True, --resume)")
-    c = {**c, "sha256": {"model.safetensors": _sha256(path)}}
+    c = {**c, "sha256": {"model.safetensors": file_digest(path)}}
     task,reader = task_from_config(config["data"]["task"]),reader_from_config(config["data"]["reader"])
     with WeightsFile(path) as w: return GalaxyModel(_build_net(c, task.n_out, w, None), task, reader, device="cpu")
 

@@ -10,11 +10,11 @@ columns, so that LSDB can cross-match it. Each file of it is written whole or no
 __all__ = ['hats_folder', 'hats_manifest', 'check_hats', 'with_place', 'write_hats', 'check_whole', 'clear_hats']
 
 # %% ../../nbs/catalog/08_hats.ipynb #cf7581c0
-import hashlib, json, os, shutil
+import json, os, shutil
 from pathlib import Path
 import pyarrow as pa
 from ..core.errors import CatalogError, first_line
-from ..core.files import unfinished, write_whole
+from ..core.files import file_digest, unfinished, write_whole
 from .tables import _hats, _schemas, _from_hats, _sky_part, parquet_parts
 
 # %% ../../nbs/catalog/08_hats.ipynb #b1e057f2
@@ -167,16 +167,10 @@ def _write_properties(folder, name, catalog, said, index, parts):
     TableProperties(**about|{o: said[o] for o in kept if o in said}).to_properties_file(folder)
 
 # %% ../../nbs/catalog/08_hats.ipynb #d5717112
-def _sha256(
-    path # File
-)->str:
-    "A checksum of a file's content"
-    with open(path, "rb") as f: return hashlib.file_digest(f, "sha256").hexdigest()
-
 def _records(home, parts):
     "What the manifest says of each file"
     names = [(_file_of(*p), n) for p,n in parts]
-    return [dict(file=o, rows=n, bytes=(home/o).stat().st_size, sha256=_sha256(home/o)) for o,n in names]
+    return [dict(file=o, rows=n, bytes=(home/o).stat().st_size, sha256=file_digest(home/o)) for o,n in names]
 
 # %% ../../nbs/catalog/08_hats.ipynb #3353451d
 def write_hats(
@@ -211,7 +205,7 @@ def check_whole(
     folder,told = hats_folder(out),hats_manifest(out)["finished"]
     def is_same(o):
         path = folder/o["file"]
-        return path.is_file() and path.stat().st_size==o["bytes"] and _sha256(path)==o["sha256"]
+        return path.is_file() and path.stat().st_size==o["bytes"] and file_digest(path)==o["sha256"]
     if bad := next((o for o in told if not is_same(o)), None):
         raise CatalogError(f"{folder/bad['file']} is not as it was written; resume=False (--no-resume) deletes the "
                            f"catalogue and starts anew")

@@ -7,7 +7,7 @@ what was there before. And a picture that was seen once is known again."""
 
 # %% auto #0
 __all__ = ['clear_unfinished', 'on_disk', 'disk_errors', 'unfinished', 'write_whole', 'picture_digest', 'fingerprint',
-           'cache_dir']
+           'file_digest', 'cache_dir']
 
 # %% ../../nbs/core/03_files.ipynb #c0e30004
 import hashlib, os, re, shutil, socket, time
@@ -168,6 +168,16 @@ def fingerprint(
     The digest is 16 hexadecimal digits that differ where pixels do, the span the largest pixel minus the smallest."""
     px = np.ascontiguousarray(px)
     return picture_digest(px),float(px.max())-float(px.min())
+
+# %% ../../nbs/core/03_files.ipynb #5a256f11
+def file_digest(
+    path # A file
+)->str:  # SHA-256, 64 hexadecimal digits
+    "Digits that differ where a file's content does"
+    h = hashlib.sha256()
+    with open(path, "rb") as f:
+        while b := f.read(2**20): h.update(b)
+    return h.hexdigest()
 
 # %% ../../nbs/core/03_files.ipynb #c0e30013
 def cache_dir()->Path:

@@ -23,7 +23,7 @@ from ..core.errors import ImageError
 from ..catalog.write import _suffix, _writers, check_out
 from ..catalog.hats import check_hats, hats_folder
 from ..core.checks import check_number, check_one_of
-from ..core.files import disk_errors, on_disk
+from ..core.files import disk_errors, file_digest, on_disk
 
 # %% ../../nbs/predict/01_shards.ipynb #e590f627
 _manifest,_progress,_format = "_manifest.json","_progress","zoofast-shards"
@@ -46,13 +46,6 @@ def _write(path, write, new=False, home=None):
         if not new: on_disk(path.parent)                       # a shard whose name gets lost is made again
         return True
     finally: part.unlink(missing_ok=True)
-
-# %% ../../nbs/predict/01_shards.ipynb #24b53774
-def _sha256(path):
-    h = hashlib.sha256()
-    with open(path, "rb") as f:
-        while b := f.read(2**20): h.update(b)
-    return h.hexdigest()
 
 # %% ../../nbs/predict/01_shards.ipynb #7271dbf5
 _run_parts = {"model": "model", "catalog": "catalogue", "parameters": "parameters",
@@ -261,7 +254,7 @@ def note(self:Shards,
             table = f.read(["id_str", "error"]) if ok else None
     except (pa.ArrowException, OSError): ok = False
     if not ok: return path.unlink(missing_ok=True)
-    record = _record(table, path.stat().st_size, _sha256(path))
+    record = _record(table, path.stat().st_size, file_digest(path))
     self._say(k, record)
     self.done[k] = record
 
@@ -322,7 +315,7 @@ def _hear_of(self:Shards, log):
 @patch
 def _is_damaged(self:Shards, k):
     path = self.part(k)
-    return path.stat().st_size!=self.done[k]["bytes"] or _sha256(path)!=self.done[k]["sha256"]
+    return path.stat().st_size!=self.done[k]["bytes"] or file_digest(path)!=self.done[k]["sha256"]
 
 @patch
 def _look_at_files(self:Shards, check):

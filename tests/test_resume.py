@@ -129,7 +129,7 @@ def test_resume_of_another_run_is_refused(dls, tmp_path):
 
 def test_a_better_frozen_stage_is_kept(dls, tmp_path):
     "In memory, on disk and in the bundle; the second stage is spoilt by its learning rate"
-    learn = lite0(dls, save_dir=tmp_path)
+    learn = lite0(dls, save_dir=tmp_path, ema=0.)
     frozen = []
     class Look(Callback):
         order = 70
@@ -145,7 +145,7 @@ def test_a_better_frozen_stage_is_kept(dls, tmp_path):
     assert same(state(learn), load_file(tmp_path/'bundle'/'model.safetensors'))
     assert learn.best_epoch['trained']=='head'
     assert learn.validate()[0]==pytest.approx(h.valid_loss.min(), abs=1e-4)
-    last = quiet(lite0(dls, keep_best=False), lambda l: l.fine_tune(2, **spoilt))
+    last = quiet(lite0(dls, keep_best=False, ema=0.), lambda l: l.fine_tune(2, **spoilt))
     assert not same(state(learn), state(last))
 
 def test_best_by_a_named_metric(dls):
@@ -196,7 +196,7 @@ def test_ema_is_what_is_validated_and_kept(dls):
     last_kept = same(state(learn), {k: v for k,v in learn.ema.module.state_dict().items()})
     assert last_kept or learn.best_epoch is not learn.history[-1]
     assert learn.validate()[0]==pytest.approx(learn.best_epoch['valid_loss'], abs=1e-5)
-    plain = quiet(lite0(dls, learning_rate=1e-3), lambda l: l.fit(3))
+    plain = quiet(lite0(dls, learning_rate=1e-3, ema=0.), lambda l: l.fit(3))
     assert not same(state(learn), state(plain))
     assert plain.history[0]['train_loss']==learn.history[0]['train_loss']      # training itself is the same
 

@@ -264,7 +264,8 @@ def _step(self:GalaxyLearner):
 @torch.no_grad()
 def _average(self:GalaxyLearner):
     "Move the averages of the weights on: the head's, while nothing else is trained"
-    ema,step = self.ema,self.train_iter+1
+    ema,a = self.ema,self.accumulate
+    step = self.epoch*-(-self.n_iter//a)+self.iter//a+1
     if self.opt.frozen_idx<len(self.opt.groups)-1: return ema.update(self.net, step)
     for mean,now in zip(ema.module.head.parameters(), self.net.head.parameters()):
         mean.lerp_(now, 1-ema.get_decay(step))

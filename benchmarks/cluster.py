@@ -151,6 +151,7 @@ def main():
             results[o] = globals()[o](tmp, args)
             print(o, json.dumps(results[o]), flush=True)
     path = Path(__file__).parent/"results"/"cluster.json"
-    path.write_text(json.dumps(results, indent=1)+"\n")
+    old = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(old|results, indent=1)+"\n")
 
 if __name__=="__main__": main()

@@ -216,6 +216,19 @@ def test_in_a_shell(sky, tmp_path, run_zoofast):
     said = run_zoofast('check', f'hats://{tmp}/survey', '--id-col', 'objid', '--size', 32)
     assert said.returncode==2 and '1 of 60 rows' in said.stderr and 'gone.jpg' in said.stdout
 
+@pytest.mark.slow
+@pytest.mark.parametrize('by', [['--dask', 2], ['--slurm', 2, '--slurm-opts', 'cluster=local']], ids=['dask', 'slurm'])
+def test_by_a_cluster(sky, tmp_path, run_zoofast, by):
+    "The same catalogue, and nothing beside it but what the jobs say"
+    tmp,_ = sky
+    go(tmp, f'hats://{tmp_path}/one', engine='torch')
+    said = run_zoofast('predict', tmp/'model', tmp/'survey', '--out', f'hats://{tmp_path}/made', '--id-col', 'objid',
+                       '--shard-size', 16, '--engine', 'torch', *by, cwd=tmp_path)
+    assert said.returncode==0, said.stderr
+    assert said.stdout.startswith(f'60 rows written to hats://{tmp_path}/made; 1 image could not be read')
+    pd.testing.assert_frame_equal(opened(tmp_path/'made'), opened(tmp_path/'one'), check_exact=True)
+    assert {o.name for o in tmp_path.iterdir()}<={'one', 'made', 'made.jobs'}
+
 # --- killed
 
 CRASH = '''

@@ -95,14 +95,16 @@ def _look_at_its_columns(wrong, config, given):
 # %% ../../nbs/cli/05_predict.ipynb #a7d53713
 def _by_jobs(out, asked, n, doing):
     "Have `n` jobs of a cluster write the table, and wait for it"
+    from zoofast.catalog.hats import hats_folder
     from zoofast.catalog.write import made_table
     from zoofast.predict.watched import rows_there
     words = words_without(typed(), "--slurm", "--slurm-opts", "--top", "--by")
     shares = shares_of_machine(n) if asked["cluster"]=="local" else [{}]*n
-    envs = [{**o, **before_now(out)} for o in shares]
-    place = f"{str(out).rstrip('/')}.jobs"
-    run_jobs(words, n, place, asked, say, envs, lambda: rows_there(out), bars(), desc=doing, unit="galaxy")
-    return made_table(out)
+    place = hats_folder(out) or out
+    envs = [{**o, **before_now(place)} for o in shares]
+    beside = f"{str(place).rstrip('/')}.jobs"
+    run_jobs(words, n, beside, asked, say, envs, lambda: rows_there(out), bars(), desc=doing, unit="galaxy")
+    return made_table(place)
 
 # %% ../../nbs/cli/05_predict.ipynb #976a07b5
 _bundle = typer.Argument(help="A bundle, a run's folder that holds one, or hf_hub:user/name.")

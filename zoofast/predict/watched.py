@@ -11,6 +11,7 @@ __all__ = ['rows_there']
 # %% ../../nbs/predict/11_watched.ipynb #8482530b
 import json, os
 from pathlib import Path
+from ..catalog.hats import hats_folder
 from .shards import _is_folder, _manifest
 
 # %% ../../nbs/predict/11_watched.ipynb #9e41ea20
@@ -18,8 +19,9 @@ def rows_there(
     out # File or folder, as for `predict_catalog`
 )->"tuple|None": # Rows that are done, and in all
     "How much of a table is done; `None` where nobody is at it"
-    path = Path(out).expanduser()
-    folder = path if _is_folder(out) else path.with_name(f"{path.name}.parts")
+    hats = hats_folder(out)
+    path = hats or Path(out).expanduser()
+    folder = path if _is_folder(out) and not hats else path.with_name(f"{path.name}.parts")
     try:
         m = json.loads((folder/_manifest).read_text(encoding="utf-8"))["shards"]
         with os.scandir(folder) as names: parts = sum(o.name.startswith("part-") for o in names)

@@ -217,7 +217,10 @@ def test_representations_of_random_weights_and_of_a_file(sky, tmp_path):
     from_file = feats(go('test_vit', weights=tmp_path/'w.pth'))
     from_model = feats(go(create_encoder(model.net.encoder.body, 32)))
     np.testing.assert_allclose(from_file, from_model, rtol=1e-6)
-    assert feats(go('test_vit', pretrained=False)).shape==(5, want.num_features)
+    seen = torch.random.get_rng_state()
+    random = [feats(go('test_vit', pretrained=False)) for _ in range(2)]       # as two processes have them
+    assert random[0].shape==(5, want.num_features) and np.array_equal(*random)
+    assert torch.equal(seen, torch.random.get_rng_state())
     for kw in (dict(weights=tmp_path/'w.pth'), dict(pretrained=False)):
         with pytest.raises(ValueError, match='for an encoder'): go(tmp/'bundle', **kw)
 

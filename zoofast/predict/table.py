@@ -508,7 +508,10 @@ def _encoder_of(model, reader, device, pretrained, weights):
     "A model's encoder in evaluation mode, or a bare one, and the reader for it"
     is_name = isinstance(model, str) and (":" in model or not Path(model).expanduser().exists())
     if isinstance(model, Encoder) or (is_name and not is_bundle(model)):
-        enc = create_encoder(model, reader.size, reader.channels, pretrained, weights)
+        with torch.random.fork_rng(devices=[]):
+            # random weights are the same in each process that shares the work, or goes on with it
+            if not pretrained and weights is None: torch.manual_seed(42)
+            enc = create_encoder(model, reader.size, reader.channels, pretrained, weights)
         dev = best_device(device)
     else:
         if weights is not None or not pretrained:
@@ -544,7 +547,7 @@ def represent(
     *,
     size:int=224,              # Pixels along each side of the images, for an encoder
     reader:"ImageReader|None"=None, # How images are read, for an encoder
-    pretrained:bool=True,      # Load an encoder's pretrained weights? Otherwise they are random
+    pretrained:bool=True,      # Load an encoder's pretrained weights? Otherwise they are random, each time the same
     weights=None,              # File with an encoder's weights to use instead
     batch_size:"int|None"=None,# Images in a batch; default: 64
     engine:str="auto", # What runs the encoder: "auto" (what is fastest), "torch", "onnx", "openvino"; see `make_engine`

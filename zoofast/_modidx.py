@@ -3217,6 +3217,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                  'zoofast/training/finetune.py'),
                                            'zoofast.training.finetune._head_stage': ( 'training/finetune.html#_head_stage',
                                                                                       'zoofast/training/finetune.py'),
+                                           'zoofast.training.finetune._is_pretrained': ( 'training/finetune.html#_is_pretrained',
+                                                                                         'zoofast/training/finetune.py'),
                                            'zoofast.training.finetune._keeps_means': ( 'training/finetune.html#_keeps_means',
                                                                                        'zoofast/training/finetune.py'),
                                            'zoofast.training.finetune._learner': ( 'training/finetune.html#_learner',

@@ -160,16 +160,19 @@ def _placed(net, device, p):
     if p["compile"]: compile_encoder(net, device)
     return net,used
 
+def _is_pretrained(net): return net.encoder.config.get("weights")!="random"
+
 def _keeps_means(net, bn_stats):
     "Are the running means of batch normalisations kept?"
-    return bn_stats=="keep" or (bn_stats=="auto" and net.encoder.config.get("weights")!="random")
+    return bn_stats=="keep" or (bn_stats=="auto" and _is_pretrained(net))
 
 def _learner(dls, net, loss, metrics, p):
     "The learner that trains this network by these parameters"
     make_opt = _optimizer(net, p)
     cbs = L(p["cbs"])+_mixing(loss, p["mixup"], p["cutmix"])
     same = {k: p[k] for k in _OF_THE_LEARNER}
-    if p["ema"] is None: same["ema"] = AVERAGE
+    # from random weights, an average would be far behind for long
+    if p["ema"] is None: same["ema"] = AVERAGE if _is_pretrained(net) else 0.
     if p["unlabelled"] is not None: same["ema"] = p["ema"] or TEACHER
     return GalaxyLearner(dls, net, make_opt, keep_stats=_keeps_means(net, p["bn_stats"]), l1=float(p["l1"]),
                          lr=float(p["learning_rate"]), loss_func=loss, metrics=metrics, cbs=cbs, **same)
@@ -217,8 +220,8 @@ def galaxy_learner(
     l1:float=0.,                  # L1 penalty on weights of two or more dimensions
     clip_grad:"float|None"=None,  # Largest norm of the gradient
     accumulate:int=1,             # Batches whose gradients make one step
-    # Decay of a moving average of the weights, which is validated and kept; 0: none; default: `AVERAGE`, or `TEACHER`
-    # with unlabelled galaxies
+    # Decay of a moving average of the weights, which is validated and kept; 0: none; default: `AVERAGE` for an encoder
+    # that is pretrained, `TEACHER` with unlabelled galaxies
     ema:"float|None"=None,
     mixup:float=0.,               # MixUp: parameter of its beta distribution; 0: none
     cutmix:float=0.,              # CutMix: likewise

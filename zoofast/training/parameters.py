@@ -177,8 +177,8 @@ _table("The optimizer",
     _P("clip_grad", None, "number", above=0, none=True, help="Largest norm of the gradient."),
     _P("accumulate", 1, "whole", low=1, high=1_000_000, help="Batches whose gradients make one step."),
     _P("ema", None, "number", low=0, high=0.99999, none=True,
-       help="Decay of a moving average of the weights, which is validated and kept; 0: none; default: 0.98, with "
-            "unlabelled galaxies 0.99."))
+       help="Decay of a moving average of the weights, which is validated and kept; 0: none; default: 0.98 where the "
+            "encoder is pretrained, 0.99 with unlabelled galaxies."))
 
 # %% ../../nbs/training/01_parameters.ipynb #9a012005
 _table("The loss",

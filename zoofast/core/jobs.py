@@ -30,7 +30,7 @@ class JobOption:
     kind:str        # How a value is read; see `_readers`
     theirs:str      # What submitit calls it
     help:str        # What it means
-    default:object = None
+    default:object = None # What is asked for where nothing is given
     also:tuple = () # What others call it
 
 def _row(name, kind, theirs, help, default=None, *also):

@@ -44,7 +44,7 @@ def test_head_only_is_as_good_as_an_eval_mode_encoder(dls):
     loss,acc,*_ = learn.validate()
     preds = predict_catalog(learn, dls.catalog[dls.catalog.split=='valid'], progress=False)
     assert acc==pytest.approx(score_predictions(preds, dls.catalog[dls.catalog.split=='valid'], dls.task)['accuracy'])
-    assert loss==pytest.approx(learn.history[-1]['valid_loss'], abs=1e-4)
+    assert loss==pytest.approx(learn.best_epoch['valid_loss'], abs=1e-4)
 
 def test_ten_galaxies_and_a_batch_of_64(survey):
     df = survey[1][survey[1].morphology.isin(['ring', 'spiral'])].head(10)

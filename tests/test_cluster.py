@@ -3,17 +3,14 @@ import json, os, signal, subprocess, sys, time
 from pathlib import Path
 import numpy as np, pandas as pd, pytest, torch
 from zoofast.bundles.bundle import load_bundle, write_bundle
-from zoofast.bundles.model import GalaxyModel
 from zoofast.catalog.read import read_catalog
 from zoofast.core.cluster import ClusterError, check_client
 from zoofast.core.errors import BundleError, CatalogError, ImageError
 from zoofast.data.check import check_catalog
-from zoofast.encoders.encoder import GalaxyNet
-from zoofast.encoders.sources import create_encoder
 from zoofast.images.reader import ImageReader
 from zoofast.predict.table import predict_catalog, represent
 from zoofast.simulate import simulate_survey
-from zoofast.tasks.classes import Classification
+from tiny import tiny_bundle
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS,SHARD,BAD = 2407,40,[7, 500, 2390]            # the last shard alone has a batch of seven
@@ -32,10 +29,7 @@ def sky(tmp_path_factory):
     "A bundle, a catalogue of rows that point to 20 images, three to none, and one process's table"
     tmp = tmp_path_factory.mktemp('sky')
     df = read_catalog(simulate_survey(tmp/'survey', n=20, size=32, fits=False, progress=False))
-    task = Classification('morphology').fit(df)
-    torch.manual_seed(0)
-    net = GalaxyNet(create_encoder('test_vit', 32, pretrained=False), task.n_out)
-    write_bundle(tmp/'bundle', GalaxyModel(net, task, ImageReader(32)))
+    tiny_bundle(tmp/'bundle', df)
     big = pd.DataFrame({'id_str': [f'{587722981736579107+i:021d}' for i in range(ROWS)],
                         'file_loc': np.resize(df.file_loc.to_numpy(), ROWS), 'z': np.arange(ROWS)/7})
     big.loc[BAD, 'file_loc'] = [f'gone{i}.jpg' for i in BAD]

@@ -2,19 +2,14 @@
 the same parts of the sky; killed and resumed, each row is there once"""
 import json, os, shutil, signal, subprocess, sys, time
 from pathlib import Path
-import numpy as np, pandas as pd, pyarrow as pa, pyarrow.parquet as pq, pytest, torch
-from zoofast.bundles.bundle import write_bundle
-from zoofast.bundles.model import GalaxyModel
+import numpy as np, pandas as pd, pyarrow as pa, pyarrow.parquet as pq, pytest
 from zoofast.catalog.read import read_catalog
 from zoofast.catalog.stream import CatalogStream
 from zoofast.catalog.tables import parquet_parts
 from zoofast.core.errors import CatalogError, ImageError
-from zoofast.encoders.encoder import GalaxyNet
-from zoofast.encoders.sources import create_encoder
-from zoofast.images.reader import ImageReader
 from zoofast.predict.table import predict_catalog, represent
 from zoofast.simulate import simulate_survey
-from zoofast.tasks.classes import Classification
+from tiny import tiny_bundle
 pytest.importorskip('lsdb')
 import lsdb
 
@@ -37,18 +32,12 @@ def write_sky(df, folder, order, margin=5.):
     cat.write_catalog(folder, as_collection=True, progress_bar=False)
     return folder
 
-def write_model(folder, df, seed):
-    task = Classification('morphology').fit(df)
-    torch.manual_seed(seed)
-    net = GalaxyNet(create_encoder('test_vit', 32, pretrained=False), task.n_out)
-    write_bundle(folder, GalaxyModel(net, task, ImageReader(32)))
-
 @pytest.fixture(scope='module')
 def sky(tmp_path_factory):
     "Two bundles, and a collection of 60 rows in 12 parts of the sky, one of which points to no file"
     tmp = tmp_path_factory.mktemp('sky')
     df = read_catalog(simulate_survey(tmp/'pictures', n=20, size=32, fits=False, progress=False))
-    for i,name in enumerate(('model', 'other')): write_model(tmp/name, df, i)
+    for i,name in enumerate(('model', 'other')): tiny_bundle(tmp/name, df, i)
     table = rows(df.file_loc, 60)
     table.loc[7, 'file_loc'] = 'gone.jpg'
     write_sky(table, tmp/'survey', 0, margin=36000.)               # so wide that the margin has rows
@@ -238,25 +227,14 @@ import hats.io.parquet_metadata, hats.catalog, torch
 from zoofast.bundles.bundle import load_bundle
 from zoofast.catalog.tables import parquet_parts, read_table
 from zoofast.predict.table import predict_catalog
+from steps import killed_at
 torch.set_num_threads(1)
 bundle,sky,home,step = sys.argv[1],sys.argv[2],Path(sys.argv[3]),int(sys.argv[4])
 model = load_bundle(bundle, device="cpu")
 want = predict_catalog(model, sky, id_col="objid", progress=False)
 def go(out, die=None):
-    pid = os.fork()
-    if pid: return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    seen = [0]
-    def counted(f):
-        def g(*args, **kwargs):
-            seen[0] += 1
-            if seen[0]==die: os.kill(os.getpid(), signal.SIGKILL)
-            return f(*args, **kwargs)
-        return g
-    if die:
-        for name in "link replace rename unlink mkdir rmdir".split(): setattr(os, name, counted(getattr(os, name)))
-    try: predict_catalog(model, sky, f"hats://{out}", id_col="objid", shard_size=16, progress=False)
-    except BaseException as e: print(repr(e), file=sys.stderr); os._exit(1)
-    os._exit(0)
+    def make(): predict_catalog(model, sky, f"hats://{out}", id_col="objid", shard_size=16, progress=False)
+    return killed_at(die, make, "link replace rename unlink mkdir rmdir")
 n,killed = 1,0
 while True:
     folder = home/f"{n}"
@@ -278,7 +256,7 @@ print(killed)
 @pytest.mark.slow
 def test_killed_at_any_step(sky, tmp_path):
     tmp,_ = sky
-    env = {**os.environ, 'PYTHONPATH': os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])}
+    env = {**os.environ, 'PYTHONPATH': os.pathsep.join([str(ROOT), str(ROOT/'tests')])}
     words = [sys.executable, '-W', 'ignore', '-c', CRASH, tmp/'model', tmp/'survey', tmp_path, 7]
     said = subprocess.run([*map(str, words)], env=env, capture_output=True, text=True)
     assert said.returncode==0 and int(said.stdout)>10, said.stdout+said.stderr

@@ -3,19 +3,16 @@ memory"""
 import json, os, signal, subprocess, sys, time
 from pathlib import Path
 import numpy as np, pandas as pd, pyarrow.parquet as pq, pytest, torch
-from zoofast.bundles.model import GalaxyModel
-from zoofast.bundles.bundle import load_bundle, write_bundle
+from zoofast.bundles.bundle import load_bundle
 from zoofast.core.errors import CatalogError
 from zoofast.catalog.read import read_catalog
-from zoofast.encoders.encoder import GalaxyNet
 from zoofast.encoders.sources import create_encoder
 from zoofast.core.errors import ImageError
-from zoofast.images.reader import ImageReader
 from zoofast.predict.table import predict_catalog, represent
 from zoofast.catalog.write import SavedTable
 from zoofast.simulate import simulate_survey
 from zoofast.catalog.stream import CatalogStream
-from zoofast.tasks.classes import Classification
+from tiny import tiny_bundle
 
 ROOT = Path(__file__).resolve().parent.parent
 ROWS,SHARD,BAD = 3001,100,[7, 1500, 2999]
@@ -25,10 +22,7 @@ def sky(tmp_path_factory):
     "A bundle, and a catalogue of 3001 rows that point to 20 images, three to none"
     tmp = tmp_path_factory.mktemp('sky')
     df = read_catalog(simulate_survey(tmp/'survey', n=20, size=32, fits=False, progress=False))
-    task = Classification('morphology').fit(df)
-    torch.manual_seed(0)
-    net = GalaxyNet(create_encoder('test_vit', 32, pretrained=False), task.n_out)
-    write_bundle(tmp/'bundle', GalaxyModel(net, task, ImageReader(32)))
+    tiny_bundle(tmp/'bundle', df)
     big = pd.DataFrame({
         'id_str': [f'{587722981736579107+i:021d}' for i in range(ROWS)],
         'file_loc': np.resize(df.file_loc.to_numpy(), ROWS),
@@ -230,27 +224,13 @@ from pathlib import Path
 import pandas as pd, torch
 from zoofast.bundles.bundle import load_bundle
 from zoofast.predict.table import predict_catalog
+from steps import killed_at
 torch.set_num_threads(1)
 bundle,rows,home = sys.argv[1],pd.read_parquet(sys.argv[2]),Path(sys.argv[3])
 kind,step = sys.argv[4],int(sys.argv[5])
 model = load_bundle(bundle, device="cpu")
 want = predict_catalog(model, rows, progress=False)
-def go(out, die=None):
-    pid = os.fork()
-    if pid: return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    seen = [0]
-    def counted(f):
-        def g(*args, **kwargs):
-            seen[0] += 1
-            if seen[0]==die: os.kill(os.getpid(), signal.SIGKILL)
-            return f(*args, **kwargs)
-        return g
-    if die:
-        for name in "link replace rename unlink mkdir rmdir fsync".split():
-            setattr(os, name, counted(getattr(os, name)))
-    try: predict_catalog(model, rows, out, shard_size=12, progress=False)
-    except BaseException as e: print(repr(e), file=sys.stderr); os._exit(1)
-    os._exit(0)
+def go(out, die=None): return killed_at(die, lambda: predict_catalog(model, rows, out, shard_size=12, progress=False))
 def read(out):
     if out.is_file(): return pd.read_parquet(out)
     return pd.concat([pd.read_parquet(o) for o in sorted(out.glob("part-*"))], ignore_index=True)
@@ -285,7 +265,7 @@ def test_killed_at_every_step(sky, tmp_path, kind, step):
     big[:30].assign(file_loc=big.file_loc.iloc[0]).to_parquet(tmp_path/'rows.parquet')
     (tmp_path/'work').mkdir()
     words = [sys.executable, '-W', 'ignore', '-c', CRASH, tmp/'bundle', tmp_path/'rows.parquet', tmp_path/'work', kind]
-    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': str(ROOT)}
+    env = {**os.environ, 'OMP_NUM_THREADS': '1', 'PYTHONPATH': os.pathsep.join([str(ROOT), str(ROOT/'tests')])}
     done = subprocess.run([*words, str(step)], env=env, capture_output=True, text=True)
     assert done.returncode==0, done.stderr
     assert int(done.stdout)>=30//step

@@ -254,7 +254,8 @@ class Command:
                                         preexec_fn=_as_child)
         try: said = self.process.communicate()[0]
         finally: self.stop()
-        print(said, end="", flush=True)
+        sys.stdout.write(said)
+        sys.stdout.flush()
         code = self.process.returncode
         if code: raise RuntimeError(f"it was killed (signal {-code})" if code<0 else f"it ended with exit code {code}")
         return said
@@ -398,7 +399,7 @@ def _say_left(jobs, say):
     left = [o.job_id for o in jobs.running]
     if left: say(f"{_names(left)} will do the rest without this command; to end: scancel {' '.join(left)}")
 
-def _count(bar, counted):
+def _show(bar, counted):
     "Show how far the work is"
     if bar.disable or not (got := counted()): return
     bar.n,bar.total = got
@@ -412,7 +413,7 @@ def _wait(jobs, bar, counted, say):
         failed = [o for o in jobs.look() if o in jobs.failed]
         if jobs.running or jobs.said:                            # otherwise it is said at the end
             for o in failed: say(jobs.why(o)+("; the others go on" if jobs.running else ""))
-        _count(bar, counted)
+        _show(bar, counted)
         if jobs.said: jobs.spare()
         pause = min(2, pause*1.2)
         if jobs.running: time.sleep(max(pause, 10*(time.monotonic()-start)))       # looking may take long

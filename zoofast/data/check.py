@@ -9,7 +9,7 @@ One broken file kills a training run at a random step, and a typing error in a l
 __all__ = ['CatalogCheck', 'check_catalog']
 
 # %% ../../nbs/data/01_check.ipynb #87ff0ae5
-import os, sys, warnings
+import warnings
 from functools import partial
 import numpy as np, pandas as pd
 from tqdm.auto import tqdm
@@ -18,7 +18,7 @@ from ..catalog.tiles import with_places
 from ..catalog.read import need_columns
 from ..catalog.split import check_classes, is_categorical, label_list, matching_columns
 from ..core.checks import explains_words
-from ..core.cluster import ClusterError, OnCluster, Piece, check_client, dask_client
+from ..core.cluster import ClusterError, OnCluster, Piece, check_client, dask_client, teller
 from ..core.errors import CatalogError, first_line
 from ..core.files import fingerprint
 
@@ -111,12 +111,10 @@ def _file_lists(files, n=512):
 # %% ../../nbs/data/01_check.ipynb #1d4a47eb
 def _open_on_cluster(files, opener, progress, client):
     "As `_open_all`, by the workers of a cluster"
-    def say(text):
-        if progress and isinstance(client, (int, str, os.PathLike)): tqdm.write(text, file=sys.stderr)
     bar = tqdm(total=len(files), desc="checking images", unit="image", leave=False, delay=1, disable=not progress)
     why,seen,done,failed = {},{},0,[]
     def tick(some): bar.update(done+some-bar.n)
-    with dask_client(client, say) as c, bar, OnCluster(c, partial(_opener_at_worker, opener)) as work:
+    with dask_client(client, teller(progress)) as c, bar, OnCluster(c, partial(_opener_at_worker, opener)) as work:
         for piece,found in work.do(_file_lists(_by_tile(files)), tick):
             done += piece.n
             if found is None: failed.append(piece.why)

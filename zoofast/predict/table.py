@@ -11,14 +11,14 @@ take no more memory than ten thousand; what was stopped goes on where it was, an
 __all__ = ['RETURNED', 'as_model', 'predict_catalog', 'represent']
 
 # %% ../../nbs/predict/02_table.ipynb #c0af30f2
-import copy, hashlib, json, os, shutil, socket, sys, time
+import copy, hashlib, json, os, shutil, socket, time
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
 import numpy as np, pandas as pd, pyarrow as pa, torch
 from tqdm.auto import tqdm
 from ..core.checks import check_one_of, explains_words
-from ..core.cluster import ClusterError, OnCluster, Piece, check_client, dask_client
+from ..core.cluster import ClusterError, OnCluster, Piece, check_client, dask_client, teller
 from ..core.errors import CatalogError
 from ..core.jobs import made_meanwhile
 from ..catalog.read import check_file_cols, pick_columns
@@ -36,9 +36,9 @@ from ..tasks.calibration import WithSets, with_sets
 from ..core.errors import BundleError
 from ..bundles.bundle import is_bundle, load_bundle
 from ..bundles.model import GalaxyModel, best_device, check_samples, read_ahead
-from ..catalog.write import SavedTable, check_out, made_table
+from ..catalog.write import SavedTable, made_table
 from ..catalog.hats import check_whole, clear_hats, hats_folder, hats_manifest, with_place, write_hats
-from .shards import Shards, _check_same_run, _is_folder, check_request
+from .shards import Shards, _check_same_run, check_request, places_of, run_of
 
 # %% ../../nbs/predict/02_table.ipynb #b3bcaa23
 def as_model(
@@ -283,10 +283,8 @@ def _make_on_cluster(client, load, stream, job, sink, schema, made, batch_size, 
     if not (free := todo): return
     to = None if isinstance(sink, _Memory) else sink
     make = partial(_AtWorker, load, job.about(), to, schema, made, batch_size, on_bad, _here())
-    def say(text):
-        if progress and isinstance(client, (int, str, os.PathLike)): tqdm.write(text, file=sys.stderr)
     bar = tqdm(total=stream.n_rows, desc=job.desc, unit="galaxy", leave=False, delay=1, disable=not progress)
-    with dask_client(client, say) as c, bar, OnCluster(c, make) as work:
+    with dask_client(client, teller(progress)) as c, bar, OnCluster(c, make) as work:
         while todo:
             n = _make_round(work, stream, sink, todo, free, failed, bar) if free else 0
             if not n: time.sleep(pause := min(2, pause*1.5))               # the rest is being made by others
@@ -306,16 +304,13 @@ def _finish_file(shards, out, saved, where):
 # %% ../../nbs/predict/02_table.ipynb #fb3f378d
 _begun = ".hats"                        # what is whole of a HATS catalogue, in the folder of its shards
 
-def _run_of(about, schema):
-    return json.loads(json.dumps({**about, "made": {"columns": [f"{f.name}: {f.type}" for f in schema]}}))
-
 def _hats_before(out, where, lock, about, stream, schema, resume, on_bad):
     "A HATS catalogue that is finished; `None` where there is none. Raises `CatalogError` for one of another run"
     if not resume:
         clear_hats(out)
         shutil.rmtree(where/_begun, ignore_errors=True)
     if (there := hats_manifest(out)) is None: return None
-    _check_same_run(there, _run_of(about, schema), hats_folder(out))
+    _check_same_run(there, run_of(about, schema), hats_folder(out))
     check_whole(out)
     saved = SavedTable(hats_folder(out), there["bad"], stream.n_rows, schema.names)
     if on_bad=="raise" and saved.n_bad:
@@ -332,20 +327,13 @@ def _finish_hats(shards, out, saved, stream, about):
         for k in range(len(shards)): yield parquet.read_table(shards.part(k), partitioning=None).cast(shards.schema)
     with shards._locked():
         if shards.manifest() is not None:
-            told,home = {"run": shards.id, **_run_of(about, shards.schema), "bad": saved.n_bad},shards.folder/_begun
+            told,home = {"run": shards.id, **run_of(about, shards.schema), "bad": saved.n_bad},shards.folder/_begun
             try:
                 if hats_manifest(out) is None: write_hats(out, stream.path, shards.schema, pieces, told, home)
             except OSError as e: raise CatalogError(f"out={str(out)!r} cannot be written: {e.strerror or e}") from e
         shards.discard()
     if hats_manifest(out) is None: raise CatalogError(f"{shards.folder} was deleted while rows were written to it")
     return saved
-
-# %% ../../nbs/predict/02_table.ipynb #b0e5356e
-def _places(out):
-    "Where a table is to be, the folder of its shards until then, and their lock; `None` for one in that folder"
-    if hats_folder(out) is None and _is_folder(out): return Path(out).expanduser(),Path(out).expanduser(),None
-    place = hats_folder(out) or check_out(out)
-    return place,place.with_name(f"{place.name}.parts"),place.with_name(f".{place.name}.lock")
 
 # %% ../../nbs/predict/02_table.ipynb #e869495e
 @memory_kept()
@@ -361,7 +349,7 @@ def _make_table(stream, job, out, parameters, batch_size, on_bad, resume, shard_
     if int(os.environ.get("WORLD_SIZE", 1))>1 and not resume:
         raise ValueError("resume=False (--no-resume) deletes what is there, "
                          "which one of several processes must not do; delete it before")
-    place,where,lock = _places(out)
+    place,where,lock = places_of(out)
     place.parent.mkdir(parents=True, exist_ok=True)
     about = dict(model=job.about(), catalog=stream.identity, parameters={**parameters, "columns": stream.columns})
     if hats_folder(out) and (saved := _hats_before(out, where, lock, about, stream, schema, resume, on_bad)):

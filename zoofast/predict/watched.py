@@ -10,18 +10,14 @@ __all__ = ['rows_there']
 
 # %% ../../nbs/predict/11_watched.ipynb #8482530b
 import json, os
-from pathlib import Path
-from ..catalog.hats import hats_folder
-from .shards import _is_folder, _manifest
+from .shards import _manifest, places_of
 
 # %% ../../nbs/predict/11_watched.ipynb #9e41ea20
 def rows_there(
     out # File or folder, as for `predict_catalog`
 )->"tuple|None": # Rows that are done, and in all
     "How much of a table is done; `None` where nobody is at it"
-    hats = hats_folder(out)
-    path = hats or Path(out).expanduser()
-    folder = path if _is_folder(out) and not hats else path.with_name(f"{path.name}.parts")
+    folder = places_of(out)[1]
     try:
         m = json.loads((folder/_manifest).read_text(encoding="utf-8"))["shards"]
         with os.scandir(folder) as names: parts = sum(o.name.startswith("part-") for o in names)

@@ -235,7 +235,9 @@ class Stopped(KeyboardInterrupt):
 def _hear_signals():
     "SIGTERM (a batch system's end) and SIGHUP (a lost connection) end a command as Ctrl-C does; nohup is respected"
     if threading.current_thread() is not threading.main_thread(): return
+    here = os.getpid()
     def stop(number, frame):
+        if os.getpid()!=here: os._exit(128+number)       # a process that was just forked from it
         signal.signal(number, signal.SIG_DFL)            # the second one ends it at once
         e = Stopped()
         e.number = number

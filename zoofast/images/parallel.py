@@ -71,7 +71,9 @@ def _child(one, ring, ends, parent):
         os.read(ends, 1)
         os._exit(0)
     threading.Thread(target=watch, daemon=True).start()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # signals go to all processes of a terminal or a job: the parent hears them, and ends its readers
+    for o in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, o): signal.signal(getattr(signal, o), signal.SIG_IGN)
     torch.set_num_threads(1)
     gc.freeze()
 

@@ -21,33 +21,37 @@ def accuracy(
     y:torch.Tensor    # True class numbers `(galaxies,)`
 )->float:
     "Fraction of galaxies whose highest output is the true class"
-    from sklearn.metrics import accuracy_score
-    return float(accuracy_score(y.cpu(), out.argmax(1).cpu()))
+    return float((out.argmax(1).cpu()==y.cpu()).double().mean())
+
+def _hits(out, y):
+    "Of each class: galaxies rightly given it, galaxies given it, galaxies of it; each `(classes,)`"
+    said,y,k = out.argmax(1).cpu(),y.cpu(),out.shape[1]
+    return [torch.bincount(o, minlength=k).double() for o in (y[said==y], said, y)]
 
 def balanced_accuracy(
     out:torch.Tensor, # Outputs or probabilities `(galaxies, classes)`
     y:torch.Tensor    # True class numbers `(galaxies,)`
 )->float:
     "Mean over the classes in `y` of the fraction of its galaxies that are found"
-    from sklearn.metrics import recall_score
-    classes = y.unique().cpu()
-    return float(recall_score(y.cpu(), out.argmax(1).cpu(), labels=classes, average="macro", zero_division=0))
+    right,_,there = _hits(out, y)
+    return float((right/there)[there>0].mean())
 
 # %% ../../nbs/tasks/02_metrics.ipynb #98d2fb8c
-def _by_class(which, name):
-    "Precision, recall or F1 (0, 1, 2) of the second of two classes, or the mean over the classes in `y`"
+def _by_class(measure, name):
+    "A measure of `_hits`, of the second of two classes, or the mean over the classes in `y`"
     def metric(
         out:torch.Tensor, # Outputs or probabilities `(galaxies, classes)`
         y:torch.Tensor    # True class numbers `(galaxies,)`
     )->float:             # 0 where a class is never predicted
-        from sklearn.metrics import precision_recall_fscore_support
-        labels = [1] if out.shape[1]==2 else y.unique().cpu()
-        got = precision_recall_fscore_support(y.cpu(), out.argmax(1).cpu(), labels=labels, zero_division=0)
-        return float(np.mean(got[which]))
+        right,said,there = _hits(out, y)
+        got = measure(right, said, there).nan_to_num()
+        return float(got[1] if len(got)==2 else got[there>0].mean())
     metric.__name__ = name
     return metric
 
-precision,recall,f1 = (_by_class(i, name) for i,name in enumerate(("precision", "recall", "f1")))
+precision = _by_class(lambda right, said, there: right/said, "precision")
+recall = _by_class(lambda right, said, there: right/there, "recall")
+f1 = _by_class(lambda right, said, there: 2*right/(said+there), "f1")
 
 # %% ../../nbs/tasks/02_metrics.ipynb #aa32ddf0
 def _ranking(score, out, y):
@@ -64,17 +68,25 @@ def roc_auc(
     out:torch.Tensor, # Outputs `(galaxies, classes)`, before the softmax
     y:torch.Tensor    # True class numbers `(galaxies,)`
 )->float:             # NaN where `y` holds a single class
-    "Area under the ROC curve of each class against the rest"
-    from sklearn.metrics import roc_auc_score
-    return _ranking(roc_auc_score, out, y)
+    """Area under the ROC curve of each class against the rest: how often one of its galaxies has the higher probability
+    (Mann and Whitney 1947)"""
+    from scipy.stats import rankdata
+    def area(of_it, p):
+        n,k = len(p),of_it.sum()
+        return (rankdata(p)[of_it].sum()-k*(k+1)/2)/(k*(n-k))
+    return _ranking(area, out, y)
 
 def average_precision(
     out:torch.Tensor, # Outputs `(galaxies, classes)`, before the softmax
     y:torch.Tensor    # True class numbers `(galaxies,)`
 )->float:             # NaN where `y` holds a single class
     "Mean precision over the galaxies of a class, ranked by its probability (area under the precision-recall curve)"
-    from sklearn.metrics import average_precision_score
-    return _ranking(average_precision_score, out, y)
+    def area(of_it, p):
+        order = np.argsort(-p)
+        last = np.flatnonzero(np.diff(p[order], append=np.nan)!=0)      # of those that share a probability
+        found = of_it[order].cumsum()[last]
+        return np.diff(found, prepend=0)@(found/(last+1))/found[-1]
+    return _ranking(area, out, y)
 
 # %% ../../nbs/tasks/02_metrics.ipynb #ce177cea
 CLASS_METRICS = (accuracy, balanced_accuracy, precision, recall, f1, roc_auc, average_precision)

@@ -1,12 +1,15 @@
-"What the tests share: --slow, --gpu, real data where there is some, and the command line as a user runs it"
-import os, shutil, subprocess, sys
+"What the tests share: --slow, --slow-for, --gpu, real data where there is some, and the command line as a user runs it"
+import multiprocessing, os, shutil, time
+from collections import Counter
 from pathlib import Path
-import pytest
+import preloaded, pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
 def pytest_addoption(parser):
     parser.addoption('--slow', action='store_true', help='also run the tests marked slow')
+    parser.addoption('--slow-for', type=float, default=None, metavar='MINUTES',
+                     help='begin no slow test later than so many minutes after the start')
     parser.addoption('--gpu', action='store_true', help='let the tests see the GPUs of this machine')
 
 def pytest_configure(config):
@@ -14,9 +17,27 @@ def pytest_configure(config):
     if not config.getoption('--gpu'): os.environ['CUDA_VISIBLE_DEVICES'] = ''
 
 def pytest_collection_modifyitems(config, items):
+    "Without --slow, of a test that is marked slow(but=k) the first k cases are run, of one marked slow none"
     if config.getoption('--slow'): return
+    seen = Counter()
     for o in items:
-        if 'slow' in o.keywords: o.add_marker(pytest.mark.skip(reason='takes minutes; run with --slow'))
+        if (mark := o.get_closest_marker('slow')) is None: continue
+        test = o.nodeid.partition('[')[0]
+        seen[test] += 1
+        if seen[test]>mark.kwargs.get('but', 0): o.add_marker(pytest.mark.skip(reason='slow: run with --slow'))
+
+def pytest_sessionfinish():
+    "Whoever is left does not keep the tests from ending"
+    for o in multiprocessing.active_children(): o.kill()
+
+BEGUN = time.monotonic()
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    "A machine that is slower than others still comes to an end, and says what it has left out"
+    limit = item.config.getoption('--slow-for')
+    if limit is None or item.get_closest_marker('slow') is None: return
+    if time.monotonic()-BEGUN>60*limit: pytest.skip(f'slow: its {limit:g} minutes are over')
 
 @pytest.fixture(scope='session')
 def root(): return ROOT
@@ -34,9 +55,7 @@ def run_zoofast():
     `stderr`"""
     def _run(*args, cwd=None, env=None):
         path = os.pathsep.join(o for o in (str(ROOT), os.environ.get('PYTHONPATH')) if o)
-        env = {**os.environ, 'PYTHONPATH':path, **(env or {})}
-        command = [sys.executable, '-m', 'zoofast.cli', *map(str, args)]
-        return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
+        return preloaded.run(['-m', 'zoofast.cli', *args], cwd, {'PYTHONPATH': path, **(env or {})})
     return _run
 
 @pytest.fixture(scope='session', autouse=True)

@@ -115,6 +115,7 @@ def test_flip_is_a_fraction():
         assert (torch.linalg.det(m[:,:,:2])<0).double().mean()==pytest.approx(want, abs=0 if want in (0, 1) else 0.03)
 
 SHEARED = [dict(shear=30, zoom=(0.8, 1.2), quarters=True), dict(preset='zoobot', shear=(-20, 20))]
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize('kw', [dict(preset=p) for p in PRESETS]+SHEARED, ids=str)
 def test_without_flips_nothing_is_ever_mirrored(kw):
     aug = make_augment(kw, SIZE, flip=False)

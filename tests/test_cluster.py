@@ -1,7 +1,7 @@
 "Predictions on a Dask cluster: the same table as one process's, whoever is killed on the way"
 import json, os, signal, subprocess, sys, time
 from pathlib import Path
-import numpy as np, pandas as pd, pytest, torch
+import numpy as np, pandas as pd, preloaded, pytest, torch
 from zoofast.bundles.bundle import load_bundle, write_bundle
 from zoofast.catalog.read import read_catalog
 from zoofast.core.cluster import ClusterError, check_client
@@ -48,16 +48,17 @@ def same(folder, want, size=SHARD):
 
 def environment():
     path = os.pathsep.join(o for o in (str(ROOT), os.environ.get('PYTHONPATH')) if o)
-    return {**os.environ, 'PYTHONPATH': path, 'OMP_NUM_THREADS': '1', 'DASK_LOGGING__DISTRIBUTED': 'critical'}
+    return {'PYTHONPATH': path, 'OMP_NUM_THREADS': '1', 'DASK_LOGGING__DISTRIBUTED': 'critical'}
 
-def start(*words, **kw):
-    return subprocess.Popen([sys.executable, *map(str, words)], env=environment(), text=True, **kw)
+def start(*words):
+    return subprocess.Popen([sys.executable, *map(str, words)], env={**os.environ, **environment()},
+                            stderr=subprocess.DEVNULL)
 
 def predicts(sky, out, *words, catalog='big.csv'):
     tmp,how,_ = sky
-    return start('-m', 'zoofast.cli', 'predict', tmp/'bundle', tmp/catalog, '--out', out, '--shard-size', SHARD,
-                 '--batch-size', 16, '--columns', 'z', '--engine', 'torch', *words,
-                 stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    words = ['predict', tmp/'bundle', tmp/catalog, '--out', out, '--shard-size', SHARD, '--batch-size', 16,
+             '--columns', 'z', '--engine', 'torch', *words]
+    return preloaded.start(['-m', 'zoofast.cli', *words], env=environment())
 
 def wait_for(what, process, seconds=300):
     "Wait until something is so, while a process is at work"
@@ -77,11 +78,11 @@ class Cluster:
     def __init__(self, tmp):
         self.file = tmp/'scheduler.json'
         self.scheduler = start('-m', 'dask', 'scheduler', '--host', '127.0.0.1', '--port', 0, '--no-dashboard',
-                               '--scheduler-file', self.file, stderr=subprocess.DEVNULL)
+                               '--scheduler-file', self.file)
         wait_for(self.file.exists, self.scheduler)
         worker = ('-m', 'dask', 'worker', '--scheduler-file', self.file, '--nthreads', 1, '--memory-limit', 0,
                   '--no-dashboard', '--host', '127.0.0.1')
-        self.nannies = [start(*worker, stderr=subprocess.DEVNULL) for _ in range(2)]
+        self.nannies = [start(*worker) for _ in range(2)]
 
     def pids(self):
         "The processes of the workers themselves, which nannies start again"
@@ -239,6 +240,22 @@ def test_check(sky, client):
     for o in (False, lambda f: None):
         with pytest.raises(ValueError, match='goes without'): check_catalog(df, open_images=o, client=client)
 
+def test_workers_that_are_threads_give_memory_back(sky):
+    "A worker keeps freed memory from shard to shard, and no longer: here it is the memory of this process"
+    from distributed import Client, LocalCluster
+    from zoofast.encoders import compute
+    tmp,how,want = sky
+    here = dict(processes=False, threads_per_worker=1, dashboard_address=None)
+    few = read_catalog(tmp/'big.csv').head(100)
+    with LocalCluster(1, **here) as cluster, Client(cluster, set_as_default=False) as client:
+        got = predict_catalog(tmp/'bundle', few, batch_size=16, engine='torch', progress=False, client=client)
+        pd.testing.assert_frame_equal(got[want.columns.drop('z')], want.drop(columns='z').head(100), check_dtype=False)
+        for _ in range(100):
+            if not compute._inside: break
+            time.sleep(.1)
+        assert compute._inside==0
+
+@pytest.mark.slow
 def test_what_can_be_no_cluster(sky, monkeypatch):
     tmp,how,_ = sky
     for o,said in ((0, 'client=0 must be'), (True, 'bool will do|bool will not do'), ('two', "'two' is no address"),

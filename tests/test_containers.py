@@ -157,6 +157,7 @@ def test_what_is_not_there_is_said_with_what_is(there, place, why):
 def bytes_read():
     return int(next(o for o in open('/proc/self/io') if o.startswith('rchar')).split()[1])
 
+@pytest.mark.slow(but=1)
 @pytest.mark.skipif(not os.path.exists('/proc/self/io'), reason='the system does not count')
 @pytest.mark.parametrize('name', ['a.npy', 'a.npz', 'plain.h5', 'rows.h5', 'v3.zarr', 'a.zip', 'a.tar'])
 def test_one_picture_costs_its_bytes(tmp_path, name):
@@ -172,6 +173,7 @@ def test_one_picture_costs_its_bytes(tmp_path, name):
     pictures = 5 if 'zarr' in name else 1                            # the chunks have five
     assert bytes_read()-before<pictures*120_000+100_000
 
+@pytest.mark.slow(but=4)
 @pytest.mark.parametrize('name', KINDS+['a.zip', 'a.tar'])
 def test_threads_and_forked_processes_read_what_one_reads(tmp_path, name):
     "What is open in one is never used by another, whose place in the file is another"

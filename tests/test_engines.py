@@ -52,6 +52,7 @@ def plain(enc, x): return enc(x.float()/255)
 
 def close(a, b): return bool(((a-b).abs()<=1e-4*b.abs().max()).all())
 
+@pytest.mark.slow(but=2)
 @pytest.mark.parametrize('name,size,channels', ENCODERS)
 @pytest.mark.parametrize('engine', ['torch', 'onnx', 'openvino'])
 def test_same_features_for_batches_of_any_size(engine, name, size, channels):
@@ -105,6 +106,7 @@ def test_exported_once():
     assert len(kept())==2
     assert not list(path.parent.glob('*.part'))
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize('engine', ['onnx', 'openvino'])
 @pytest.mark.parametrize('damage', ['cut', 'empty', 'noise', 'other weights', 'other encoder'])
 def test_damaged_file_is_made_again(engine, damage):
@@ -161,6 +163,7 @@ def test_a_wrong_export_is_refused(monkeypatch, long_jobs):
     with pytest.raises(ValueError, match='differ from torch'): make_engine(enc, 'onnx')(x)
     assert close(make_engine(enc, 'auto', 10**9)(x), plain(enc, x))
 
+@pytest.mark.slow
 def test_answers_are_compared_too():
     "Features that agree to 1e-4 do not do where the head makes much of a small difference"
     enc,x = encoder(),images(2)
@@ -236,6 +239,7 @@ try: engines.make_engine(enc, sys.argv[1])
 except ValueError as e: print(e)
 """
 
+@pytest.mark.slow
 @pytest.mark.parametrize('engine,package', [('onnx','onnxruntime'), ('openvino','openvino')])
 def test_without_the_package(engine, package, root):
     "An engine that is not installed is named, and how to have it; `auto` goes on without"
@@ -258,6 +262,7 @@ def survey_model(survey, name='test_efficientnet'):
     with torch.no_grad(): net.head[1].weight.mul_(20)              # answers that are sure
     return GalaxyModel(net, task, ImageReader(64), device='cpu'),df
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize('engine', ['torch', 'onnx', 'openvino', 'auto'])
 def test_predictions_are_the_same(engine, survey, long_jobs):
     model,df = survey_model(survey)

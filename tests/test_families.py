@@ -50,6 +50,7 @@ def test_enough_families_are_grouped():
     n = sum(isinstance(blocks_of(o, b), dict) for o in FAMILIES.values() for b in ('coarse', 'fine'))/2
     assert n>=180 and len(FAMILIES)-n<20
 
+@pytest.mark.slow(but=24)
 @pytest.mark.parametrize('blocks', ['coarse', 'fine'])
 def test_each_parameter_is_in_one_block(family, blocks):
     found = grouped(family, blocks)
@@ -61,6 +62,7 @@ def test_each_parameter_is_in_one_block(family, blocks):
     assert dict(named)==found=={n: found[n] for n,_ in body.named_parameters()}
     assert [id(p) for part in groups[-1].values() for _,p in part]==[id(p) for p in head.parameters()]
 
+@pytest.mark.slow(but=19)
 def test_order_is_that_of_the_forward_pass(family):
     "No parameter is used before one of a lower block; a token may be lower than the block that it joins"
     coarse,fine = grouped(family),grouped(family, 'fine')
@@ -72,6 +74,7 @@ def test_order_is_that_of_the_forward_pass(family):
             assert found[n]<=later, f'{n} of block {found[n]} is used before a parameter of block {later}'
             if not TOKENS.match(n): later = found[n]
 
+@pytest.mark.slow(but=3)
 @pytest.mark.parametrize('blocks', ['coarse', 'fine'])
 def test_the_stem_is_lowest(family, blocks):
     found = grouped(family, blocks)

@@ -259,6 +259,7 @@ NAMES = [
 @pytest.fixture(scope='module')
 def loaders(survey): return {k: data(survey[1], k) for k in KINDS}
 
+@pytest.mark.slow(but=5)
 @pytest.mark.parametrize('kind', KINDS)
 @pytest.mark.parametrize('check', [o[-1] for o in NAMES], ids=[o[1] for o in NAMES])
 def test_name(check, kind, loaders, tmp_path):
@@ -306,6 +307,7 @@ EVERY = sorted(k for k,v in vars(callbacks).items() if is_callback(v) and k not 
 
 def weights(learn): return torch.cat([p.detach().flatten().clone() for p in learn.model.parameters()])
 
+@pytest.mark.slow(but=5)
 @pytest.mark.parametrize('frozen', [False, True], ids=['all', 'head alone'])
 @pytest.mark.parametrize('name', EVERY)
 def test_callback(name, frozen, loaders, tmp_path, monkeypatch):

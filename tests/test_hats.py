@@ -1,8 +1,8 @@
 """HATS catalogues, as LSDB writes and reads them: read along the sky with their margins left alone, and written with
 the same parts of the sky; killed and resumed, each row is there once"""
-import json, os, shutil, signal, subprocess, sys, time
+import json, os, shutil, signal, sys, time
 from pathlib import Path
-import numpy as np, pandas as pd, pyarrow as pa, pyarrow.parquet as pq, pytest
+import numpy as np, pandas as pd, preloaded, pyarrow as pa, pyarrow.parquet as pq, pytest
 from zoofast.catalog.read import read_catalog
 from zoofast.catalog.stream import CatalogStream
 from zoofast.catalog.tables import parquet_parts
@@ -53,6 +53,7 @@ def opened(folder): return lsdb.open_catalog(folder).compute(progress_bar=False)
 def pixels(folder): return [(p.order, p.pixel) for p in lsdb.open_catalog(folder).get_healpix_pixels()]
 def part(folder, n): return next(Path(o) for o in parquet_parts(folder) if f'Npix={n}.' in o)
 
+@pytest.mark.slow
 def test_rows_come_along_the_sky_and_the_margin_stays_where_it_is(sky):
     tmp,table = sky
     assert len(list((tmp/'survey').rglob('Npix=*.parquet')))>len(parquet_parts(tmp/'survey'))
@@ -193,6 +194,7 @@ def test_a_part_without_a_row_and_one_of_several_files(sky, tmp_path):
     there = lsdb.open_catalog(tmp/'survey').compute(progress_bar=False)
     assert dict(zip(got.id_str, index)).items()<=dict(zip(there.objid.astype(str), there.index)).items()
 
+@pytest.mark.slow
 def test_in_a_shell(sky, tmp_path, run_zoofast):
     tmp,_ = sky
     how = ['--id-col', 'objid', '--shard-size', 16]
@@ -256,9 +258,8 @@ print(killed)
 @pytest.mark.slow
 def test_killed_at_any_step(sky, tmp_path):
     tmp,_ = sky
-    env = {**os.environ, 'PYTHONPATH': os.pathsep.join([str(ROOT), str(ROOT/'tests')])}
-    words = [sys.executable, '-W', 'ignore', '-c', CRASH, tmp/'model', tmp/'survey', tmp_path, 7]
-    said = subprocess.run([*map(str, words)], env=env, capture_output=True, text=True)
+    env = {'PYTHONPATH': os.pathsep.join([str(ROOT), str(ROOT/'tests')])}
+    said = preloaded.run(['-W', 'ignore', '-c', CRASH, tmp/'model', tmp/'survey', tmp_path, 7], env=env)
     assert said.returncode==0 and int(said.stdout)>10, said.stdout+said.stderr
 
 @pytest.mark.slow
@@ -270,10 +271,9 @@ def test_20000_rows_in_48_parts_killed_half_way(sky, tmp_path):
     assert len(pixels(home))==48
     out,parts = tmp_path/'made',tmp_path/'made.parts'
     path = os.pathsep.join([str(ROOT), os.environ.get('PYTHONPATH', '')])
-    words = [sys.executable, '-m', 'zoofast.cli', 'predict', tmp/'model', home, '--out', f'hats://{out}',
-             '--id-col', 'objid', '--shard-size', 500, '--columns', 'mag']
-    how = dict(env={**os.environ, 'PYTHONPATH': path}, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    def begin(): return subprocess.Popen([*map(str, words)], **how)
+    words = ['-m', 'zoofast.cli', 'predict', tmp/'model', home, '--out', f'hats://{out}', '--id-col', 'objid',
+             '--shard-size', 500, '--columns', 'mag']
+    def begin(): return preloaded.start(words, env={'PYTHONPATH': path})
     driver = begin()
     while len(list(parts.glob('part-*.parquet')))<20:
         assert driver.poll() is None, driver.communicate()[1]

@@ -377,6 +377,7 @@ def test_what_is_no_file_does_not_hang(bundle, name, kind):
         except PermissionError: pytest.skip('only root makes devices')
     refused(bundle, name, 'no ordinary file', seconds=2)
 
+@pytest.mark.slow
 def test_no_permission(good):
     "As another user where the tests run as root, who may read everything"
     closed = ['model.safetensors', 'config.json', '.']
@@ -426,6 +427,7 @@ def test_an_image_of_millions_of_pixels_is_not_computed(tmp_path):
     load_bundle(d, 'cpu')
     assert time.perf_counter()-start<10 and resource.getrusage(resource.RUSAGE_SELF).ru_maxrss-before<300_000
 
+@pytest.mark.slow
 def test_memory_is_that_of_the_model(tmp_path):
     "The weights are read straight into the model: loading takes the model's size, not twice that"
     d = write_bundle(tmp_path/'b', model_of('resnet50'))
@@ -456,6 +458,7 @@ def test_an_encoder_source_is_checked_as_well(bundle, good):
 
 HONEST = [('test_vit', 1), ('test_vit', 5), ('test_convnext', 3), ('resnet10t', 4),
           ('swin_tiny_patch4_window7_224', 3), ('test_nfnet', 3), ('mixer_s32_224', 3)]
+@pytest.mark.slow(but=2)
 @pytest.mark.parametrize('arch,channels', HONEST)
 def test_honest_bundles_of_many_kinds_load(tmp_path, arch, channels):
     m = model_of(arch, channels)

@@ -88,12 +88,14 @@ def test_branches(hub, run, good):
     assert 'GalaxyModel' in small and 'GalaxyModel' in one
     assert gone.endswith('hf_hub:me/rings@gone: the bundle cannot be fetched: the repository has no such revision')
 
+@pytest.mark.slow
 def test_the_command(hub, run, good):
     command = ['zoofast', 'push', str(good), 'me/rings']
     out = run(f"import sys; sys.argv = {command!r}; from zoofast.cli import main\n"
               "try: main()\nexcept SystemExit as e: assert not e.code")
     assert out==f"{hub.url}/me/rings/commit/{hub.at('me/rings', 'main')[0]}"
 
+@pytest.mark.slow
 def test_another_learner_starts_from_its_encoder(hub, run, good, survey):
     hub.add('me/rings', {n: (good/n).read_bytes() for n in ('config.json', 'model.safetensors')})
     code = f"""

@@ -100,6 +100,7 @@ def astropys(file):
         d = np.array(h.data, dtype=float)
     return (d[None] if d.ndim==2 else d)[:,::-1]
 
+@pytest.mark.slow(but=8)
 @pytest.mark.parametrize('name', [n for n in SENSIBLE])
 def test_pixels_and_stretches_are_astropys(data_dir, name):
     file = corpus_file(data_dir, name)

@@ -1,6 +1,5 @@
 "What numbers mean, which model is in hand, other data, the user's own freezing, other libraries' words"
-import subprocess, sys
-import numpy as np, pytest, torch
+import numpy as np, preloaded, pytest, torch
 from fastai.callback.core import CancelFitException
 from fastai.callback.all import Callback, ReduceLROnPlateau, SaveModelCallback, ShortEpochCallback
 from fastai.metrics import F1Score, accuracy, mae, rmse, skm_to_fastai
@@ -38,6 +37,7 @@ def test_a_metric_with_a_value_for_each_class_is_kept_class_by_class(survey):
 
 # ---- which model is in hand
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', KINDS)
 def test_what_is_in_hand_is_what_validate_measures(kind, survey):
     learn = learner(data(survey[1], kind), precision='fp32')
@@ -56,6 +56,7 @@ def test_what_is_in_hand_is_what_validate_measures(kind, survey):
     agrees()
     assert learn.in_hand is learn.history[-1]
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize('change', ['load', 'dls', 'loss', 'weights'])
 def test_what_was_changed_has_no_scores_and_a_later_fit_is_not_undone(change, survey, tmp_path):
     learn = learner(data(survey[1], 'classification'), save_dir=tmp_path/'run', precision='fp32')
@@ -141,7 +142,7 @@ def test_progressive_resizing_as_in_fastais_book(survey, tmp_path):
     here = predict_catalog(learn, survey[1], progress=False)
     code = (f'from zoofast import predict_catalog; predict_catalog({str(tmp_path/"bundle")!r}, '
             f'{str(survey[0]/"catalog.csv")!r}, out={str(tmp_path/"out.csv")!r}, progress=False)')
-    subprocess.run([sys.executable, '-W', 'ignore', '-c', code], check=True)
+    assert preloaded.run(['-W', 'ignore', '-c', code]).returncode==0
     import pandas as pd
     there = pd.read_csv(tmp_path/'out.csv', dtype={'id_str': str})
     cols = [c for c in here if here[c].dtype==float]
@@ -192,6 +193,7 @@ def test_a_callback_that_looks_at_images_gets_images_while_the_encoder_is_frozen
 
 # ---- modules of one's own
 
+@pytest.mark.slow
 def test_what_the_user_froze_stays_frozen(survey):
     import timm
     body = timm.create_model('test_convnext', num_classes=0)

@@ -1,5 +1,6 @@
 "The house: a folder imports only folders below it, a file only files of lower folders or earlier ones of its own"
 import ast, re, subprocess, sys
+from functools import cache
 from pathlib import Path
 import pytest
 
@@ -23,6 +24,7 @@ def modules_of(package):
     "Module -> its path, of all that notebooks export"
     return {dotted(p, package): p for p in sorted(package.rglob('*.py')) if p.stem not in GATES|BY_NBDEV}
 
+@cache
 def imports(source, module):
     "`(dotted name, is it inside a function, line)` of every import in `source`; names of zoofast are absolute"
     def targets(node):
@@ -131,6 +133,7 @@ PAIRS = [('core.errors', 'catalog.read'), ('images.fits', 'images.reader'), ('ta
          ('catalog.tables', 'data.check')]
 WAYS = ['from zoofast.{u} import *', 'import zoofast.{u}', 'from zoofast.{f} import {n}',
         'def f():\n    from ..{u} import a', 'from .. import {f}', 'import zoofast.all']
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize('lower,upper', PAIRS)
 @pytest.mark.parametrize('how', WAYS)
 def test_an_import_turned_round_is_seen(tmp_path, lower, upper, how):
@@ -178,6 +181,7 @@ def test_import_zoofast_is_light(use):
     assert res.returncode==0, res.stderr
     assert not res.stdout.strip(), f'{use} loads {res.stdout}'
 
+@pytest.mark.slow
 @pytest.mark.parametrize('mod', ['training.optimizer', 'bundles.save', 'predict.table', 'all'])
 def test_imports_are_quiet(mod):
     "Warnings of other people's libraries do not reach the user"

@@ -20,6 +20,7 @@ def quiet(learn, f):
 def changed(before, after): return {k for k in before if not torch.equal(before[k], after[k])}
 def learner(dls, **kw): return galaxy_learner(dls, LITE, **{'keep_best': False, **kw})
 
+@pytest.mark.slow
 def test_freeze_layers_by_type(dls):
     learn = learner(dls, learning_rate=1e-2)
     conv = {f'{n}.weight' for n,m in learn.model.named_modules() if isinstance(m, nn.Conv2d)}
@@ -59,6 +60,7 @@ def test_drop_path_of_frozen_blocks_is_off(dls):
     drops = {n: m.training for n,m in learn.model.named_modules() if type(m).__name__=='DropPath'}
     assert any(drops.values()) and all(t==('stages.3' in n) for n,t in drops.items())
 
+@pytest.mark.slow
 def test_l1_shrinks_weights(dls):
     def size(l1):
         learn = quiet(learner(dls, l1=l1, learning_rate=1e-3, weight_decay=0.), lambda l: l.fit(3))
@@ -78,6 +80,7 @@ def test_l1_is_the_gradient_of_its_penalty(still):
     a,b = state(learn),state(twin)
     assert all(torch.allclose(a[k], b[k], atol=1e-6) for k in a if a[k].is_floating_point())
 
+@pytest.mark.slow
 def test_accumulated_batches_are_one_big_batch(survey):
     "Also where the last ones are smaller: 46 galaxies as 16+16+14"
     df = survey[1].assign(split=['train']*46+['valid']*14)
@@ -106,6 +109,7 @@ def test_second_derivatives(dls):
 
 MIXED = [dict(mixup=0.4), dict(cutmix=1.), dict(mixup=0.4, label_smoothing=0.1, class_weights='balanced'),
          dict(loss_func='focal')]
+@pytest.mark.slow
 @pytest.mark.parametrize('kw', MIXED, ids=str)
 def test_mixing_and_losses_train(dls, kw):
     learn = quiet(learner(dls, learning_rate=1e-3, **kw), lambda l: l.fine_tune(2))
@@ -116,6 +120,7 @@ def test_views(dls):
     assert many._cached[1].train_ds.store.shape==(3*len(dls.train_ds), 1280) and changed(state(one), state(many))
     assert torch.equal(one._cached[1].valid_ds.store, many._cached[1].valid_ds.store)
 
+@pytest.mark.slow
 def test_mixed_precision_is_real_on_a_cpu(dls):
     "The encoder's convolutions and products run in bf16; weights and losses do not"
     for precision,want in (('bf16', torch.bfloat16), ('fp16', torch.float16), ('fp32', torch.float32)):
@@ -134,6 +139,7 @@ def test_auto_precision_says_which(dls):
     want = 'bf16' if has_bf16(torch.device('cpu')) else 'fp32'
     assert galaxy_learner(dls, 'convnext_atto', pretrained=False).params['precision']==want
 
+@pytest.mark.slow
 def test_second_stage_by_name(dls):
     for fit in ('one_cycle', 'cosine', 'flat_cos', 'constant'):
         learn = learner(dls)
@@ -148,6 +154,7 @@ def test_second_stage_by_name(dls):
     quiet(learn, lambda l: l.fine_tune(2))
     assert [h['lr'] for h in learn.history[1:]]==pytest.approx([5e-4, 5e-5])
 
+@pytest.mark.slow
 @pytest.mark.parametrize('fit', ['one_cycle', 'cosine', 'flat_cos', 'constant', 'scheduler_kwargs'])
 def test_every_second_stage_takes_its_rates(dls, fit):
     for kw,want in ((dict(), 3e-3), (dict(training_mode='head_only'), 7e-3)):
@@ -176,6 +183,7 @@ def test_an_interrupted_fit_leaves_nothing_behind(dls):
     assert learn.loss_func is loss and learn.dls is dls
     quiet(learn, lambda l: l.fit(1))
 
+@pytest.mark.slow
 def test_lookahead_forgets(dls):
     learn = quiet(learner(dls, opt='lookahead_adamw', learning_rate=3e-2, layer_decay=1.), lambda l: l.fit(2))
     learn.unfreeze()

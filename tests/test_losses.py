@@ -245,6 +245,7 @@ def test_an_own_loss_is_said_when_saving(dls, tmp_path):
     assert isinstance(model.to_learner(dls, loss_func=Twice()).loss_func, Twice)
 
 STRANGE = [*HOSTILE[:5], {}, [], 'os.system', 5, {'own': 'mine'}, {'own': None}, {'own': {'a': [1]}}]
+@pytest.mark.slow(but=3)
 @pytest.mark.parametrize('config', STRANGE, ids=str)
 def test_a_strangers_loss_does_not_hinder_prediction(dls, tmp_path, config):
     learner(dls).save_bundle(tmp_path/'b')

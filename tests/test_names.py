@@ -76,6 +76,7 @@ def test_folders_are_offered(folder):
     assert set(m.__all__)==set(mine)<=set(dir(m))
     for n in mine: assert getattr(m, n) is getattr(zoofast, n)
 
+@pytest.mark.slow
 def test_tab_completion():
     "In a plain Python and in IPython, before anything was loaded"
     assert set(OWN)<=set(dir(zoofast)) and set(FOLDERS)<=set(dir(zoofast))

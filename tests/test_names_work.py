@@ -42,6 +42,7 @@ def test_a_model_has_what_is_added(imports, bundle):
     run(f'{imports}\nmodel = load_bundle({str(bundle)!r}, "cpu")\n'
         f'lacks = [o for o in {MODEL} if not hasattr(model, o)]\nassert not lacks, lacks')
 
+@pytest.mark.slow
 def test_a_learner_in_hand_has_what_is_added(bundle, tmp_path):
     "Made from the bundle and saved again, the catalogue included"
     run(f"""import os

@@ -252,6 +252,7 @@ def accuracy(trained, folder, change, no_flux='sky'):
     preds = predict_catalog(model, df.assign(file_loc=files), engine='torch', progress=False)
     return (preds.kind_pred.to_numpy()==df.kind.to_numpy()).mean()
 
+@pytest.mark.slow
 def test_a_model_sees_the_galaxy_beside_padding(trained, tmp_path):
     "Eight columns without flux took models to 0.5 before; now they cost no more than columns of perfect sky"
     whole = accuracy(trained, tmp_path, lambda o: o)

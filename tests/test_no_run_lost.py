@@ -20,6 +20,7 @@ def finished(survey, run_zoofast, tmp_path_factory):
     assert res.returncode==0, res.stderr
     return run,words
 
+@pytest.mark.slow
 def test_the_same_command_given_twice_changes_nothing(finished, run_zoofast):
     run,words = finished
     before = digests(run)
@@ -29,6 +30,7 @@ def test_the_same_command_given_twice_changes_nothing(finished, run_zoofast):
     for o in ('finished on', 'valid loss', '--overwrite', '--resume', '--save-dir'): assert o in said
     assert 'loading' not in res.stderr                     # it is said before anything is loaded
 
+@pytest.mark.slow
 def test_resume_of_a_finished_run_keeps_it(finished, run_zoofast):
     run,words = finished
     before = (run/'bundle'/'model.safetensors').read_bytes()

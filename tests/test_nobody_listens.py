@@ -20,6 +20,7 @@ def folder(tmp_path):
     df.assign(ring=np.arange(30)%2).to_csv(tmp_path/'rings.csv', index=False)
     return tmp_path
 
+@pytest.mark.slow
 @pytest.mark.parametrize('closed', ['2>&-', '0<&-', '>&- 2>&-', '0<&- 2>&-'])
 def test_a_closed_stream_is_none(folder, closed):
     res = shell(f'zoofast check rings.csv --label ring {closed}', folder)
@@ -27,10 +28,12 @@ def test_a_closed_stream_is_none(folder, closed):
     if '>&- ' not in closed: assert 'all 30 rows' in res.stdout
     assert shell(f'zoofast check none.csv {closed}', folder).returncode==2
 
+@pytest.mark.slow
 def test_a_reader_that_stops(folder):
     res = shell('zoofast encoders resnet | head -n 1', folder)
     assert res.returncode==0 and res.stdout.count('\n')==1 and not res.stderr
 
+@pytest.mark.slow
 @pytest.mark.skipif(not os.path.exists('/dev/full'), reason='needs /dev/full')
 def test_a_result_that_is_lost_is_an_error(folder):
     res = shell('zoofast check rings.csv --label ring > /dev/full', folder)

@@ -24,6 +24,7 @@ def catalog(survey):
         'log M*/Msun': rng.normal(10, 1, n), 'Is it round?_yes, it is': rng.integers(1, 20, n),
         'Is it round?_no': rng.integers(1, 20, n)})
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', KINDS)
 def test_columns_are_usable(kind, catalog, tmp_path):
     dls = GalaxyDataLoaders.from_catalog(catalog, task=KINDS[kind], size=32, valid=.3, progress=False)
@@ -49,6 +50,7 @@ def test_columns_are_usable(kind, catalog, tmp_path):
     if kind=='classification': assert Answers(made, catalog, 'Class 1.1').task.classes==['1.0', 'a b', 'été']
     assert make_report(learn, progress=False).stat().st_size>10_000
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize('kind', KINDS)
 def test_old_bundles_keep_their_columns(kind, catalog, tmp_path):
     dls = GalaxyDataLoaders.from_catalog(catalog, task=KINDS[kind], size=32, progress=False)

@@ -4,7 +4,7 @@ answers, indices, caches
 tests/fixtures/release-0.1.0/make.py made the files with that release, and wrote down what it made of them itself."""
 import json, os, shutil, tempfile
 from pathlib import Path
-import numpy as np, pandas as pd, pytest
+import numpy as np, pandas as pd, pytest, torch
 from filelock import FileLock
 
 FIXTURES = Path(__file__).resolve().parent/'fixtures'/'release-0.1.0'
@@ -75,10 +75,13 @@ def test_a_killed_run_goes_on(old):
     assert learn.best_epoch['epoch']==want['best_epoch']['epoch']
     same(predict_catalog(learn, 'survey/catalog.csv', engine='torch', progress=False), 'run')
 
+@pytest.mark.slow
 def test_a_sweep_goes_on(old):
     "The trial that was killed is trained to its end, one more is made, and those that were there are kept"
     pytest.importorskip('optuna')
     from zoofast.all import SweepData, run_sweep
+    from zoofast.encoders.compute import has_bf16
+    if not has_bf16(torch.device('cpu')): pytest.skip('its trials are of a CPU that computes in bf16')
     settings = dict(method='random', metric=dict(name='valid_loss', goal='minimize'),
                     parameters=dict(learning_rate=dict(distribution='log_uniform_values', min=1e-4, max=1e-2),
                                     training_mode=dict(values=['full', 'head_only'])))
@@ -97,6 +100,7 @@ def test_an_unfinished_prediction_goes_on(old):
     assert {o: (old/'shards'/o).stat().st_mtime_ns for o in there}==there, 'a shard was made again'
     same(saved.to_pandas(), 'shards')
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', TASKS)
 def test_answers_are_judged_the_same(old, name):
     from zoofast.all import Answers

@@ -50,6 +50,7 @@ def trains(name, **kwargs):
     assert moved and all(k.startswith('head.') for k in moved)
     return opt
 
+@pytest.mark.slow(but=19)
 @pytest.mark.parametrize('name', TIMM)
 def test_names_of_timm_train(name): trains(name)
 

@@ -1,7 +1,7 @@
 "A fifth task, of somebody else's package: one file and one registration, and it does all that a task of ours does"
 import ast, os, subprocess, sys, warnings
 from pathlib import Path
-import numpy as np, pandas as pd, pytest, torch
+import numpy as np, pandas as pd, preloaded, pytest, torch
 from test_layering import SRC, TREES
 from zoofast.all import (GalaxyDataLoaders, ImageReader, galaxy_learner, load_bundle, make_report, plot_confusion,
                          plot_mosaic)
@@ -36,6 +36,7 @@ def test_probabilities_and_outputs_agree(ordered):
     again = task.activation(task.outputs_of(task.to_frame(p.numpy())))
     assert torch.allclose(again, p, atol=1e-6)
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize('first', ['from zoofast.tasks import classes', 'pass'])
 def test_files_are_read_with_the_class_of_the_package_though_its_notebook_runs_beside_it(first):
     code = f"""
@@ -85,10 +86,8 @@ def test_from_the_shell(winding, tmp_path):
     (tmp_path/'site'/'ordered_classes.py').write_text((HERE/'ordered_classes.py').read_text())
     (info/'METADATA').write_text('Metadata-Version: 2.1\nName: ordered\nVersion: 1.0\n')
     (info/'entry_points.txt').write_text('[zoofast.tasks]\nordered = ordered_classes:OrderedClasses\n')
-    env = {**os.environ, 'PYTHONPATH': os.pathsep.join([str(Path(__file__).parent.parent), str(tmp_path/'site')])}
-    def zoofast(*args):
-        command = [sys.executable, '-m', 'zoofast.cli', *map(str, args)]
-        return subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True)
+    env = {'PYTHONPATH': os.pathsep.join([str(Path(__file__).parent.parent), str(tmp_path/'site')])}
+    def zoofast(*args): return preloaded.run(['-m', 'zoofast.cli', *args], tmp_path, env)
     res = zoofast('finetune', path, '--label', 'winding', '--task', 'ordered', '--encoder', NET, '--random-weights',
                   '--size', 32, '--epochs', 1, '--save-dir', 'run')
     assert res.returncode==0, res.stderr

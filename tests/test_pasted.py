@@ -101,6 +101,7 @@ COMMANDS = {
              "--trials 1 --freeze-epochs 1 --best --save-dir 'my runs/sweep'",
     'demo': f"zoofast demo --out 'my demo' --n 60 --epochs 0 {SMALL}"}
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', COMMANDS)
 def test_hints_can_be_pasted(name, shell, other):
     (other/'my settings.json').write_text(json.dumps(SETTINGS))
@@ -114,6 +115,7 @@ def test_hints_can_be_pasted(name, shell, other):
         assert done.returncode==0, (o, done.stderr)
         if 'predict' in o.split()[1]: assert '60 rows written' in done.stdout and 'could not be read' not in done.stdout
 
+@pytest.mark.slow
 def test_the_shell_says_which_options_name_the_columns(shell, other):
     pd.DataFrame({'n': ['1']}).to_csv(other/'none.csv', index=False)
     if not (other/'my runs'/"it's a").exists(): shell(COMMANDS['finetune'])

@@ -83,6 +83,7 @@ def close():
 @pytest.fixture(scope='module')
 def files(survey): return survey[1].file_loc.tolist()
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize('n', [1, 2, 300])
 @pytest.mark.parametrize('kind', KINDS)
 def test_every_picture_for_every_task(kind, n, files):
@@ -146,6 +147,7 @@ PICTURES = [
     (plot_confusion, 'binary'),
 ]
 SEE_THROUGH = {**plt.style.library['dark_background'], 'figure.facecolor': (0, 0, 0, 0)}
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize('style', ['default', 'dark_background', {'figure.facecolor': 'none'}, SEE_THROUGH])
 def test_texts_can_be_read_on_any_page(style, files):
     "Whatever the style, and with a figure that would be see-through"
@@ -208,6 +210,7 @@ def test_label_curve(tmp_path):
     with pytest.raises(ValueError, match="no metric 'rmse'"): plot_label_curve(tmp_path/'r0', 'rmse')
     assert drawn(plot_label_curve(pd.DataFrame(dict(n_labels=[5.], accuracy=[.5]))))
 
+@pytest.mark.slow
 @pytest.mark.parametrize('kind', ['classification', 'multilabel', 'numbers', 'votes'])
 def test_pictures_of_a_run(kind, files, tmp_path):
     a = answers(kind, 40, files)
@@ -222,6 +225,7 @@ def learn(survey):
     with learn.no_bar(), learn.no_logging(): learn.fine_tune(1)
     return learn
 
+@pytest.mark.slow
 def test_what_a_learner_shows(learn):
     assert drawn(plot_confusion(learn)) and drawn(plot_history(learn))
     assert drawn(plot_groups(learn)) and drawn(plot_mosaic(learn, n=3))
@@ -231,6 +235,7 @@ def test_what_a_learner_shows(learn):
     top = rates[rates.fit==1]
     assert np.allclose(top.stem/top['head'], .75**(len(table)-2)) and drawn(plot_rates(learn))
 
+@pytest.mark.slow(but=2)
 @pytest.mark.parametrize('name,kw', [
     ('resnet18', {}),
     ('convnext_atto', {}),

@@ -1,5 +1,5 @@
 "The head is fitted to its end before the encoder moves, and the model is compared with it"
-import warnings
+import re, warnings
 import numpy as np, pandas as pd, pytest, torch
 from fastai.callback.core import Callback
 from zoofast.all import *
@@ -31,6 +31,7 @@ TASKS = dict(classes=dict(label_cols='morphology'), labels=dict(label_cols=['rin
              numbers=dict(task=Regression(['bright'])), absolute=dict(task=Regression(['bright'], loss='mae')),
              fractions=dict(task=Regression(['ring'], unit_interval=True)))
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', TASKS)
 def test_the_head_of_every_task_is_at_its_minimum(name, survey):
     "Its loss with the penalty rises in every direction that was tried, and a constant answer is worse"
@@ -50,6 +51,7 @@ def test_the_head_of_every_task_is_at_its_minimum(name, survey):
     assert best<loss(0*head.weight, learn.task.bias if learn.task.bias is not None else 0*head.bias)
     assert torch.equal(learn.net.head[1].weight, head.weight)
 
+@pytest.mark.slow
 def test_votes_are_fitted_by_their_likelihood():
     from zoofast.tasks.votes import VoteCounts
     task = VoteCounts('decals_dr5_ortho')
@@ -60,6 +62,24 @@ def test_votes_are_fitted_by_their_likelihood():
     assert task.loss_func(head(x), y)<task.loss_func(torch.zeros(60, task.n_out), y)
     assert min(head.losses, key=head.losses.get)==head.strength and torch.isfinite(head.outside).all()
 
+@pytest.mark.parametrize('size,kw,says', [
+    (16, {}, '5 epochs on 36 galaxies in batches of 16 are 15 steps.*batch_size=8 .* makes 25 of them'),
+    (8, dict(accumulate=2), 'batches of 8 are 15 steps, few to learn from; more epochs'),
+    (8, {}, None), (16, dict(training_mode='head_only'), None)])
+def test_few_steps_are_said_at_the_start(size, kw, says, survey, tmp_path):
+    class Stop(Callback):
+        def before_fit(self): raise KeyboardInterrupt
+    df = survey[1].head(50).assign(split=['train']*36+['valid']*14)
+    dls = GalaxyDataLoaders.from_catalog(df, 'morphology', size=32, batch_size=size, progress=False)
+    learn = galaxy_learner(dls, 'test_vit', pretrained=False, save_dir=tmp_path/'run', cbs=Stop(), **kw)
+    with warnings.catch_warnings(record=True) as seen, pytest.raises(KeyboardInterrupt):
+        warnings.simplefilter('always')
+        silent(learn, lambda l: l.fine_tune(5))
+    said = [str(o.message) for o in seen if 'few to learn' in str(o.message)]
+    assert len(said)==bool(says)
+    if says: assert re.search(says, said[0]) and said[0] in (tmp_path/'run/log.txt').read_text()
+
+@pytest.mark.slow
 def test_the_model_is_compared_with_what_a_probe_alone_reaches(dls):
     learn = silent(galaxy_learner(dls, LITE), lambda l: l.fine_tune(1))
     assert [r['trained'] for r in learn.history]==['head', 'all']
@@ -72,6 +92,7 @@ def test_the_model_is_compared_with_what_a_probe_alone_reaches(dls):
     model = score_predictions(predict_catalog(learn, valid[of], progress=False), valid[of], dls.task)
     assert learn.worth.model==pytest.approx(model['accuracy'])
 
+@pytest.mark.slow
 def test_test_galaxies_are_answered_as_the_frozen_model_would(dls):
     learn = probe(dls)
     rows = dls.catalog[dls.catalog.split!='train'].reset_index(drop=True)
@@ -79,6 +100,7 @@ def test_test_galaxies_are_answered_as_the_frozen_model_would(dls):
     for c in dls.task.columns[1:]: np.testing.assert_allclose(a[c], b[c], atol=2e-3)
     assert list(a.id_str)==list(b.id_str)
 
+@pytest.mark.slow
 def test_a_seed_repeats_it_bit_for_bit(dls):
     a,b = (silent(galaxy_learner(dls, LITE, seed=7), lambda l: l.fine_tune(1)) for _ in range(2))
     assert same(state(a), state(b)) and a.history==b.history
@@ -92,6 +114,7 @@ class Kill(Callback):
     def after_epoch(self):
         if len(self.learn.history)==self.after: raise Killed('killed')
 
+@pytest.mark.slow
 @pytest.mark.parametrize('after', [1, 2])
 def test_a_resumed_run_has_the_probe_that_it_had(after, dls, tmp_path):
     whole = silent(galaxy_learner(dls, LITE, save_dir=tmp_path/'a'), lambda l: l.fine_tune(2))
@@ -106,6 +129,7 @@ class Looks(Callback):
     "A callback of a user's, who wants to see images"
     def before_batch(self): pass
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize('kw,fit', [(dict(l1=1e-4), {}), (dict(mixup=.4), {}), (dict(cache_features=False), {}),
                                     (dict(cbs=Looks()), {}), ({}, dict(head_lr=1e-2)), ({}, {})], ids=str)
 def test_in_finetuning_the_head_takes_steps(kw, fit, dls):
@@ -114,6 +138,7 @@ def test_in_finetuning_the_head_takes_steps(kw, fit, dls):
     assert len(learn.recorder.losses)==2*len(dls.train)
     assert (learn.probe is None)==(learn.worth is None)==bool(kw)
 
+@pytest.mark.slow
 @pytest.mark.parametrize('fit,steps', [({}, 0), (dict(head_lr=1e-2), 2)], ids=str)
 def test_the_head_alone_is_the_probe_unless_it_gets_a_rate(fit, steps, dls):
     learn = galaxy_learner(dls, LITE, training_mode='head_only')
@@ -121,6 +146,7 @@ def test_the_head_alone_is_the_probe_unless_it_gets_a_rate(fit, steps, dls):
     assert len(learn.recorder.losses)==steps*len(dls.train) and len(learn.history)==2
     assert torch.equal(learn.net.head[1].weight, learn.probe.head.weight)==(not steps)
 
+@pytest.mark.slow
 def test_an_encoder_that_has_learnt_the_labels_is_not_probed_again(dls):
     learn = galaxy_learner(dls, LITE)
     learn.freeze()
@@ -132,12 +158,14 @@ def test_an_encoder_that_has_learnt_the_labels_is_not_probed_again(dls):
     silent(learn, lambda l: l.fine_tune(1))
     assert learn.probe is first
 
+@pytest.mark.slow
 def test_class_weights_and_sampling_count(survey):
     plain,weighted = (probe(loaders(survey, label_cols='ring'), class_weights=w) for w in (None, {0: 1, 1: 50}))
     drawn = probe(loaders(survey, label_cols='ring', sampling='balanced'))
     def ring(learn): return learn.task.activation(learn.probe.outputs)[:,1].mean()
     assert ring(weighted)>ring(plain)+.1 and ring(drawn)>ring(plain)
 
+@pytest.mark.slow
 def test_a_rare_class_is_told_of_with_what_weights_would_do(survey):
     learn = probe(loaders(survey, label_cols='ring'))
     counts = torch.bincount(learn.dls.train_ds.y)

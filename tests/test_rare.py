@@ -194,6 +194,7 @@ def test_classes_from_a_stranger(change):
     with pytest.raises(ValueError):
         task_from_config({**dict(kind='rare', label='k', classes=['b', 'a'], positive='a'), **change})
 
+@pytest.mark.slow
 def test_a_ranking_is_compared_with_the_probe_by_its_headline():
     "Not by accuracy, of which a model that finds nobody has most"
     from zoofast.tasks.worth import compare_with_probe

@@ -93,6 +93,7 @@ def test_weight_decay_spares_scales_offsets_and_the_head(name, net):
     head = set(net.head.parameters())
     assert {pg['weight_decay'] for pg in opt.opt.param_groups if head & set(pg['params'])}=={0.}
 
+@pytest.mark.slow(but=2)
 def test_a_step_moves_each_weight_by_its_rate(name):
     "Plain gradient descent from equal gradients"
     net = net_of(name).double()

@@ -136,6 +136,7 @@ def test_readers_end_with_their_parent(survey, sig):
     said = p.communicate(timeout=60)[1]
     assert said.count('Traceback')==(sig==signal.SIGINT), f'readers say nothing: {said}'
 
+@pytest.mark.slow
 def test_a_reader_that_is_killed_is_said(survey):
     kill = """import os, signal, subprocess
         ps = ['ps', '-o', 'pid=', '--ppid', str(os.getpid())]

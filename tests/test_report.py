@@ -66,6 +66,7 @@ def test_reads_well(runs, opened, kind, width):
 
 def shown(page): return page.locator('#list li:not([hidden])')
 
+@pytest.mark.slow
 def test_filter_and_sort(runs, opened):
     page,wrong = opened(runs['classification'])
     everything = shown(page).count()
@@ -95,6 +96,7 @@ def test_filter_and_sort(runs, opened):
     assert shown(page).evaluate_all('o => o.map(e => e.dataset.id)')==[ids[-1]]
     assert not wrong
 
+@pytest.mark.slow
 def test_nothing_in_a_catalogue_runs(runs, opened):
     page,wrong = opened(runs['classification'])
     assert page.get_by_text(EVIL).count()>0 and page.locator('script').count()==1
@@ -110,6 +112,7 @@ def test_nothing_in_a_catalogue_runs(runs, opened):
     page,wrong = opened(broken)
     assert page.title()!='ran' and wrong
 
+@pytest.mark.slow
 def test_without_javascript(runs, browser):
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
@@ -117,6 +120,7 @@ def test_without_javascript(runs, browser):
     assert page.locator('#list li').count()==page.locator('#list li:visible').count()>0
     context.close()
 
+@pytest.mark.slow
 def test_printed(runs, opened, tmp_path):
     page,_ = opened(runs['multilabel'])
     page.emulate_media(media='print')
@@ -124,6 +128,7 @@ def test_printed(runs, opened, tmp_path):
     page.pdf(path=tmp_path/'page.pdf')
     assert (tmp_path/'page.pdf').stat().st_size>20_000
 
+@pytest.mark.slow
 def test_says_what_there_is(runs):
     html = runs['classification'].read_text(encoding='utf-8')
     run = runs['classification'].parent
@@ -135,6 +140,7 @@ def test_says_what_there_is(runs):
     assert f"of {len(a)} test galaxies" in html
     assert f"{a.scores().value['accuracy']:.3f}" in html
 
+@pytest.mark.slow
 def test_bad_rows_are_named(survey, tmp_path):
     from zoofast.all import GalaxyDataLoaders, galaxy_learner
     df = survey[1].copy()
@@ -151,6 +157,7 @@ def test_bad_rows_are_named(survey, tmp_path):
     assert '1 row could not be used and was left out' in html
     assert df.id_str[5] in html and 'the same picture as' in html
 
+@pytest.mark.slow
 def test_a_bundle_alone_and_a_catalogue(runs, survey, tmp_path):
     shutil.copytree(runs['classification'].parent/'bundle', tmp_path/'sent')
     html = make_report(tmp_path/'sent').read_text(encoding='utf-8')

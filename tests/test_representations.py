@@ -200,6 +200,7 @@ def test_an_index_is_replaced_whole(feats, tmp_path):
     (tmp_path/'mine'/'thesis.txt').write_text('x')
     with pytest.raises(CatalogError, match='no index'): build_index(feats, tmp_path/'mine', progress=False)
 
+@pytest.mark.slow(but=1)
 @faiss
 @pytest.mark.parametrize('first', ['torch', 'faiss'])
 def test_faiss_and_torch_live_together(first):

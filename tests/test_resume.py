@@ -1,7 +1,7 @@
 """A run that is killed goes on where it was, and ends where the unbroken run would have; the best model of all stages
 is the one that is kept"""
-import random, signal, subprocess, sys, time
-import numpy as np, pandas as pd, pytest, torch
+import random, signal, time
+import numpy as np, pandas as pd, preloaded, pytest, torch
 from safetensors.torch import load_file
 from zoofast.all import *
 from zoofast.training.checkpoints import copy_weights
@@ -24,8 +24,7 @@ pd.DataFrame(learn.history).to_csv(f"{run}/history.csv", index=False)
 
 def start(folder, run, resume=""):
     "A training process, when it begins to train"
-    command = [sys.executable, '-c', SCRIPT, str(folder), str(run), resume]
-    p = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    p = preloaded.start(['-c', SCRIPT, folder, run, resume])
     assert p.stdout.readline()=='training\n'
     return p
 
@@ -96,6 +95,7 @@ def test_interrupted(dls, tmp_path, at, kw):
     assert same(state(whole), state(again))
     assert whole.history==again.history or at==(0, 1) and kw.get('seed', 1) is None
 
+@pytest.mark.slow
 def test_a_finished_run_is_not_trained_again(dls, tmp_path):
     first = quiet(lite0(dls, save_dir=tmp_path), lambda l: l.fine_tune(1))
     class Never(Callback):
@@ -103,6 +103,7 @@ def test_a_finished_run_is_not_trained_again(dls, tmp_path):
     again = quiet(lite0(dls, save_dir=tmp_path, resume=True, cbs=Never()), lambda l: l.fine_tune(1))
     assert same(state(first), state(again)) and again.history==first.history
 
+@pytest.mark.slow
 def test_resume_of_another_run_is_refused(dls, tmp_path):
     quiet(lite0(dls, save_dir=tmp_path), lambda l: l.fine_tune(1))
     def resume(n, data=dls, **kwargs): lite0(data, save_dir=tmp_path).fine_tune(n, resume=True, **kwargs)
@@ -127,6 +128,7 @@ def test_resume_of_another_run_is_refused(dls, tmp_path):
     (tmp_path/'checkpoints'/'last.pt').write_bytes(b'no checkpoint')
     with pytest.raises(ValueError, match='cannot be read as a checkpoint'): resume(1)
 
+@pytest.mark.slow
 def test_a_better_frozen_stage_is_kept(dls, tmp_path):
     "In memory, on disk and in the bundle; the second stage is spoilt by its learning rate"
     learn = lite0(dls, save_dir=tmp_path, ema=0.)
@@ -148,6 +150,7 @@ def test_a_better_frozen_stage_is_kept(dls, tmp_path):
     last = quiet(lite0(dls, keep_best=False, ema=0.), lambda l: l.fine_tune(2, **spoilt))
     assert not same(state(learn), state(last))
 
+@pytest.mark.slow
 def test_best_by_a_named_metric(dls):
     learn = quiet(lite0(dls, monitor='accuracy', learning_rate=1e-3), lambda l: l.fine_tune(3))
     assert learn.best_epoch['accuracy']==max(h['accuracy'] for h in learn.history)
@@ -155,6 +158,7 @@ def test_best_by_a_named_metric(dls):
     with pytest.raises(ValueError, match="monitor='acc': there are train_loss, valid_loss, accuracy"):
         lite0(dls, monitor='acc')
 
+@pytest.mark.slow
 def test_patience_ends_a_stage_not_the_run(dls):
     learn = lite0(dls, patience=2, learning_rate=0.05)
     quiet(learn, lambda l: l.fine_tune(12, head_lr=0.5, freeze_epochs=12))
@@ -191,6 +195,7 @@ def test_a_loss_that_is_no_number_stops_the_run(dls, tmp_path):
     assert len(learn.history)==7//n
     assert all(v.isfinite().all() for v in state(learn).values() if v.is_floating_point())
 
+@pytest.mark.slow
 def test_ema_is_what_is_validated_and_kept(dls):
     learn = quiet(lite0(dls, ema=0.99, learning_rate=1e-3), lambda l: l.fit(3))
     last_kept = same(state(learn), {k: v for k,v in learn.ema.module.state_dict().items()})
@@ -200,6 +205,7 @@ def test_ema_is_what_is_validated_and_kept(dls):
     assert not same(state(learn), state(plain))
     assert plain.history[0]['train_loss']==learn.history[0]['train_loss']      # training itself is the same
 
+@pytest.mark.slow
 def test_fastais_early_stopping(dls, tmp_path):
     "The epoch at which it stops is kept too, and the run counts as finished"
     def make():
@@ -211,6 +217,7 @@ def test_fastais_early_stopping(dls, tmp_path):
     again = quiet(make(), lambda l: l.fit(6, resume=True))
     assert again.history==learn.history and same(state(learn), state(again))
 
+@pytest.mark.slow
 def test_only_a_part_of_a_resumed_run(dls, tmp_path):
     class Cut(Callback):
         def before_epoch(self):

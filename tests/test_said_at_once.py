@@ -89,6 +89,7 @@ LINES = {
         ['--trials 0', 'file/s', "'luck' is not known", "no column 'shape'"],
 }
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize('line', list(LINES))
 def test_all_is_said_together_without_torch(line, typed, place):
     before = sorted(place.rglob('*'))
@@ -98,6 +99,7 @@ def test_all_is_said_together_without_torch(line, typed, place):
     for text,wanted in zip(said, LINES[line]): assert re.search(wanted, text), (text, wanted)
     assert sorted(place.rglob('*'))==before, 'something was written'
 
+@pytest.mark.slow
 def test_a_command_without_mistakes_goes_on(run_zoofast, place):
     "And no command does its work with words that it does not know"
     res = run_zoofast('check', 'c.csv', '--label', 'morphology', cwd=place)
@@ -112,6 +114,7 @@ def test_every_command_says_unknown_words():
         said = CliRunner().invoke(app, [name, '--no-such-thing'])
         assert said.exit_code==2 and '--no-such-thing' in said.stderr, (name, said.output)
 
+@pytest.mark.slow
 def test_what_needs_torch_is_said_together_too(survey, tmp_path, run_zoofast):
     res = run_zoofast('finetune', survey[0]/'catalog.csv', '--label', 'morphology', '--encoder', 'test_efficientnet',
                       '--random-weights', '--save-dir', tmp_path/'run', '--opt', 'adamv', '--augment', '{"noize": 1}',
@@ -130,6 +133,7 @@ def test_a_bundle_whose_weights_are_gone(run_zoofast, place, tmp_path, survey):
 
 # --- names of encoders without timm -----------------------------------------------------------------------------
 
+@pytest.mark.slow
 def test_names_of_encoders_are_those_of_timm():
     "As timm itself has them: none that it knows is refused, with or without the name of its weights"
     import timm

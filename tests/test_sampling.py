@@ -1,4 +1,5 @@
 "Rare classes are drawn as often as others, in resumed runs and on features too"
+import warnings
 import numpy as np, pytest, torch
 from fastai.callback.core import Callback
 from test_fastai import learner, silent
@@ -16,6 +17,7 @@ class Count(Callback):
     def after_pred(self):
         if self.training: self.seen += self.yb[0].tolist()
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize('frozen', [False, True], ids=['images', 'features'])
 @pytest.mark.parametrize('sampling,share', [(None, None), ('balanced', .5), ('w', 'w')])
 def test_what_an_epoch_draws(sampling, share, frozen, survey):
@@ -27,6 +29,16 @@ def test_what_an_epoch_draws(sampling, share, frozen, survey):
     with silent(learn): learn.fit(12, lr=1e-5, cbs=count)
     assert len(count.seen)==12*len(dls.train_ds)
     assert np.mean(count.seen)==pytest.approx(expected, abs=.001 if share is None else .08)
+
+@pytest.mark.parametrize('sampling', ['balanced', 'w'])
+def test_weights_are_made_without_a_word(sampling, survey):
+    then = torch.is_warn_always_enabled()
+    torch.set_warn_always(True)                  # a warning that torch gives once may have been given by now
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('error')
+            rare(survey, sampling)
+    finally: torch.set_warn_always(then)
 
 def test_a_resumed_run_draws_the_same(survey, tmp_path):
     class PowerCut(Callback):

@@ -5,6 +5,7 @@ import pytest, timm, torch
 from zoofast.all import *
 from zoofast.encoders.encoder import GalaxyNet
 
+@pytest.mark.slow(but=2)
 @pytest.mark.parametrize('arch,channels,size', [
     ('test_efficientnet', 3, 64),
     ('test_efficientnet', 1, 64),

@@ -70,6 +70,7 @@ VARIANTS = {
     'longer cycles': dict(num_epochs=2, cycle_limit=2, cycle_mul=2., cycle_decay=0.3, min_lr=1e-7),
 }
 
+@pytest.mark.slow
 @pytest.mark.parametrize('by', ['epoch', 'step'])
 @pytest.mark.parametrize('sched', list_schedulers())
 def test_timm(learn, sched, by):
@@ -136,6 +137,7 @@ def pair(dls):
     "Two learners alike"
     return make(dls, metrics=Curve()),make(dls, metrics=Curve())
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize('kwargs', [
     dict(sched='cosine', warmup_epochs=1, noise=0.),
     dict(sched='tanh', step_on_epochs=False, noise=0.2),

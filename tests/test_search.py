@@ -27,6 +27,7 @@ def best(method, n, seed, **kw):
     assert len(study.trials)==n
     return study.best_value
 
+@pytest.mark.slow
 def test_bayes_beats_random_at_equal_trials():
     bayes,random = (np.array([best(m, 40, seed) for seed in range(20)]) for m in ('bayes', 'random'))
     assert (bayes<random).sum()>=15 and bayes.mean()<0.7*random.mean(), (bayes.round(3), random.round(3))
@@ -45,6 +46,7 @@ def test_maximize():
     search(study, s, lambda v, t: -loss(v), 40, 1)
     assert study.best_value>-0.3
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_search_also_when_it_was_interrupted(tmp_path):
     def run(url, ns, method, seed=1):
         s = settings(method)
@@ -189,6 +191,7 @@ def wait_for(what, seconds=100):
         assert time.time()<until, 'it took too long'
         time.sleep(0.1)
 
+@pytest.mark.slow
 @pytest.mark.parametrize('method', ['random', 'bayes'])
 def test_a_killed_process_leaves_no_trial_undone_and_none_is_done_twice(tmp_path, method):
     n = 10
@@ -212,6 +215,7 @@ def test_a_killed_process_leaves_no_trial_undone_and_none_is_done_twice(tmp_path
     place,(killed,) = next(iter(dead.items()))
     assert own[place].user_attrs['settings']==killed.user_attrs['settings'] and own[place].user_attrs['tries']==2
 
+@pytest.mark.slow
 def test_processes_that_begin_together_do_as_many_trials_as_were_asked_for(tmp_path):
     ps = [start(tmp_path, 7, 0.2) for _ in range(3)]
     assert [p.wait(120) for p in ps]==[0]*3, [p.stderr.read() for p in ps]

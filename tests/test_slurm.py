@@ -1,9 +1,9 @@
 """`--slurm`: the same command as jobs that share its work, by processes of this machine (submitit's local executor) and
 by a SLURM of scripts: what is asked for is checked at once, a job that is killed or out of time costs nothing, one that
 fails is named"""
-import os, re, signal, subprocess, sys, time
+import os, re, signal, sys, time
 from pathlib import Path
-import pandas as pd, pytest
+import pandas as pd, preloaded, pytest
 from zoofast.core import jobs
 from zoofast.core.jobs import JOB_OPTIONS, check_jobs, read_job_options, run_jobs
 from stub_slurm import stub_slurm
@@ -39,6 +39,7 @@ def test_options_are_checked(text, says):
     with pytest.raises(ValueError, match='--slurm-opts') as e: read_job_options(text)
     assert says in str(e.value)
 
+@pytest.mark.slow
 def test_commands_say_it_with_all_else(run_zoofast, survey, tmp_path):
     d,_ = survey
     for words in (('predict', d/'nowhere', d/'catalog.csv', '--out', 't.csv', '--batch-size', 0),
@@ -146,10 +147,8 @@ def sky(survey, tmp_path_factory):
 def start(*words, cwd):
     "A command of two jobs, and their numbers"
     path = os.pathsep.join(o for o in (str(ROOT), os.environ.get('PYTHONPATH')) if o)
-    env = {**os.environ, 'PYTHONPATH': path, 'OMP_NUM_THREADS': '1'}
-    words = [sys.executable, '-m', 'zoofast.cli', *map(str, words), '--slurm', '2', '--slurm-opts',
-             'cluster=local,time=30']
-    p = subprocess.Popen(words, env=env, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    words = ['-m', 'zoofast.cli', *words, '--slurm', 2, '--slurm-opts', 'cluster=local,time=30']
+    p = preloaded.start(words, cwd, {'PYTHONPATH': path, 'OMP_NUM_THREADS': '1'})
     said = p.stderr.readline()
     assert (m := re.match(r'jobs (\d+) (\d+); ', said)), said+p.stderr.read()
     return p,[int(o) for o in m.groups()]
@@ -212,14 +211,18 @@ def test_all_jobs_fail(sky, tmp_path):
     assert p.returncode==2 and said=='' and 'none of the 2 jobs ended well' in err and 'another model' in err, err
     assert len(predict_catalog(tmp/'bundle', tmp_path/'few.csv', tmp_path/'table', progress=False))==3
 
+@pytest.mark.slow
 def test_a_job_that_comes_late_does_nothing(sky, tmp_path, monkeypatch):
     from zoofast.predict.table import predict_catalog
     tmp,want = sky
     for k,v in jobs.before_now(tmp_path/'t.parquet').items(): monkeypatch.setenv(k, v)
     want.to_parquet(tmp_path/'t.parquet', index=False)
-    was = (tmp_path/'t.parquet').stat()
+    def written():
+        o = (tmp_path/'t.parquet').stat()                    # not when it was read last
+        return o.st_ino,o.st_size,o.st_mtime_ns
+    was = written()
     got = predict_catalog(tmp/'bundle', tmp/'big.csv', tmp_path/'t.parquet', progress=False)
-    assert (len(got), got.n_bad)==(ROWS, 2) and (tmp_path/'t.parquet').stat()==was
+    assert (len(got), got.n_bad)==(ROWS, 2) and written()==was
     assert [o.name for o in tmp_path.iterdir()]==['t.parquet']
 
 @pytest.mark.slow

@@ -1,8 +1,8 @@
 """The cache of decoded images: what is killed, damaged, changed, shared, too large or gone; and images that break while
 a model is trained"""
-import os, shutil, signal, subprocess, sys, tempfile, time
+import os, shutil, signal, tempfile, time
 from pathlib import Path
-import numpy as np, pandas as pd, pytest, torch
+import numpy as np, pandas as pd, preloaded, pytest, torch
 from filelock import FileLock
 from zoofast.core.errors import CatalogError
 from zoofast.core.files import fingerprint
@@ -54,8 +54,7 @@ def start(code, *args):
     "A process that runs `code`"
     here = str(Path(__file__).resolve().parent.parent)
     path = os.pathsep.join(o for o in (here, os.environ.get('PYTHONPATH')) if o)
-    return subprocess.Popen([sys.executable, '-c', code, *map(str, args)], stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, text=True, env={**os.environ, 'PYTHONPATH': path})
+    return preloaded.start(['-c', code, *args], env={'PYTHONPATH': path})
 
 def maps(folder, ext='npy'): return sorted(Path(folder).glob(f'*.{ext}'))
 
@@ -78,6 +77,7 @@ print(len(Counts.log.read_text()), len(store.bad), store[range(len(files))].sum(
 
 # Building
 
+@pytest.mark.slow
 def test_a_killed_build_leaves_nothing_that_is_used(survey, tmp_path):
     files,cache = many(survey[1], tmp_path/'many', 4000),tmp_path/'cache'
     cache.mkdir()
@@ -105,6 +105,7 @@ def test_of_two_processes_one_builds(survey, tmp_path):
     assert len(maps(tmp_path/'cache'))==len(maps(tmp_path/'cache', 'npz'))==1
     assert not maps(tmp_path/'cache', 'part')
 
+@pytest.mark.slow
 def test_a_process_that_waits_says_so(files, tmp_path, monkeypatch):
     "And goes on when the other is done"
     opened(files, tmp_path/'c')
@@ -246,6 +247,7 @@ def test_room_on_a_disk_that_is_nearly_full(files, tmp_path, monkeypatch, total,
             store = ImageStore(files, READER, progress=False)
         check(store)
 
+@pytest.mark.slow
 def test_reading_a_map_takes_no_memory(survey, tmp_path):
     many(survey[1], tmp_path/'many', 1500)
     code = '''
@@ -265,6 +267,7 @@ print((psutil.Process().memory_info().rss-rss)/1e6, store.pixels.row*1500/1e6)
 
 # Listing and clearing
 
+@pytest.mark.slow
 def test_list_and_clear(files, tmp_path, run_zoofast):
     for n in (12, 5): ImageStore(files[:n], READER, tmp_path, progress=False)
     np.save(tmp_path/'mine.npy', np.zeros(3))

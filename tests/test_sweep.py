@@ -45,11 +45,13 @@ def test_a_search_tells_what_it_found(done):
     assert t.trial.tolist()==[1, 2, 3, 4] and (t.state=='finished').all() and t.head_lr.between(1e-4, 1e-2).all()
     assert 'Traceback' not in first.stderr and 'Warning' not in first.stderr+more.stderr
 
+@pytest.mark.slow
 def test_each_trial_has_its_folder_and_no_checkpoints_are_left(done):
     folder = done[0]
     assert sorted(o.name for o in (folder/'trials').iterdir())==['0001', '0002', '0003', '0004']
     assert not list((folder/'trials').rglob('*.pt')) and not list((folder/'trials').rglob('best.safetensors'))
 
+@pytest.mark.slow
 def test_the_best_setting_is_trained_again_and_predicts(done, run_zoofast, survey, tmp_path):
     folder = done[0]
     assert 'validation galaxies: accuracy' in done[3].stdout
@@ -108,6 +110,7 @@ def page_file(tmp_path_factory):
     search(study, s, trial, 40)
     return write_page(study, s, trials_table(study, s), tmp_path_factory.mktemp('page')/'sweep.html')
 
+@pytest.mark.slow
 @pytest.mark.parametrize('width', [375, 1400])
 def test_the_page_reads_well(opened, page_file, width):
     """Nothing is fetched or complained about, nothing is wider than the screen, texts from the settings are texts,
@@ -267,6 +270,7 @@ MISTAKES = [
     ({}, ['--label', 'morphologie'], ["morphologie", 'morphology']),
 ]
 
+@pytest.mark.slow(but=7)
 @pytest.mark.parametrize('change,args,says', MISTAKES, ids=[' '.join(o[2]) for o in MISTAKES])
 def test_mistakes_are_one_sentence(here, survey, tmp_path, change, args, says):
     raw = {k: v for k,v in {**SETTINGS, **change}.items() if v is not None}

@@ -113,6 +113,7 @@ def test_no_server_and_no_key_are_one_sentence(survey, tmp_path, env, says):
     assert says in said(res)[0] and said(res)[0].startswith('zoofast: --wandb:'), res.stderr
     assert not (tmp_path/'runs').exists() and res.stderr.strip()==said(res)[0] and not res.stdout
 
+@pytest.mark.slow
 def test_a_server_that_refuses_the_sweep(run_zoofast, survey, stub, tmp_path):
     stub.refuse = 'this project is closed'
     res = run_zoofast(*asked(survey, tmp_path, '--wandb'), env=online(stub, tmp_path), cwd=tmp_path)

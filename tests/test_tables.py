@@ -298,6 +298,7 @@ def test_two_columns_of_images(tmp_path):
     got = [[Path(p).read_bytes() for p in file_parts(o)] for o in df.file_loc]
     assert got==[[picture(2), picture(0)], [picture(3), picture(1)]]
 
+@pytest.mark.slow
 def test_a_dataset_laid_out_as_on_the_hub(tmp_path, monkeypatch):
     pytest.importorskip('datasets')
     monkeypatch.setenv('HF_HUB_OFFLINE', '1')

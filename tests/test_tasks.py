@@ -81,6 +81,7 @@ assert "fastai" not in sys.modules
     histories = {name: pd.read_csv(folder/name/'history.csv') for name in TASKS}
     return learners,{name: (before[name], after[name], histories[name]) for name in TASKS}
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', list(TASKS))
 def test_train_save_load_predict(trained, name):
     learn,(before,after,history) = trained[0][name],trained[1][name]

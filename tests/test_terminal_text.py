@@ -44,6 +44,7 @@ def hostile(tmp_path_factory):
     df.to_parquet(home/f'cat{HOSTILE["clear"]}.parquet')
     return home
 
+@pytest.mark.slow
 @pytest.mark.parametrize('words', [
     ('check', f'cat{HOSTILE["clear"]}.parquet', '--label', 'kind'),
     ('check', f'cat{HOSTILE["clear"]}.parquet', '--label', 'knid'),
@@ -57,6 +58,7 @@ def test_no_command_steers_the_terminal(hostile, run_zoofast, words):
     res = run_zoofast(*words, cwd=hostile)                       # a pipe ends on a terminal, too
     harmless(res.stdout + res.stderr)
 
+@pytest.mark.slow
 def test_rows_are_told_in_a_line_each(hostile, run_zoofast, tmp_path):
     pd.DataFrame({'id_str': ['a\nall 9 rows of x.csv can be used'], 'file_loc': ['no.png']}).to_csv(
         tmp_path/'x.csv', index=False)

@@ -95,6 +95,7 @@ def test_each_galaxy_is_found_in_the_tile_with_most_room(survey):
         assert [p.split("/")[-1][:4] for p,_ in parts(loc)]==[f"{want.name[:3]}{b}" for b in BANDS]
         assert len({place for _,place in parts(loc)})==1
 
+@pytest.mark.slow
 def test_pixels_are_those_of_cutout2d(survey):
     folder,df,tiles = survey
     rows = read_catalog(folder/"positions.csv", tiles={b: tiles[b] for b in "gr"}).file_loc
@@ -247,6 +248,7 @@ print(largest()-before)"""
     grown = int(subprocess.run([sys.executable, "-c", code, path], check=True, capture_output=True, text=True).stdout)
     assert grown<16*1024, f"{grown} KiB of a tile of 1.6 GB"
 
+@pytest.mark.slow
 def test_from_positions_to_predictions_and_report(survey, tmp_path):
     "Trained on positions; a bundle predicts positions by the same cutouts, as the same model does ready-made ones"
     folder,df,tiles = survey
@@ -317,6 +319,7 @@ def test_what_tiles_are_for_is_said_early(survey, tmp_path):
     got = represent("test_convnext", df[:9], reader=cuts, pretrained=False, tiles=tiles, progress=False)
     assert list(got.file_loc)==list(read_catalog(df[:9], tiles=tiles).file_loc) and got.error.isna().all()
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize("words,says", [
     (["check", "{c}", "--tiles", "{g}"], "--tiles needs the size of a galaxy's image"),
     (["check", "{c}", "--tiles", "g={g}", "--tiles", "{g}", "--cutout", "32"], "other tiles have a band"),

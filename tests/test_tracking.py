@@ -2,7 +2,7 @@
 training"""
 import json, os, re, shutil, signal, subprocess, sys, time
 from pathlib import Path
-import numpy as np, pandas as pd, pytest, yaml, zoofast
+import numpy as np, pandas as pd, preloaded, pytest, yaml, zoofast
 from zoofast.all import *
 from zoofast.training.runs import read_history, read_run_config, read_state
 from zoofast.training.wandb import look_at_validation
@@ -32,6 +32,7 @@ def hostile_survey(folder, df):
 
 # the run's folder
 
+@pytest.mark.slow
 def test_folder_of_a_run(dls, tmp_path):
     learn = lite0(dls, save_dir=tmp_path, clip_grad=1., patience=3, cbs=[GradientClip()])
     quiet(learn, lambda l: l.fine_tune(2, head_lr=5e-3))
@@ -58,6 +59,7 @@ def test_folder_of_a_run(dls, tmp_path):
     row = list_runs(tmp_path.parent).set_index('run').loc[tmp_path.name]
     assert row.valid_loss==learn.best_epoch['valid_loss'] and row.kept==learn.best_epoch['epoch']+1
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize('labels', ['round', ['round', 'tail'], 'size', ['size', 'mass']])
 def test_each_task_says_what_it_learnt_from(survey, labels, tmp_path):
     rng,df = np.random.default_rng(0),survey[1]
@@ -103,11 +105,10 @@ def test_command_and_commit(survey, tmp_path):
     git('commit', '-qm', 'x')
     (repo/'a.txt').write_text('2')
     root = Path(zoofast.__file__).parent.parent
-    command = [sys.executable, '-m', 'zoofast.cli', 'finetune', str(survey[0]/'catalog.csv'), '--label', 'morphology',
-               '--encoder', 'tf_efficientnet_lite0', '--epochs', '1', '--freeze-epochs', '0', '--size', '64',
-               '--save-dir', 'run 1', '--test', '0.2']
-    env = {**os.environ, 'PYTHONPATH': str(root)}
-    res = subprocess.run(command, cwd=repo, env=env, capture_output=True, text=True)
+    command = ['-m', 'zoofast.cli', 'finetune', survey[0]/'catalog.csv', '--label', 'morphology', '--encoder',
+               'tf_efficientnet_lite0', '--epochs', 1, '--freeze-epochs', 0, '--size', 64, '--save-dir', 'run 1',
+               '--test', 0.2]
+    res = preloaded.run(command, repo, {'PYTHONPATH': root})
     assert res.returncode==0, res.stderr
     c = read_run_config(repo/'run 1')
     assert c['git']=={'commit': git('rev-parse', 'HEAD'), 'changed': True} and Path(c['folder'])==repo
@@ -143,7 +144,8 @@ learn.save_bundle(f"{run}/bundle")
 '''
 
 def start(*args):
-    # wandb's own server of this process, where an earlier test has used wandb: what is killed must take its own with it
+    # No fork of a loaded process, since how it ends is the matter; and without wandb's own server of this process,
+    # where an earlier test has used wandb: what is killed must take its own with it
     env = {k: v for k,v in os.environ.items() if k!='WANDB_SERVICE'}
     p = subprocess.Popen([sys.executable, '-c', SCRIPT, *map(str, args)], stdout=subprocess.PIPE, text=True, env=env)
     assert p.stdout.readline()=='training\n'
@@ -202,6 +204,7 @@ def test_failure_is_told(dls, tmp_path):
     assert len(read_history(tmp_path))==1
     assert re.search('failed: RuntimeError: .*no memory\n', (tmp_path/'log.txt').read_text())
 
+@pytest.mark.slow
 def test_patience_and_lr_find(dls, tmp_path):
     learn = lite0(dls, save_dir=tmp_path, patience=1)
     with learn.no_bar(), learn.no_logging(): learn.lr_find(num_it=4, show_plot=False)
@@ -216,6 +219,7 @@ def test_resume_of_a_finished_run_changes_nothing(dls, tmp_path):
     quiet(lite0(dls, save_dir=tmp_path, resume=True), lambda l: l.fit(1))
     assert before=={f: (tmp_path/f).read_text() for f in before}
 
+@pytest.mark.slow
 def test_a_bundle_in_the_runs_own_folder_leaves_its_history(dls, tmp_path):
     """save_bundle has a history.csv too: it is the run's, with the seconds of each epoch, also where the run was done
     before"""
@@ -227,6 +231,7 @@ def test_a_bundle_in_the_runs_own_folder_leaves_its_history(dls, tmp_path):
     quiet(lite0(dls, save_dir=tmp_path, resume=True), lambda l: l.fit(2)).save_bundle(tmp_path)
     assert (tmp_path/'history.csv').read_text()==before and load_bundle(tmp_path).config['metrics']
 
+@pytest.mark.slow
 def test_a_trial_that_is_behind_was_stopped_not_failed(survey, tmp_path):
     "In a small search with hyperband, the trial with hardly a learning rate is behind"
     pytest.importorskip('optuna')
@@ -324,6 +329,7 @@ def wandb_here(tmp_path, monkeypatch):
 def epochs_of(story): return [r for r in story['rows'] if 'valid_loss' in r]
 def steps_of(story): return [r for r in story['rows'] if 'step/number' in r]
 
+@pytest.mark.slow
 def test_fastais_callback_and_ours(dls, tmp_path):
     """fastai's fails before the first step; ours tells the whole run, with few numbers a step for an encoder of 17
     groups"""
@@ -387,6 +393,7 @@ def test_one_wandb_run_over_two_kills(survey, tmp_path):
     n = [r['step/number'] for r in steps_of(s)]
     assert n==sorted(set(n))
 
+@pytest.mark.slow
 def test_a_run_of_ones_own_stays_open(dls, tmp_path):
     wandb = pytest.importorskip('wandb')
     mine = wandb.init(mode='offline', dir=tmp_path, project='mine', settings=wandb.Settings(silent=True, console='off'))
@@ -403,13 +410,11 @@ def test_a_run_of_ones_own_stays_open(dls, tmp_path):
 def fails(wandb, code='', env=None, tmp_path=None, survey=None):
     "A run in a process of its own: what it warned of, and its folder"
     run = tmp_path/'run'
-    given = {**os.environ, 'PYTHONPATH': str(Path(zoofast.__file__).parent.parent), **(env or {})}
-    env = {k: v for k,v in given.items() if v is not None}
     quietly,aloud = 'warnings.filterwarnings("ignore")','warnings.filterwarnings("ignore", category=FutureWarning)'
     long,short = 'learn.fine_tune(3, freeze_epochs=2, resume=resume=="resume")','learn.fine_tune(1)'
     script = code+SCRIPT.replace(quietly, aloud).replace(long, short)
-    command = [sys.executable, '-c', script, str(survey[0]), str(run), '', wandb]
-    res = subprocess.run(command, env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    env = {'PYTHONPATH': Path(zoofast.__file__).parent.parent, **(env or {})}
+    res = preloaded.run(['-c', script, survey[0], run, '', wandb], env=env)
     assert res.returncode==0, res.stderr
     assert len(read_history(run))==2 and (run/'bundle'/'config.json').exists() and read_state(run)['state']=='finished'
     said = [l for l in res.stderr.splitlines() if 'wandb=' in l and 'Warning' in l]
@@ -417,10 +422,12 @@ def fails(wandb, code='', env=None, tmp_path=None, survey=None):
     assert said[0].split('Warning: ')[1] in (run/'log.txt').read_text()
     return said[0],run
 
+@pytest.mark.slow
 def test_wandb_not_installed(survey, tmp_path):
     said,_ = fails('online', 'import sys\nsys.modules["wandb"] = None\n', tmp_path=tmp_path, survey=survey)
     assert "the package wandb is not installed (pip install 'zoofast[track]'); training goes on without it" in said
 
+@pytest.mark.slow
 def test_no_key(survey, tmp_path):
     pytest.importorskip('wandb')
     env = {'WANDB_BASE_URL': 'http://127.0.0.1:9', 'HOME': str(tmp_path)}
@@ -435,6 +442,7 @@ def test_no_network(survey, tmp_path):
     said,run = fails('online', env=env, tmp_path=tmp_path, survey=survey)
     assert '127.0.0.1:9 cannot be reached' in said and len(epochs_of(wandb_story(run)))==2
 
+@pytest.mark.slow
 def test_whatever_wandb_does_training_goes_on(dls, tmp_path):
     "W&B breaks on the way: the process that writes is gone, the disk is full, ..."
     class Broken:
@@ -447,11 +455,13 @@ def test_whatever_wandb_does_training_goes_on(dls, tmp_path):
         learn = quiet(lite0(dls, wandb=Broken(), save_dir=tmp_path), lambda l: l.fine_tune(1))
     assert len(learn.history)==2
 
+@pytest.mark.slow
 def test_same_weights_with_and_without(dls, tmp_path):
     pytest.importorskip('wandb')
     a,b = (quiet(lite0(dls, save_dir=tmp_path/str(w), wandb=w), lambda l: l.fine_tune(1)) for w in (None, 'offline'))
     assert a.history==b.history and all(torch.equal(v, b.net.state_dict()[k]) for k,v in a.net.state_dict().items())
 
+@pytest.mark.slow
 def test_prediction_never_logs(dls, survey, tmp_path, monkeypatch):
     "A bundle of a run on W&B predicts, and becomes a learner, without W&B"
     pytest.importorskip('wandb')

@@ -13,6 +13,7 @@ def quiet(learn, f):
     return learn
 def changed(before, after): return {k for k in before if not torch.equal(before[k], after[k])}
 
+@pytest.mark.slow(but=1)
 @pytest.mark.parametrize('fit', [
     lambda l: l.fit(2),
     lambda l: l.fit_one_cycle(2),
@@ -24,6 +25,7 @@ def test_head_only_changes_the_head_alone(dls, fit):
     quiet(learn, fit)
     assert changed(before, state(learn))=={'head.1.weight', 'head.1.bias'}
 
+@pytest.mark.slow
 @pytest.mark.parametrize('encoder', ['tf_efficientnet_lite0', 'resnet18', 'convnext_atto', 'vit_tiny_patch16_224'])
 def test_n_blocks_changes_the_top_block_alone(dls, encoder):
     learn = galaxy_learner(dls, encoder, pretrained=False, n_blocks=1, learning_rate=1e-2, keep_best=False)
@@ -55,6 +57,7 @@ def test_ten_galaxies_and_a_batch_of_64(survey):
     moved = changed(before, state(learn))
     assert {'head.1.weight', 'encoder.body.conv_stem.weight', 'encoder.body.blocks.6.0.conv_pw.weight'}<=moved
 
+@pytest.mark.slow
 def test_a_seed_repeats_a_run_bit_for_bit(dls):
     def weights(seed):
         learn = galaxy_learner(dls, 'tf_efficientnet_lite0', seed=seed)
@@ -68,6 +71,7 @@ def test_a_second_fit_goes_on_with_other_random_numbers(dls):
     quiet(learn, lambda l: (l.fit(1), l.fit(1)))
     assert learn.n_fits==2 and [h['fit'] for h in learn.history]==[0, 1]
 
+@pytest.mark.slow
 def test_a_bundle_elsewhere_offline_without_unpickling(dls, survey, tmp_path):
     learn = quiet(galaxy_learner(dls, 'tf_efficientnet_lite0'), lambda l: l.fine_tune(1))
     learn.save_bundle(tmp_path/'b')

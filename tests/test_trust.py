@@ -1,6 +1,6 @@
 "What one can rely on (docs/trust.md): kills, two at once, data that change meanwhile, files that others touched"
 import hashlib, json, os, shutil, signal, stat, subprocess, sys, time, traceback, warnings
-import numpy as np, pandas as pd, pytest, torch
+import numpy as np, pandas as pd, preloaded, pytest, torch
 from astropy.table import Table
 from fastai.callback.core import Callback
 from PIL import Image, ImageOps
@@ -42,6 +42,7 @@ def in_child(f, n):
     assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status)==0
     return not os.WIFSIGNALED(status)
 
+@pytest.mark.slow
 @pytest.mark.parametrize('swaps', [True, False])
 def test_a_bundle_over_a_bundle_is_the_old_or_the_new_one_wherever_it_is_killed(swaps, tmp_path, monkeypatch):
     if not swaps: monkeypatch.setattr(folders, '_exchange', lambda a, b: False)          # a system that cannot
@@ -131,9 +132,7 @@ main()
 def test_a_second_training_between_the_last_epoch_and_the_bundle(survey, run_zoofast, tmp_path, root):
     run,at,go = (tmp_path/o for o in ('run', 'at', 'go'))
     words = [str(o) for o in ('finetune', survey[0]/'catalog.csv', *COMMAND, '--epochs', 1, '--save-dir', run)]
-    env = {**os.environ, 'PYTHONPATH': str(root), 'AT': str(at), 'GO': str(go)}
-    p = subprocess.Popen([sys.executable, '-c', PAUSE, *words, '--seed', '1'], env=env, text=True,
-                         stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+    p = preloaded.start(['-c', PAUSE, *words, '--seed', 1], env={'PYTHONPATH': root, 'AT': at, 'GO': go})
     while not at.exists() and p.poll() is None: time.sleep(.1)
     second = run_zoofast(*words, '--seed', 2, '--overwrite')
     go.touch()
@@ -227,8 +226,7 @@ def test_a_catalogue_that_is_rewritten_between_shards(kind, verb, survey, bundle
         f"import shutil\nfor a,b in {[(str(a), str(b)) for a,b in copies]}: shutil.copyfile(a, b)\n")
     out = tmp_path/'out.csv'
     words = [str(o) for o in (verb, bundle, catalog, '--out', out, '--shard-size', 20, '--engine', 'torch')]
-    env = {**os.environ, 'PYTHONPATH': str(root), 'CHANGES': str(tmp_path/'change.py')}
-    def run(*how): return subprocess.run([sys.executable, *how], env=env, text=True, capture_output=True)
+    def run(*how): return preloaded.run(how, env={'PYTHONPATH': root, 'CHANGES': tmp_path/'change.py'})
     p = run('-c', CHANGE, *words)
     assert p.returncode==2 and 'has changed while it was read' in p.stderr.splitlines()[-1], p.stderr
     assert not out.exists()
@@ -281,8 +279,7 @@ def test_images_replaced_between_a_kill_and_resume(survey, run_zoofast, tmp_path
     df.to_csv(tmp_path/'c.csv', index=False)
     run = tmp_path/'run'
     words = [str(o) for o in ('finetune', tmp_path/'c.csv', *COMMAND, '--epochs', 400, '--save-dir', run)]
-    p = subprocess.Popen([sys.executable, '-m', 'zoofast.cli', *words], env={**os.environ, 'PYTHONPATH': str(root)},
-                         stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    p = preloaded.start(['-m', 'zoofast.cli', *words], env={'PYTHONPATH': root})
     while p.poll() is None and not (run/'checkpoints'/'last.pt').exists(): time.sleep(.1)
     p.kill()
     p.wait()

@@ -91,6 +91,7 @@ def test_thresholds_are_freematchs():
 
 # --- training
 
+@pytest.mark.slow
 def test_it_acts_on_images_alone(galaxies, dls):
     "Not on cached features; the loaders are as before; an epoch sees all of them"
     learn = trained(tiny(dls, galaxies[1]))

@@ -214,6 +214,7 @@ def test_sci_goes_before_all(packed, tmp_path):
 
 # ---- Several images of one shape
 
+@pytest.mark.slow
 def test_the_shell_names_images_that_are_not_read(tmp_path, run_zoofast):
     for k in range(3): write(tmp_path/f'{k}.fits', euclid_bands())
     write(tmp_path/'hst.fits', hst_flc())

@@ -65,6 +65,7 @@ def test_the_reader_gives_zoobots_pixels(view, grey):
     assert {f.stem.split("-")[0] for f in FILES}=={"even", "large", "odd"}
     np.testing.assert_array_equal(np.stack([reader(f).numpy() for f in FILES]), want)
 
+@pytest.mark.slow
 def test_files_through_bundles(tmp_path):
     "Saved as bundles, loaded in a process that has neither zoobot nor a network, predicted from files"
     saved = lambda name, view: load(name, view=view, folder=tmp_path/f"{name}_{view}")

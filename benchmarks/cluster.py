@@ -1,13 +1,17 @@
 """A catalogue on a Dask cluster: is the table one process's, what does a kill cost, how fast is it?
 
-    python benchmarks/cluster.py [--rows 200000] [--shard-size 5000] [--rounds 3] [--only kills speed overhead]
+    python benchmarks/cluster.py [--rows 200000] [--shard-size 5000] [--rounds 3] [--only kills jobs speed overhead]
+        [--encoder test_vit] [--size 32]
 
-A tiny encoder predicts a catalogue whose rows point to 200 pictures again and again. `kills`: a scheduler and two
-workers, each a process of its own, make the table while SIGKILL ends a worker three times, the driver once and the
-scheduler once; what comes out is compared, row by row and bit for bit, with the table of one process. `speed`: two
-workers of `--dask 2` and two processes that are given the same command, one after the other, several times; rates are
-those between the first shard that is written and the last, so that neither pays for its start, which is printed beside
-them. `overhead`: shards of 200 rows by one worker and by one process; what a shard costs more. Results also go to
+An encoder with random weights, tiny unless another is named, predicts a catalogue whose rows point to 200 pictures
+again and again. `kills`: a scheduler and two workers, each a process of its own, make the table while SIGKILL ends a
+worker three times, the driver once and the scheduler once; what comes out is compared, row by row and bit for bit, with
+the table of one process. `jobs`: the same comparison with two jobs of `--slurm 2`, by submitit's local executor, one of
+which is killed. `speed`: two workers of `--dask 2` and two processes that are given the same command, one after the
+other, several times; rates are those between the fifth shard and the last but one, so that none pays for its start,
+which is printed beside them. `work`: both at the same time, and what a second of CPU makes, driver and scheduler
+included: where all cores are busy, that is the rate, and nothing else that the machine does moves the ratio.
+`overhead`: shards of 200 rows by one worker and by one process; what a shard costs more. Results also go to
 benchmarks/results/cluster.json.
 """
 import argparse, json, os, platform, shutil, signal, subprocess, sys, tempfile, time, warnings
@@ -17,17 +21,17 @@ import numpy as np, pandas as pd, torch
 
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "DASK_LOGGING__DISTRIBUTED": "critical"}
 
-def prepare(tmp, rows):
+def prepare(tmp, rows, encoder="test_vit", size=32):
     from zoofast.all import GalaxyModel, ImageReader, create_encoder, read_catalog
     from zoofast.bundles.bundle import write_bundle
     from zoofast.encoders.encoder import GalaxyNet
     from zoofast.simulate import simulate_survey
     from zoofast.tasks.classes import Classification
-    df = read_catalog(simulate_survey(tmp/"survey", n=200, size=32, fits=False, progress=False))
+    df = read_catalog(simulate_survey(tmp/"survey", n=200, size=size, fits=False, progress=False))
     task = Classification("morphology").fit(df)
     torch.manual_seed(0)
-    net = GalaxyNet(create_encoder("test_vit", 32, pretrained=False), task.n_out)
-    write_bundle(tmp/"bundle", GalaxyModel(net, task, ImageReader(32)))
+    net = GalaxyNet(create_encoder(encoder, size, pretrained=False), task.n_out)
+    write_bundle(tmp/"bundle", GalaxyModel(net, task, ImageReader(size)))
     ids = [f"{587722981736579107+i:021d}" for i in range(rows)]
     pd.DataFrame({"id_str": ids, "file_loc": np.resize(df.file_loc, rows)}).to_parquet(tmp/"big.parquet")
 
@@ -99,26 +103,75 @@ def kills(tmp, args):
     return dict(rows=len(got), shards=n, equal=True, complete=m["complete"], said=said.strip().split("\n")[-1],
                 there_before_the_end=len(there), of_these_kept=kept)
 
-def rate(out, size, rows):
-    "Rows a second between the first shard and the last, and seconds between the start and the first shard"
+def jobs(tmp, args):
+    "The table of two jobs of submitit's local executor, one of which is killed, beside that of one process"
+    import psutil
+    out,n = tmp/"jobs",-(-args.rows//args.shard_size)
+    if not (tmp/"one").exists(): ended(predict(tmp, tmp/"one", args.shard_size))
+    driver = predict(tmp, out, args.shard_size, "--slurm", 2, "--slurm-opts", "cluster=local,time=30")
+    first = int(driver.stderr.readline().split()[1])                 # "jobs 123 124; ..."
+    while len(parts(out))<n//3: time.sleep(.005)
+    psutil.Process(first).children()[0].kill()
+    at = len(parts(out))
+    said = driver.communicate()[1]
+    if driver.returncode: raise RuntimeError(said)
+    pd.testing.assert_frame_equal(pd.read_parquet(out), pd.read_parquet(tmp/"one"), check_exact=True)
+    m = json.loads((out/"_manifest.json").read_text())
+    return dict(rows=args.rows, shards=n, equal=True, complete=m["complete"], killed_at_shard=at,
+                said=said.strip().split("\n")[-1])
+
+def rate(out, size):
+    "Rows a second while both are at it, from the fifth shard to the last but one; and when the first was there"
     times = sorted(o.stat().st_mtime for o in parts(out))
-    return (len(times)-1)*size/(times[-1]-times[0]),times[0]
+    return (len(times)-6)*size/(times[-2]-times[4]),times[0]
 
 def speed(tmp, args):
     found = {"2 workers": [], "2 processes": []}
     starts = {k: [] for k in found}
     for i in range(args.rounds):
-        for who in found:
+        for who in list(found)[::(-1)**i]:             # the machine drifts
             out,began = tmp/f"{who}{i}",time.time()
             if who=="2 workers": ended(predict(tmp, out, args.shard_size, "--dask", 2))
             else: ended(*[predict(tmp, out, args.shard_size) for _ in range(2)])
-            r,first = rate(out, args.shard_size, args.rows)
+            r,first = rate(out, args.shard_size)
             found[who].append(r)
             starts[who].append(first-began)
             shutil.rmtree(out)
             print(f"{who}: {r:.0f} galaxies a second; first shard after {first-began:.1f} s", flush=True)
-    mid = {k: float(np.median(v)) for k,v in found.items()}
-    return dict(rates=found, first_shard=starts, ratio=mid["2 workers"]/mid["2 processes"])
+    pairs = [a/b for a,b in zip(*found.values())]
+    return dict(rates=found, first_shard=starts, ratios=pairs, ratio=float(np.median(pairs)))
+
+def cpu(processes):
+    "Seconds of CPU of processes and of all below them"
+    import psutil
+    below = [o for p in processes for o in (psutil.Process(p.pid), *psutil.Process(p.pid).children(recursive=True))]
+    return sum(sum(o.cpu_times()[:4]) for o in below)
+
+def work(tmp, args):
+    "Galaxies that a second of CPU makes, of both at the same time, so that whatever else the machine does meets both"
+    found = {"2 workers": [], "2 processes": []}
+    for i in range(args.rounds):
+        outs = {k: tmp/f"both, {k}{i}" for k in found}
+        run = dict(zip(found, ([predict(tmp, outs["2 workers"], args.shard_size, "--dask", 2)],
+                               [predict(tmp, outs["2 processes"], args.shard_size) for _ in range(2)])))
+        def looks():
+            "What each has made and used, at the moment of its last shard"
+            there,got = {k: len(parts(o)) for k,o in outs.items()},{}
+            while len(got)<len(run):
+                time.sleep(.01)
+                for k in run:
+                    if k not in got and (n := len(parts(outs[k])))>there[k]: got[k] = n,cpu(run[k])
+            return got
+        while any(len(parts(o))<5 for o in outs.values()): time.sleep(.1)
+        first = looks()
+        while all(len(parts(o))<args.rows//args.shard_size-6 for o in outs.values()): time.sleep(.1)
+        last = looks()
+        for k in found: found[k].append((last[k][0]-first[k][0])*args.shard_size/(last[k][1]-first[k][1]))
+        for o in sum(run.values(), []): o.terminate(), o.communicate()
+        print({k: round(v[-1]) for k,v in found.items()}, "galaxies for a second of CPU", flush=True)
+        for o in outs.values(): shutil.rmtree(o, ignore_errors=True)
+    ratios = [a/b for a,b in zip(*found.values())]
+    return dict(rates=found, ratios=ratios, ratio=float(np.median(ratios)))
 
 def overhead(tmp, args, size=200):
     "What a shard costs more with one worker than in a process, in milliseconds"
@@ -131,7 +184,7 @@ def overhead(tmp, args, size=200):
         for who in found:
             out = head/f"{who}{i}"
             ended(predict(head, out, size, *(["--dask", 1] if who=="worker" else [])))
-            found[who].append(1000*size/rate(out, size, 20_000)[0])
+            found[who].append(1000*size/rate(out, size)[0])
             print(f"one {who}: {found[who][-1]:.1f} ms a shard of {size}", flush=True)
     return dict(ms=found, overhead_ms=float(np.median(found["worker"])-np.median(found["process"])))
 
@@ -140,16 +193,19 @@ def main():
     p.add_argument("--rows", type=int, default=200_000)
     p.add_argument("--shard-size", type=int, default=5000)
     p.add_argument("--rounds", type=int, default=3)
-    p.add_argument("--only", nargs="+", default=["kills", "speed", "overhead"])
+    p.add_argument("--encoder", default="test_vit")
+    p.add_argument("--size", type=int, default=32)
+    p.add_argument("--only", nargs="+", default=["kills", "jobs", "speed", "overhead"])
     args = p.parse_args()
-    results = dict(machine=f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores", rows=args.rows,
-                   shard_size=args.shard_size)
+    if args.rows<10*args.shard_size: p.error("--rows: ten shards are the least that rates can be told from")
+    name = "" if (args.encoder, args.size)==("test_vit", 32) else f" {args.encoder} {args.size} px"
+    results = dict(machine=f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores")
     with tempfile.TemporaryDirectory() as d:
         tmp = Path(d)
-        prepare(tmp, args.rows)
+        prepare(tmp, args.rows, args.encoder, args.size)
         for o in args.only:
-            results[o] = globals()[o](tmp, args)
-            print(o, json.dumps(results[o]), flush=True)
+            results[o+name] = dict(rows=args.rows, shard_size=args.shard_size) | globals()[o](tmp, args)
+            print(o, json.dumps(results[o+name]), flush=True)
     path = Path(__file__).parent/"results"/"cluster.json"
     old = json.loads(path.read_text()) if path.exists() else {}
     path.write_text(json.dumps(old|results, indent=1)+"\n")

@@ -50,10 +50,15 @@ def check_client(
     return check_number("client", client.__index__(), whole=True, error=ClusterError, low=1)
 
 # %% ../../nbs/core/08_cluster.ipynb #908b0d8c
+# How often Dask looks at itself: seldom, where its processes share the cores with the work
+_SELDOM = {"distributed.worker.profile.enabled": False, "distributed.admin.tick.interval": "1s",
+           "distributed.admin.system-monitor.interval": "2s"}
+
 def _environment():
     "That of local workers: they are quiet, and find the modules that this process finds"
     paths = [os.path.abspath(o) for o in sys.path]
-    return {**os.environ, "DASK_LOGGING__DISTRIBUTED": "critical", "PYTHONPATH": os.pathsep.join(paths),
+    calm = {"DASK_"+k.upper().replace(".", "__").replace("-", "_"): str(v) for k,v in _SELDOM.items()}
+    return {**calm, **os.environ, "DASK_LOGGING__DISTRIBUTED": "critical", "PYTHONPATH": os.pathsep.join(paths),
             "PYTHONSAFEPATH": "1"}
 
 def _worker_class():
@@ -68,7 +73,7 @@ def _worker_class():
 # %% ../../nbs/core/08_cluster.ipynb #93cc04b8
 def _local_cluster(n):
     "A scheduler in this process and `n` workers of one thread, which die and are started again as often as it takes"
-    import logging
+    import dask, logging
     from distributed import LocalCluster, Scheduler, SpecCluster
     quiet = dict(silence_logs=logging.CRITICAL)
     if sys.platform=="win32":
@@ -78,7 +83,8 @@ def _local_cluster(n):
     workers = {i: dict(cls=cls, options=dict(worker_kwargs=worker(i))) for i in range(n)}
     # a worker's death is counted here, for the piece that it was at
     options = dict(host="127.0.0.1", port=0, dashboard=True, dashboard_address="127.0.0.1:0", allowed_failures=0)
-    return SpecCluster(workers=workers, scheduler=dict(cls=Scheduler, options=options), name="zoofast", **quiet)
+    with dask.config.set(_SELDOM):
+        return SpecCluster(workers=workers, scheduler=dict(cls=Scheduler, options=options), name="zoofast", **quiet)
 
 def _connected(client):
     "A client of the scheduler at an address, or of the one that a file tells of"

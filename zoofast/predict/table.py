@@ -12,7 +12,7 @@ __all__ = ['RETURNED', 'as_model', 'predict_catalog', 'represent']
 
 # %% ../../nbs/predict/02_table.ipynb #c0af30f2
 import copy, hashlib, json, os, shutil, socket, time
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 import numpy as np, pandas as pd, pyarrow as pa, torch
@@ -244,6 +244,8 @@ class _AtWorker:
         self.how,self.batch_size = (schema, made, on_bad),batch_size
         differs = [k for k,v in self.job.about().items() if known.get(k)!=v]
         if differs: raise BundleError(f"its model is another than that of the process that asks: {differs[0]} differs")
+        self.kept = ExitStack()
+        self.kept.enter_context(memory_kept())               # until the worker drops this: the next piece needs it
 
     def __call__(self, k, data, tick):
         "`made`, `there` where it was before, `busy` where another process is at it; or the table, to be kept in memory"
@@ -251,8 +253,7 @@ class _AtWorker:
         if not sink.claim(k): return "there" if sink.part(k).exists() else "busy"
         files,n = rows["file_loc"].to_pylist(),self.batch_size
         batches = (((k, rows), files[i:i+n]) for i in range(0, len(files), n))
-        try:
-            with memory_kept(): _make_batches(batches, len(files), self.job, sink, *self.how, tick)
+        try: _make_batches(batches, len(files), self.job, sink, *self.how, tick)
         finally: sink.release()
         return "made" if self.sink else _to_bytes(sink.made[k])
 

@@ -19,13 +19,13 @@ from zoofast.all import (GalaxyDataLoaders, create_encoder, galaxy_learner, pred
                          score_predictions, simulate_survey, split_catalog)
 from zoofast.training.probe import FitHead
 from defaults import print_table
-from rounds import DATA, about
+from rounds import DATA, Peer, about, zoobot_python
 
 RESULTS = Path(__file__).with_name("results")/"fewlabels.jsonl"
 SETS = ("gz1", "rings", "mirabest", "nongalaxy", "simulated")
 METRICS = {"accuracy": "accuracy", "balanced_accuracy": "balanced", "roc_auc": "AUC", "log_loss": "log loss"}
 
-# Recipe -> parameters of `galaxy_learner`, of `fine_tune`, and of `predict_catalog`
+# Recipe -> parameters of `galaxy_learner` (and `batch_size`), of `fine_tune`, and of `predict_catalog`
 EARLIER = dict(learning_rate=1e-4, head_dropout_prob=.5, views=0, ema=0.)
 RECIPES = {
     "default": ({}, {}, {}),
@@ -33,15 +33,21 @@ RECIPES = {
     "earlier default": (EARLIER, dict(head_lr=5e-3), {}),
     "ema=0": (dict(ema=0.), {}, {}),
     "ema=0, head_lr=5e-3": (dict(ema=0.), dict(head_lr=5e-3), {}),
-    "fitted start": (dict(ema=0.), "fitted", {}),          # the encoder moves from the probe on
+    "batch_size=8": (dict(batch_size=8), {}, {}),
+    "batch_size=16": (dict(batch_size=16), {}, {}),
+    "epochs=20": ({}, dict(epochs=20), {}),
+    "fitted start, ema=0.98": ({}, "fitted", {}),          # the encoder moves from the probe on
+    "fitted start": (dict(ema=0.), "fitted", {}),
     "fitted start, balanced": (dict(ema=0., class_weights="balanced"), "fitted", {}),
     "learning_rate=1e-4": (dict(learning_rate=1e-4), {}, {}),
     "learning_rate=1e-3": (dict(learning_rate=1e-3), {}, {}),
     "head_dropout_prob=0.5": (dict(head_dropout_prob=.5), {}, {}),
     "ema=0.99": (dict(ema=.99), {}, {}),
     "balanced": (dict(class_weights="balanced"), {}, {}),
+    "freeze_epochs=4": ({}, dict(freeze_epochs=4), {}),
+    "freeze_epochs=10": ({}, dict(freeze_epochs=10), {}),
     "probe": (dict(training_mode="head_only"), dict(freeze_epochs=1, epochs=0), {}),
-    "fastai": None}
+    "fastai": None, "zoobot": None}
 
 def catalog(name, seed):
     "A set's catalogue and the name of its label"
@@ -84,7 +90,9 @@ def from_the_probe(learn, epochs):
 def ours(use, test, label, recipe, seed, args):
     "A row of the results"
     params,fit,predict = RECIPES[recipe]
-    dls = GalaxyDataLoaders.from_catalog(use, label, size=args.size, batch_size=32, progress=False)
+    params = {"batch_size": 32, **params}
+    size = dict(size=args.size, batch_size=params.pop("batch_size"))
+    dls = GalaxyDataLoaders.from_catalog(use, label, **size, progress=False)
     start = time.perf_counter()
     learn = galaxy_learner(dls, args.encoder, seed=seed, **params)
     with learn.no_bar(), learn.no_logging():
@@ -117,6 +125,26 @@ def fastais(use, test, label, seed, args):
     order = [list(dls.vocab).index(str(c)) for c in task.classes]
     return scores(task.to_frame(p[:,order]), test, task) | dict(seconds=round(took, 1))
 
+def zoobots(use, test, label, seed, args):
+    "The same of zoobot 2.9.0, in its own environment, with its own trainer and defaults"
+    from zoofast.all import Classification
+    task = Classification(label).fit(use)
+    every = pd.concat([use, test.assign(split="test")])
+    with tempfile.TemporaryDirectory() as tmp:
+        weights = Path(tmp)/"weights.pt"
+        torch.save(create_encoder(args.encoder, args.size).body.state_dict(), weights)
+        job = dict(encoder=args.encoder, weights=str(weights), files=every.file_loc.tolist(), seeds=[seed],
+                   labels=np.asarray(task.encode(every)).tolist(), split=every.split.tolist(), size=args.size,
+                   batch_size=min(32, int((use.split=="train").sum())//3), workers=0, epochs=args.epochs,
+                   threads=torch.get_num_threads())
+        start = time.perf_counter()
+        with Peer(zoobot_python(), Path(__file__).with_name("zoobots.py"), job) as peer:
+            got = peer.rows[f"trained {seed}"]()
+    if isinstance(got, str): raise SystemExit(got)
+    return scores(task.to_frame(np.array(got["p"])), test, task) | dict(seconds=round(time.perf_counter()-start, 1))
+
+PEERS = dict(fastai=fastais, zoobot=zoobots)
+
 def done():
     rows = [json.loads(l) for l in RESULTS.read_text().splitlines()] if RESULTS.exists() else []
     return {(r["data"], r["labels"], r["seed"], r["recipe"], r["encoder"], r["size"], r["epochs"]): r for r in rows}
@@ -131,7 +159,7 @@ def work(args):
         use,test,label = few(name, n, seed)
         trained = int((use.split=="train").sum())
         if n>50 and trained<.8*n and n!=args.labels[-1]: continue             # the set has not so many
-        run = fastais if recipe=="fastai" else lambda *o: ours(*o[:3], recipe, *o[3:])
+        run = PEERS.get(recipe, lambda *o: ours(*o[:3], recipe, *o[3:]))
         row = dict(zip(("data", "labels", "seed", "recipe", "encoder", "size", "epochs"), key))
         row |= dict(trained=trained, tested=len(test), **run(use, test, label, seed, args))
         row |= dict(date=machine["date"], threads=torch.get_num_threads(), versions=machine["versions"])
@@ -151,13 +179,16 @@ def tables(base):
             rows.append([recipe, len(of), *(cell(of[k]) for k in METRICS)])
         print_table(["recipe", "seeds", *METRICS.values()], rows)
     both = df.pivot_table(index=["data", "labels", "seed", "encoder", "size"], columns="recipe", values=list(METRICS))
-    print(f"Difference to {base!r} over all pairs, mean and standard error:\n")
-    rows = []
-    for recipe in [r for r in RECIPES if r in set(df.recipe) and r!=base]:
-        d = {k: (both[k][recipe]-both[k][base]).dropna() for k in METRICS}
-        rows.append([recipe, len(d["accuracy"]), *(f"{v.mean():+.3f} ± {v.std()/max(len(v), 1)**.5:.3f}"
-                                                   for v in d.values())])
-    print_table(["recipe", "pairs", *METRICS.values()], rows)
+    for n in [None, *sorted(df.labels.unique())]:
+        some = both if n is None else both.xs(n, level="labels", drop_level=False)
+        print(f"Difference to {base!r} over all pairs{f' of {n} labels' if n else ''}, mean and standard error:\n")
+        rows = []
+        for recipe in [r for r in RECIPES if r in set(df.recipe) and r!=base]:
+            d = {k: (some[k][recipe]-some[k][base]).dropna() for k in METRICS}
+            if len(d["accuracy"])<2: continue
+            rows.append([recipe, len(d["accuracy"]), *(f"{v.mean():+.3f} ± {v.std()/len(v)**.5:.3f}"
+                                                       for v in d.values())])
+        print_table(["recipe", "pairs", *METRICS.values()], rows)
     verdicts = [r["verdict"] for r in df.worth.dropna()]
     print("Verdicts of finetuning beside the probe, on the validation galaxies:",
           ", ".join(f"{v} {verdicts.count(v)}" for v in ("better", "equal", "worse")))

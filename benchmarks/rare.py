@@ -106,9 +106,9 @@ def zoobot(shown, rest, seed, args, way):
                split=every.split.tolist(), size=args.size, batch_size=32, workers=0, threads=torch.get_num_threads(),
                epochs=args.epochs, seeds=[seed])
     with Peer(zoobot_python(), Path(__file__).with_name("zoobots.py"), job) as peer:
-        got = peer.rows[f"ranking {seed}"]()
+        got = peer.rows[f"trained {seed}"]()
     if isinstance(got, str): raise SystemExit(got)
-    return np.array(got["scores"])
+    return np.array(got["p"])[:,1]
 
 PEERS = dict(similar=similar, probe=probe, fastai=fastai, zoobot=zoobot)
 

@@ -50,7 +50,7 @@ def deal(df, label, seed, n):
 def run(name, seed, way, args):
     label = LABEL[name]
     labelled,others,test = deal(catalog(name, args.size), label, seed, args.labels)
-    dls = GalaxyDataLoaders.from_catalog(labelled, label, size=args.size, progress=False)
+    dls = GalaxyDataLoaders.from_catalog(labelled, label, size=args.size, batch_size=args.batch_size, progress=False)
     learn = galaxy_learner(dls, args.encoder, seed=seed, unlabelled=others if way=="unlabelled" else None,
                            learning_rate=args.learning_rate)
     steps = math.ceil(min(len(others), MOST)/RATIO/dls.train.bs)             # of an epoch with those without labels
@@ -59,7 +59,8 @@ def run(name, seed, way, args):
     with learn.no_bar(), learn.no_logging(): learn.fine_tune(epochs)
     seconds = time.perf_counter()-start
     score = score_predictions(predict_catalog(learn, test, progress=False), test, dls.task)
-    return dict(n_labelled=len(dls.train_ds), n_unlabelled=len(others), n_valid=len(dls.valid_ds), n_test=score["n"],
+    return dict(batch_size=dls.train.bs, n_labelled=len(dls.train_ds), n_unlabelled=len(others),
+                n_valid=len(dls.valid_ds), n_test=score["n"],
                 **{k: round(float(score[k]), 4) for k in SCORES}, seconds=round(seconds, 1), epochs=epochs,
                 kept=learn.best_epoch["epoch"]+1,
                 **{k: learn.params[k] for k in ("head_dropout_prob", "views")},
@@ -70,7 +71,7 @@ def rows(): return [json.loads(o) for o in RESULTS.read_text().splitlines()] if 
 
 _asked = "data","seed","way","size","asked_epochs","labels","encoder","learning_rate"
 
-def key(r): return tuple(r[k] for k in _asked)
+def key(r): return *(r[k] for k in _asked),r.get("batch_size", 32)          # rows of before are of 32
 
 def work(args):
     done = {key(r) for r in rows()}
@@ -78,7 +79,7 @@ def work(args):
         for name in LABEL:
             for way in WAYS:
                 row = dict(data=name, seed=seed, way=way, size=args.size, asked_epochs=args.epochs, labels=args.labels,
-                           encoder=args.encoder, learning_rate=args.learning_rate)
+                           encoder=args.encoder, learning_rate=args.learning_rate, batch_size=args.batch_size)
                 if key(row) in done or not set(args.only)<={name, way, f"seed{seed}"}: continue
                 row |= run(name, seed, way, args)
                 with open(RESULTS, "a") as f: f.write(json.dumps(row)+"\n")
@@ -87,15 +88,16 @@ def work(args):
 def table():
     "A row for each set and way: means over the seeds, and the smallest and the largest"
     df = pd.DataFrame(rows())
-    print("| data, rate | labels + others | | seeds | accuracy | balanced accuracy | ROC AUC | seconds |")
+    df["batch_size"] = df.batch_size.fillna(32).astype(int)
+    print("| data, rate, batch | labels + others | | seeds | accuracy | balanced accuracy | ROC AUC | seconds |")
     print("| --- "*8+"|")
-    for (name,size,rate),of in df.groupby(["data", "size", "learning_rate"], sort=False):
+    for (name,size,rate,batch),of in df.groupby(["data", "size", "learning_rate", "batch_size"], sort=False):
         for way in WAYS:
             o = of[of.way==way]
             if not len(o): continue
             said = [f"{o[k].mean():.3f} ({o[k].min():.3f} to {o[k].max():.3f})" for k in SCORES]
             galaxies = f"{o.n_labelled.iloc[0]} + {o.n_unlabelled.iloc[0]}"
-            print(f"| {name}, {size} px, {rate:g} | {galaxies} | {way} | {len(o)} | " + " | ".join(said)
+            print(f"| {name}, {size} px, {rate:g}, {batch} | {galaxies} | {way} | {len(o)} | " + " | ".join(said)
                   + f" | {o.seconds.median():.0f} |")
 
 def main():
@@ -106,6 +108,7 @@ def main():
     p.add_argument("--size", type=int, default=64)
     p.add_argument("--epochs", type=int, default=5)
     p.add_argument("--learning-rate", type=float, default=RATE, help="the default of galaxy_learner unless given")
+    p.add_argument("--batch-size", type=int, default=32)
     p.add_argument("--encoder", default="tf_efficientnet_lite0")
     p.add_argument("--table", action="store_true")
     args = p.parse_args()

@@ -1,7 +1,8 @@
 """zoobot 2.9.0 as the benchmarks run it, in its own environment (`rounds.zoobot_python`) and with its own trainer,
 augmentation and prediction.
 
-Not run by hand: train.py, head_only.py, predict.py and time_to_accuracy.py start it and send it the names of rows."""
+Not run by hand: train.py, head_only.py, predict.py, rare.py, fewlabels.py and time_to_accuracy.py start it and send it
+the names of rows."""
 import importlib, logging, tempfile, time, warnings
 from importlib.metadata import version
 from pathlib import Path
@@ -92,23 +93,23 @@ def training_rows(job, parts, classes):
     accuracies = {f"accuracy {s}": (lambda s=s: to_accuracy(s)) for s in job.get("seeds", [])}
     return dict(train=train, head_only=head_only),accuracies
 
-def ranking_rows(job, parts, classes):
-    "Train by zoobot's trainer, and score the test galaxies by the probability of the second class"
+def prediction_rows(job, parts, classes):
+    "Train by zoobot's trainer, and predict the test galaxies: probabilities `(galaxies, classes)`"
     import pandas as pd
     from galaxy_datasets.transforms import minimal_view_config
     from zoobot.pytorch.predictions.predict_on_catalog import predict
     names,loading = [str(i) for i in range(classes)],dict(batch_size=job["batch_size"], num_workers=job["workers"])
-    def ranking(seed):
+    def trained(seed):
         got = {}
         def score(model):
             with tempfile.TemporaryDirectory() as tmp:
                 out = Path(tmp)/"p.csv"
                 predict(parts["test"], model, str(out), names, view(minimal_view_config, job), loading, QUIET)
                 said = pd.read_csv(out, dtype={"id_str": str}).set_index("id_str")
-                got["scores"] = said.loc[parts["test"].id_str, "1"].tolist()
+                got["p"] = said.loc[parts["test"].id_str, names].to_numpy().tolist()
         fit(job, parts, classes, job["epochs"], seed, score)
         return dict(n=1, **got)
-    return {f"ranking {s}": (lambda s=s: ranking(s)) for s in job.get("seeds", [])}
+    return {f"trained {s}": (lambda s=s: trained(s)) for s in job.get("seeds", [])}
 
 def prediction_row(job, parts, classes):
     "From files to a table, and the classes that it has; with the head of the job, where there is one"
@@ -138,7 +139,7 @@ def make(job):
     import torch
     parts,classes = catalogs(job)
     rows,accuracies = training_rows(job, parts, classes)
-    rows |= dict(predict=prediction_row(job, parts, classes)) | accuracies | ranking_rows(job, parts, classes)
+    rows |= dict(predict=prediction_row(job, parts, classes)) | accuracies | prediction_rows(job, parts, classes)
     torch.set_num_threads(job["threads"])
     return rows,dict(versions={o: version(o) for o in ("zoobot", "galaxy-datasets", "lightning")})
 

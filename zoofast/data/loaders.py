@@ -366,7 +366,7 @@ def sampling_weights(
     if sampling=="balanced": return _balanced(df, task)
     if not isinstance(sampling, str): raise ValueError(f"sampling={sampling!r}: use 'balanced' or the name of a column")
     need_columns(df, sampling, hint="; sampling= takes 'balanced', or a column with a weight for each galaxy")
-    w = pd.to_numeric(df[sampling], errors="coerce").to_numpy(float)
+    w = pd.to_numeric(df[sampling], errors="coerce").to_numpy(float, copy=True)
     if (wrong := np.flatnonzero(~(np.isfinite(w) & (w>=0)))).size:
         row = df.iloc[wrong[0]]
         raise CatalogError(f"sampling={sampling!r}: the galaxy {row.id_str} has {row[sampling]!r}; "
@@ -383,7 +383,7 @@ def _balanced(df, task):
         y = task.encode(df)
         labels = pd.Series(y.numpy(), index=df.index).where(task.is_labelled(y))
     counts = labels.value_counts()
-    return torch.from_numpy((1/labels.map(counts)).fillna(0).to_numpy(float))
+    return torch.from_numpy((1/labels.map(counts)).fillna(0).to_numpy(float, copy=True))
 
 # %% ../../nbs/data/05_loaders.ipynb #43822977
 @patch

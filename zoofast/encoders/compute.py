@@ -21,13 +21,17 @@ from ..core.errors import quiet
 from .encoder import Encoder, GalaxyNet
 
 # %% ../../nbs/encoders/06_compute.ipynb #05d00008
+# With channels last, torch 2.14 corrupts memory in their backward pass: seen on a CPU, at 64 pixels
+_CHANNELS_FIRST = {"FastVit"}
+
 def set_layout(
     net:GalaxyNet,          # Encoder and head
     channels_last:bool=True # Channels last, rather than one channel after the other?
 )->GalaxyNet:               # The same model
     "Put weights, and from now on images, in this order in memory"
-    net.encoder.channels_last = channels_last
-    return net.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    last = channels_last and type(net.encoder.body).__name__ not in _CHANNELS_FIRST
+    net.encoder.channels_last = last
+    return net.to(memory_format=torch.channels_last if last else torch.contiguous_format)
 
 # %% ../../nbs/encoders/06_compute.ipynb #05d00016
 _SET_BY_USER = ("MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")

@@ -11,7 +11,7 @@ that repeat and can be resumed."""
 __all__ = ['HEAD_LR', 'MAX_HEAD_LR', 'galaxy_learner', 'check_training']
 
 # %% ../../nbs/training/15_finetune.ipynb #e88cbb57
-import inspect, json, os
+import inspect, json, math, os, warnings
 from pathlib import Path
 import numpy as np, torch
 from fastcore.basics import patch
@@ -292,6 +292,30 @@ def _head_stage(learn, epochs, base_lr, head_lr, fit="one_cycle", alone=False, c
     if probed: cbs = L(cbs)+FitHead(keep=False)
     _second_stage(learn, fit, epochs, lr, cbs=cbs, **kwargs)
 
+# %% ../../nbs/training/15_finetune.ipynb #5c0a1e77
+_FEW_STEPS = 20                # are few to learn from
+_SMALL = 8                     # a batch that is good for few galaxies, see docs/defaults.md
+
+def _few_steps_text(
+    learn,     # A learner
+    epochs:int # As for `fine_tune`
+)->"str|None": # `None` where they are enough, or where all is but a try
+    "What to do where few galaxies in large batches make few steps"
+    dl = learn.dls.train
+    n,bs = len(dl.dataset),dl.bs
+    def steps(batches): return epochs*math.ceil(batches/learn.accumulate)
+    k = steps(len(dl))
+    if epochs<3 or k>=_FEW_STEPS or hasattr(learn, "unlabelled"): return None
+    here = f"{epochs} epochs on {n} galaxies in batches of {bs} are {k} steps, few to learn from"
+    if bs<=_SMALL: return f"{here}; more epochs may do better"
+    return f"{here}; batch_size={_SMALL} (--batch-size {_SMALL}) makes {steps(math.ceil(n/_SMALL/dl.world))} of them"
+
+def _say_few_steps(learn, epochs):
+    "Warn, and note in the run's log, where the steps will be few"
+    if (text := _few_steps_text(learn, epochs)) is None: return
+    if run := getattr(learn, "run_folder", None): run.log(text)
+    warnings.warn(text)
+
 # %% ../../nbs/training/15_finetune.ipynb #0d2c73d3
 @patch
 def fine_tune(self:GalaxyLearner,
@@ -319,6 +343,7 @@ def fine_tune(self:GalaxyLearner,
     with self.one_run(resume):
         if self.opt.frozen_idx==len(self.opt.groups)-1:
             return _head_stage(self, freeze_epochs+epochs, base_lr, head_lr, fit, alone=True, **kwargs)
+        _say_few_steps(self, epochs)
         if freeze_epochs:
             self.freeze()
             _head_stage(self, freeze_epochs, base_lr, head_lr)

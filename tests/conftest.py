@@ -1,4 +1,4 @@
-"What the tests share: --slow, --slow-for, --gpu, real data where there is some, and the command line as a user runs it"
+"What the tests share: --slow, --slow-until, --gpu, real data where there is some, and the command line as a user runs it"
 import multiprocessing, os, shutil, time
 from collections import Counter
 from pathlib import Path
@@ -8,8 +8,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def pytest_addoption(parser):
     parser.addoption('--slow', action='store_true', help='also run the tests marked slow')
-    parser.addoption('--slow-for', type=float, default=None, metavar='MINUTES',
-                     help='begin no slow test later than so many minutes after the start')
+    parser.addoption('--slow-until', type=int, metavar='SECONDS', help='begin no slow test later (as of date +%%s)')
     parser.addoption('--gpu', action='store_true', help='let the tests see the GPUs of this machine')
 
 def pytest_configure(config):
@@ -30,14 +29,11 @@ def pytest_sessionfinish():
     "Whoever is left does not keep the tests from ending"
     for o in multiprocessing.active_children(): o.kill()
 
-BEGUN = time.monotonic()
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
     "A machine that is slower than others still comes to an end, and says what it has left out"
-    limit = item.config.getoption('--slow-for')
-    if limit is None or item.get_closest_marker('slow') is None: return
-    if time.monotonic()-BEGUN>60*limit: pytest.skip(f'slow: its {limit:g} minutes are over')
+    until = item.config.getoption('--slow-until')
+    if until and item.get_closest_marker('slow') and time.time()>until: pytest.skip('slow: the time for these is over')
 
 @pytest.fixture(scope='session')
 def root(): return ROOT

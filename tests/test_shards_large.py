@@ -1,6 +1,6 @@
 """Tables of very many shards: what a look, a start and an end cost does not grow with what was made before, and folders
 of earlier releases go on"""
-import hashlib, json, os, signal, subprocess, sys, threading, tracemalloc
+import hashlib, json, os, shutil, signal, subprocess, sys, threading, tracemalloc
 from contextlib import contextmanager
 import numpy as np, pandas as pd, pyarrow as pa, pyarrow.parquet as pq, pytest
 from zoofast.catalog.stream import CatalogStream
@@ -160,6 +160,58 @@ def test_a_shard_deleted_by_one_is_missing_for_all(quick, tmp_path):
     assert me.look()==[]
     me.finish()
     assert pd.read_parquet(tmp_path/'t').x.tolist()==[float(k) for k in range(40) for _ in range(SIZE)]
+
+class Between:
+    "What happens within a step of ours: `at(n)` just before our `n`th touch of the disk"
+    n,at = 0,None
+    @classmethod
+    def hook(cls, event, args):
+        if not cls.at or not event.startswith(('open', 'os.')) or threading.current_thread() is not cls.thread: return
+        at,cls.at = cls.at,None                              # no touch of ours, what happens there
+        cls.n += 1
+        at(cls.n)
+        cls.at = at
+    @classmethod
+    def run(cls, f, at):
+        "Gives how often `f` touches the disk"
+        cls.n,cls.at,cls.thread = 0,at,threading.current_thread()
+        try: f()
+        finally: cls.at = None
+        return cls.n
+sys.addaudithook(Between.hook)
+
+def step(s):
+    "One round of a process that makes a table, but for its end"
+    for k in s.free(s.look()):
+        if s.claim(k): s.write(k, rows(k))
+
+@pytest.mark.slow
+@pytest.mark.parametrize('joined', [False, True], ids=['folder', 'file'])
+def test_another_process_finishes_at_any_moment(quick, tmp_path, joined):
+    "It makes what is missing before one of our touches of the disk, and ends before another: nothing is lost or left"
+    def end(s): return s.join(s.folder.with_suffix('.parquet')) if joined else s.finish()
+    def table(i, j):
+        me,other = (begin(tmp_path/f'{i}-{j}', 5) for _ in range(2))
+        make(other, range(3))
+        ended = []
+        def theirs(n):
+            if n==i: step(other)
+            if n==j and not other.look(): ended.append(end(other))
+        n = Between.run(lambda: step(me), theirs)
+        assert me.look()==[], (i, j)
+        end(me)
+        out = me.folder.with_suffix('.parquet') if joined else me.folder
+        assert pd.read_parquet(out).x.tolist()==[float(k) for k in range(5) for _ in range(SIZE)], (i, j)
+        left = {o.name for o in tmp_path.iterdir()}
+        assert left=={out.name}, left
+        if not joined:
+            parts = {f'part-{k:06d}.parquet' for k in range(5)}
+            assert {o.name for o in out.iterdir()}=={'_manifest.json', *parts}, (i, j)
+        shutil.rmtree(out) if out.is_dir() else out.unlink()
+        return n,len(ended)
+    last,_ = table(0, 0)
+    tried = [table(i, j) for i in range(1, last+1) for j in range(i, last+1)]
+    assert last>20 and sum(ended for _,ended in tried)>40
 
 def test_a_file_that_goes_is_seen_before_the_end(quick, tmp_path):
     s = begin(tmp_path/'t', 20)

@@ -11,8 +11,8 @@ are missing."""
 __all__ = ['Shards', 'run_of', 'places_of', 'check_place', 'check_request']
 
 # %% ../../nbs/predict/01_shards.ipynb #7004e9a0
-import gzip, hashlib, json, os, random, re, shutil, socket
-from contextlib import nullcontext
+import errno, gzip, hashlib, json, os, random, re, shutil, socket
+from contextlib import nullcontext, suppress
 from pathlib import Path
 import pandas as pd, pyarrow as pa
 from fastcore.basics import patch
@@ -239,11 +239,19 @@ def _record(table, size, sha256):
     return dict(rows=len(table), first=ids[0].as_py(), last=ids[-1].as_py(), bad=bad, bytes=size, sha256=sha256)
 
 @patch
+def _is_over(self:Shards):
+    "Has another process finished the table meanwhile? Then nothing needs to be noted, and there is no place for it"
+    return (m := self.manifest()) is None or m["complete"]
+
+@patch
 def _say(self:Shards, k, record):
     "Note something about a shard, for all"
     log = self.folder/_progress/f"{socket.gethostname()}.{os.getpid()}.jsonl"
     line = f"\n{json.dumps(dict(shard=k, **record))}\n".encode()        # what a killed one wrote last is no line
-    fd = os.open(log, os.O_WRONLY|os.O_APPEND|os.O_CREAT, 0o666)
+    try: fd = os.open(log, os.O_WRONLY|os.O_APPEND|os.O_CREAT, 0o666)
+    except FileNotFoundError:
+        if self._is_over(): return
+        raise
     try: os.write(fd, line)
     finally: os.close(fd)
 
@@ -257,10 +265,9 @@ def note(self:Shards,
     try:
         with parquet.ParquetFile(path, pre_buffer=False) as f:
             ok = f.metadata.num_rows==self.n(k) and (f.schema_arrow.metadata or {}).get(b"zoofast")==self.id.encode()
-            table = f.read(["id_str", "error"]) if ok else None
+            if ok: record = _record(f.read(["id_str", "error"]), path.stat().st_size, file_digest(path))
     except (pa.ArrowException, OSError): ok = False
     if not ok: return path.unlink(missing_ok=True)
-    record = _record(table, path.stat().st_size, file_digest(path))
     self._say(k, record)
     self.done[k] = record
 
@@ -283,8 +290,8 @@ def write(self:Shards,
             record = _record(table, data.size, hashlib.sha256(data).hexdigest())
             self._say(k, record)
             self.done[k] = record
-    except FileNotFoundError:                      # another process has finished the table meanwhile
-        if (m := self.manifest()) is not None and not m["complete"]: raise
+    except OSError as e:                               # no place to write it in
+        if e.errno!=errno.ENOENT or not self._is_over(): raise
     self.release(k)
 
 
@@ -388,10 +395,17 @@ def free(self:Shards,
 
 # %% ../../nbs/predict/01_shards.ipynb #52cdda0d
 @patch
+def _raise_gone(self:Shards):
+    "Of a folder that somebody has deleted: what our lock has made of it again goes, too"
+    Path(self.lock.lock_file).unlink(missing_ok=True)
+    with suppress(OSError): self.folder.rmdir()
+    raise CatalogError(f"{self.folder} was deleted while rows were written to it")
+
+@patch
 def finish(self:Shards):
     "Write the final manifest; where several processes do, the same is written twice"
     with self._locked():
-        if (m := self.manifest()) is None: return
+        if (m := self.manifest()) is None: self._raise_gone()
         if not m["complete"]:
             on_disk(self.folder)                               # all names, before it is said that they are there
             bad,records = sum(o["bad"] for o in self.done.values()),[self.done[k] for k in range(len(self))]

@@ -1,4 +1,4 @@
-"What the tests share: --slow, --slow-until, --gpu, real data where there is some, and the command line as a user runs it"
+"What the tests share: --slow, --slow-until, --gpu, real data where there is some, and the command line of a user"
 import multiprocessing, os, shutil, time
 from collections import Counter
 from pathlib import Path

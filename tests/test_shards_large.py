@@ -3,6 +3,7 @@ of earlier releases go on"""
 import hashlib, json, os, shutil, signal, subprocess, sys, threading, tracemalloc
 from contextlib import contextmanager
 import numpy as np, pandas as pd, pyarrow as pa, pyarrow.parquet as pq, pytest
+from filelock import FileLock, Timeout
 from zoofast.catalog.stream import CatalogStream
 from zoofast.catalog.write import SavedTable
 from zoofast.core.errors import CatalogError, ImageError
@@ -180,6 +181,11 @@ class Between:
         return cls.n
 sys.addaudithook(Between.hook)
 
+def is_free(lock):
+    try:
+        with FileLock(lock.lock_file, timeout=0): return True
+    except (Timeout, RuntimeError): return False             # held in this thread
+
 def step(s):
     "One round of a process that makes a table, but for its end"
     for k in s.free(s.look()):
@@ -191,21 +197,28 @@ def test_another_process_finishes_at_any_moment(quick, tmp_path, joined):
     "It makes what is missing before one of our touches of the disk, and ends before another: nothing is lost or left"
     def end(s): return s.join(s.folder.with_suffix('.parquet')) if joined else s.finish()
     def table(i, j):
-        me,other = (begin(tmp_path/f'{i}-{j}', 5) for _ in range(2))
-        make(other, range(3))
+        folder = tmp_path/f'{i}-{j}'
+        how = dict(lock=tmp_path/'lock') if joined else {}
+        other = begin(folder, 3, **how)
+        make(other, [0])
         ended = []
         def theirs(n):
             if n==i: step(other)
-            if n==j and not other.look(): ended.append(end(other))
-        n = Between.run(lambda: step(me), theirs)
-        assert me.look()==[], (i, j)
-        end(me)
-        out = me.folder.with_suffix('.parquet') if joined else me.folder
-        assert pd.read_parquet(out).x.tolist()==[float(k) for k in range(5) for _ in range(SIZE)], (i, j)
+            # while we begin or end they wait, and end a little later
+            if n>=j and not ended and not other.look() and is_free(other.lock): ended.append(end(other))
+        def ours():
+            me = begin(folder, 3, **how)
+            me.look(check=True)
+            step(me)
+            assert me.look()==[], (i, j)
+            end(me)
+        n = Between.run(ours, theirs)
+        out = folder.with_suffix('.parquet') if joined else folder
+        assert pd.read_parquet(out).x.tolist()==[float(k) for k in range(3) for _ in range(SIZE)], (i, j)
         left = {o.name for o in tmp_path.iterdir()}
         assert left=={out.name}, left
         if not joined:
-            parts = {f'part-{k:06d}.parquet' for k in range(5)}
+            parts = {f'part-{k:06d}.parquet' for k in range(3)}
             assert {o.name for o in out.iterdir()}=={'_manifest.json', *parts}, (i, j)
         shutil.rmtree(out) if out.is_dir() else out.unlink()
         return n,len(ended)

@@ -94,7 +94,9 @@ class Shards:
         self.lock = FileLock(lock or self.folder/"_lock")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with self._locked(): self._begin(schema, about, size, resume)
+            with self._locked():
+                self.folder.mkdir(exist_ok=True)                # another process may have finished, and deleted it
+                self._begin(schema, about, size, resume)
         except OSError as e: raise CatalogError(f"out={str(self.folder)!r} cannot be written: {e.strerror or e}") from e
 
     def __len__(self): return -(-self.rows//self.size)
@@ -361,7 +363,9 @@ def look(self:Shards,
         # the files themselves at first and at last, not at each look between
         if check or (not m["complete"] and (not self.looked or not missing())): self._look_at_files(check)
         self.looked = True
-    except FileNotFoundError: pass                             # finished while we looked
+    except FileNotFoundError:                                  # finished while we looked; or notes deleted by hand
+        if not self._is_over(): (self.folder/_progress).mkdir(exist_ok=True)
+        return self.look(check)
     if (m := self.manifest()) is None: return []
     if check and missing() and m["complete"]: self._write_manifest({**m, "complete": False})
     return missing()

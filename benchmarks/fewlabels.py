@@ -125,6 +125,15 @@ def fastais(use, test, label, seed, args):
     order = [list(dls.vocab).index(str(c)) for c in task.classes]
     return scores(task.to_frame(p[:,order]), test, task) | dict(seconds=round(took, 1))
 
+def pictures(files, folder):
+    "FITS files as the pictures that fastai makes of them: zoobot gives them one channel, and its encoder has three"
+    from fastai.vision.all import PILImage
+    def picture(i, f):
+        if Path(f).suffix!=".fits": return f
+        PILImage.create(f).save(folder/f"{i}.png")
+        return str(folder/f"{i}.png")
+    return [picture(i, f) for i,f in enumerate(files)]
+
 def zoobots(use, test, label, seed, args):
     "The same of zoobot 2.9.0, in its own environment, with its own trainer and defaults"
     from zoofast.all import Classification
@@ -133,7 +142,7 @@ def zoobots(use, test, label, seed, args):
     with tempfile.TemporaryDirectory() as tmp:
         weights = Path(tmp)/"weights.pt"
         torch.save(create_encoder(args.encoder, args.size).body.state_dict(), weights)
-        job = dict(encoder=args.encoder, weights=str(weights), files=every.file_loc.tolist(), seeds=[seed],
+        job = dict(encoder=args.encoder, weights=str(weights), files=pictures(every.file_loc, Path(tmp)), seeds=[seed],
                    labels=np.asarray(task.encode(every)).tolist(), split=every.split.tolist(), size=args.size,
                    batch_size=min(32, int((use.split=="train").sum())//3), workers=0, epochs=args.epochs,
                    threads=torch.get_num_threads())

@@ -64,6 +64,7 @@ def test_votes_are_fitted_by_their_likelihood():
 
 @pytest.mark.parametrize('size,kw,says', [
     (16, {}, '5 epochs on 36 galaxies in batches of 16 are 15 steps.*batch_size=8 .* makes 25 of them'),
+    (9, {}, 'batches of 9 are 20 steps'),
     (8, dict(accumulate=2), 'batches of 8 are 15 steps, few to learn from; more epochs'),
     (8, {}, None), (16, dict(training_mode='head_only'), None)])
 def test_few_steps_are_said_at_the_start(size, kw, says, survey, tmp_path):

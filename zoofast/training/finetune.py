@@ -293,7 +293,7 @@ def _head_stage(learn, epochs, base_lr, head_lr, fit="one_cycle", alone=False, c
     _second_stage(learn, fit, epochs, lr, cbs=cbs, **kwargs)
 
 # %% ../../nbs/training/15_finetune.ipynb #5c0a1e77
-_FEW_STEPS = 20                # are few to learn from
+_FEW_STEPS = 20                # are few to learn from, measured with batches of 32
 _SMALL = 8                     # a batch that is good for few galaxies, see docs/defaults.md
 
 def _few_steps_text(
@@ -305,7 +305,8 @@ def _few_steps_text(
     n,bs = len(dl.dataset),dl.bs
     def steps(batches): return epochs*math.ceil(batches/learn.accumulate)
     k = steps(len(dl))
-    if epochs<3 or k>=_FEW_STEPS or hasattr(learn, "unlabelled"): return None
+    few = k<=_FEW_STEPS if bs>_SMALL else k<_FEW_STEPS     # who has done as is said here is told no more
+    if epochs<3 or not few or hasattr(learn, "unlabelled"): return None
     here = f"{epochs} epochs on {n} galaxies in batches of {bs} are {k} steps, few to learn from"
     if bs<=_SMALL: return f"{here}; more epochs may do better"
     return f"{here}; batch_size={_SMALL} (--batch-size {_SMALL}) makes {steps(math.ceil(n/_SMALL/dl.world))} of them"

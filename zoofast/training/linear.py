@@ -36,7 +36,9 @@ def _principal_axes(x):
     std = torch.where(std>1e-6*std.max().clamp(min=1e-30), std, torch.ones_like(std))
     s = (x-mean)/std
     few = len(s)<s.shape[1]
-    variance,turn = torch.linalg.eigh((s@s.T if few else s.T@s)/len(s))
+    gram = (s@s.T if few else s.T@s)/len(s)
+    # numpy's: torch's may not converge where features are constant, as many are of small images
+    variance,turn = (torch.from_numpy(o).to(s) for o in np.linalg.eigh(gram.cpu().double().numpy()))
     there = variance>1e-6*variance.max().clamp(min=1e-30)
     variance,turn = variance[there],turn[:,there]
     if few: turn = s.T@turn/(variance*len(s)).sqrt()

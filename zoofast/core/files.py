@@ -17,7 +17,14 @@ import numpy as np
 from .errors import DiskError
 
 # %% ../../nbs/core/03_files.ipynb #672fa086
-_host = re.sub("[^A-Za-z0-9-]", "-", socket.gethostname())[:40] or "localhost"
+def _machine():
+    "The machine's name; in a container with process numbers of its own also which one, as two may have one name"
+    try: own = os.readlink("/proc/self/ns/pid").strip("pid:[]")
+    except OSError: own = "4026531836"               # that of the machine itself
+    name = re.sub("[^A-Za-z0-9-]", "-", socket.gethostname())[:40] or "localhost"
+    return name if own=="4026531836" else f"{name}-{own}"
+
+_host = _machine()
 _writing = set()                                     # what this process is writing now
 
 @contextmanager
@@ -30,7 +37,8 @@ def _being_written(path, suffix=""):
     finally: _writing.discard(str(part))
 
 # %% ../../nbs/core/03_files.ipynb #4dc088d6
-_names = re.compile(r"(\..+\.(?:@(?P<host>[A-Za-z0-9-]+)\.)?(?P<pid>\d+)\.(?:part|old)(?:\.\w+)*|\.part-(?P<only>\d+))")
+_names = re.compile(r"(\..+?\.(?:@(?P<host>[A-Za-z0-9-]+)\.)?(?P<pid>\d+)\.(?:part|old)(?:\.\w+)*"
+                    r"|\.part-(?P<only>\d+))")
 _A_DAY = 86400
 
 def _is_left(path):

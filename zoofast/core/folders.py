@@ -39,6 +39,7 @@ def _replace_folder(new, folder):
     if not folder.exists(): os.rename(new, folder)
     elif _exchange(new, folder): old = new
     else:
+        os.utime(folder)                             # not a day old under a name that says it is aside
         os.rename(folder, old)
         try: os.rename(new, folder)
         except OSError:

@@ -97,7 +97,9 @@ def _known_rows(path, config, ids):
 def _clear_parts(path):
     "Delete what killed runs left; nobody else builds this map now"
     for o in path.parent.glob("*.part"):
-        if o.name.startswith(path.stem) or time.time()-o.stat().st_mtime>86400: o.unlink(missing_ok=True)
+        try: old = time.time()-o.stat().st_mtime>86400
+        except FileNotFoundError: continue           # another map, whose builder has just given it its name
+        if old or o.name.startswith(path.stem): o.unlink(missing_ok=True)
 
 def _common_folder(files): return os.path.dirname(os.path.commonprefix([o for f in files for o in file_parts(f)]))
 

@@ -13,7 +13,7 @@ __all__ = ['EXPORTERS', 'ENGINES', 'AUTO_FROM', 'KEPT_FROM', 'ENOUGH', 'some_ima
 
 # %% ../../nbs/encoders/07_engines.ipynb #28930b4a
 import hashlib, importlib.metadata, io, json, logging, os, time
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 import numpy as np, torch
 from torch import nn
 from filelock import FileLock
@@ -132,7 +132,10 @@ def _digest(
 # %% ../../nbs/encoders/07_engines.ipynb #b5b06582
 def _make_room(folder, keep, limit=5*10**9):
     "Delete the files that were not used for the longest time, down to `limit` bytes"
-    files = sorted(((o.stat().st_mtime, o.stat().st_size, o) for o in folder.glob("*.onnx")), reverse=True)
+    files = []
+    for o in folder.glob("*.onnx"):
+        with suppress(FileNotFoundError): files.append(((s := o.stat()).st_mtime, s.st_size, o))     # deleted by another
+    files.sort(reverse=True)
     for i,(_,_,o) in enumerate(files):
         if o==keep or sum(size for _,size,_ in files[:i+1])<=limit: continue
         for a in (o, o.with_suffix(".blake2b")): a.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ are missing."""
 __all__ = ['Shards', 'run_of', 'places_of', 'check_place', 'check_request']
 
 # %% ../../nbs/predict/01_shards.ipynb #7004e9a0
-import errno, gzip, hashlib, json, os, random, re, shutil, socket
+import errno, gzip, hashlib, json, os, random, re, shutil, socket, uuid
 from contextlib import nullcontext, suppress
 from pathlib import Path
 import pandas as pd, pyarrow as pa
@@ -93,10 +93,7 @@ class Shards:
         self.folder,self.rows,self.claims = Path(folder),rows,{}
         self.lock = FileLock(lock or self.folder/"_lock")
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with self._locked():
-                self.folder.mkdir(exist_ok=True)                # another process may have finished, and deleted it
-                self._begin(schema, about, size, resume)
+            with self._made(): self._begin(schema, about, size, resume)
         except OSError as e: raise CatalogError(f"out={str(self.folder)!r} cannot be written: {e.strerror or e}") from e
 
     def __len__(self): return -(-self.rows//self.size)
@@ -114,6 +111,21 @@ def _locked(self:Shards):
     "The lock for beginning and end, where the disk has locks"
     try: return self.lock.acquire()
     except (NotImplementedError, OSError): return nullcontext()
+
+@patch
+def _made(self:Shards):
+    "The same with the folder, which another process may delete while we make it"
+    for left in reversed(range(20)):
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = self.lock.acquire()
+        except (FileExistsError, FileNotFoundError):
+            if left and (not self.folder.exists() or self.folder.is_dir()): continue
+            raise
+        except (NotImplementedError, OSError): lock = nullcontext()
+        if self.folder.is_dir(): return lock                   # nobody deletes it while we have the lock
+        self.lock.release()
+    raise FileNotFoundError(errno.ENOENT, "it is deleted again and again")
 
 @patch
 def _write_manifest(self:Shards, m):
@@ -195,9 +207,12 @@ def _begin(self:Shards, schema, about, size, resume):
         say_if_not_own(self.folder)
     self.id = hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()
     self.schema = schema.with_metadata({**(schema.metadata or {}), b"zoofast": self.id.encode()})
-    begun = {"format": _format, "version": 1, "complete": False, "run": self.id, **run}
+    begun = {"format": _format, "version": 1, "complete": False, "run": self.id, "begun": uuid.uuid4().hex, **run}
     if not there: self._write_manifest(begun)
+    self.begun = (there or begun).get("begun")                 # not in release 0.1.0
     (self.folder/_progress).mkdir(exist_ok=True)
+    self.here = self.folder/_progress/f"{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex[:8]}.lock"
+    self.here.touch()                                          # for `leave` of others
     self.done,self.heard = self._records_of(there or {}),{}
     self.looked = False
     if self.done is None:                                      # to be noted anew
@@ -213,7 +228,7 @@ def claim(self:Shards,
     k:int # Number of the shard
 )->bool:
     "Take a shard, unless it is there or another process is at it"
-    if self.part(k).exists(): return False
+    if self.part(k).exists() or self._is_over(): return False
     lock = self._lock_of(k)
     try: lock.acquire()
     except Timeout: return False
@@ -252,7 +267,7 @@ def _say(self:Shards, k, record):
     line = f"\n{json.dumps(dict(shard=k, **record))}\n".encode()        # what a killed one wrote last is no line
     try: fd = os.open(log, os.O_WRONLY|os.O_APPEND|os.O_CREAT, 0o666)
     except FileNotFoundError:
-        if self._is_over(): return
+        if self._is_over() or self.is_gone(): return
         raise
     try: os.write(fd, line)
     finally: os.close(fd)
@@ -293,7 +308,7 @@ def write(self:Shards,
             self._say(k, record)
             self.done[k] = record
     except OSError as e:                               # no place to write it in
-        if e.errno!=errno.ENOENT or not self._is_over(): raise
+        if e.errno!=errno.ENOENT or not (self._is_over() or self.is_gone()): raise
     self.release(k)
 
 
@@ -420,6 +435,11 @@ def finish(self:Shards):
 
 # %% ../../nbs/predict/01_shards.ipynb #c174632d
 @patch
+def is_gone(self:Shards)->bool:
+    "Has another process joined and deleted the table? A third may have begun it anew since"
+    return (m := self.manifest()) is None or m.get("begun")!=self.begun
+
+@patch
 def to_pandas(self:Shards)->"pd.DataFrame|None":
     "The whole table in memory; `None` if another process has joined and deleted it"
     from pyarrow import parquet
@@ -453,8 +473,11 @@ def discard(self:Shards):
 @patch
 def leave(self:Shards):
     "Delete the folder if nothing is in it that is worth keeping, and nobody else is at work there"
-    there,claimed = self.folder.glob("part-*.parquet"),(self.folder/_progress).glob("*.lock")
-    if not self.done and not any(there) and not any(claimed): self.discard()
+    with self._locked():
+        self.here.unlink(missing_ok=True)
+        if self.done or self.is_gone() and self.manifest() is not None: return
+        there,others = self.folder.glob("part-*.parquet"),(self.folder/_progress).glob("*.lock")
+        if not any(there) and not any(others): self.discard()
 
 # %% ../../nbs/predict/01_shards.ipynb #2c75b100
 def _join_parquet(parts, schema, f):
@@ -481,10 +504,12 @@ def join(self:Shards,
         else:
             with gzip.GzipFile(fileobj=f, mode="wb", filename="") as z: _join_csv(parts, z)
     with self._locked():
-        if self.manifest() is not None:
-            # what is left of it when killed goes with the folder
-            try: _write(out, write, home=self.folder/_progress)
-            except OSError as e: raise CatalogError(f"out={str(out)!r} cannot be written: {e.strerror or e}") from e
+        if self.is_gone():
+            if self.manifest() is None: self.discard()         # what a killed one left of it, and the lock
+            return
+        # what is left of it when killed goes with the folder
+        try: _write(out, write, home=self.folder/_progress)
+        except OSError as e: raise CatalogError(f"out={str(out)!r} cannot be written: {e.strerror or e}") from e
         self.discard()
 
 # %% ../../nbs/predict/01_shards.ipynb #c7fcbf8c

@@ -296,10 +296,11 @@ def _make_on_cluster(client, load, stream, job, sink, schema, made, batch_size, 
 # %% ../../nbs/predict/02_table.ipynb #d6df96b2
 def _finish_file(shards, out, saved, where):
     "Join the shards to the file `out`; gives back a DataFrame, or `saved` where it would be long"
-    if shards.manifest() is None and not out.exists():
+    if shards.is_gone() and not out.exists():
         raise CatalogError(f"{where} was deleted while rows were written to it")
     table = shards.to_pandas() if len(saved)<=RETURNED else saved
     shards.join(out)
+    if table is saved and len(shards.done)<len(shards): return made_table(out)           # by others, at the end
     return saved.to_pandas() if table is None else table
 
 # %% ../../nbs/predict/02_table.ipynb #fb3f378d
@@ -327,13 +328,16 @@ def _finish_hats(shards, out, saved, stream, about):
     def pieces():
         for k in range(len(shards)): yield parquet.read_table(shards.part(k), partitioning=None).cast(shards.schema)
     with shards._locked():
-        if shards.manifest() is not None:
+        if not shards.is_gone():
             told,home = {"run": shards.id, **run_of(about, shards.schema), "bad": saved.n_bad},shards.folder/_begun
             try:
                 if hats_manifest(out) is None: write_hats(out, stream.path, shards.schema, pieces, told, home)
             except OSError as e: raise CatalogError(f"out={str(out)!r} cannot be written: {e.strerror or e}") from e
-        shards.discard()
-    if hats_manifest(out) is None: raise CatalogError(f"{shards.folder} was deleted while rows were written to it")
+            shards.discard()
+        elif shards.manifest() is None: shards.discard()
+    if (m := hats_manifest(out)) is None:
+        raise CatalogError(f"{shards.folder} was deleted while rows were written to it")
+    saved.n_bad = m["bad"]                                   # we may not have heard of all shards
     return saved
 
 # %% ../../nbs/predict/02_table.ipynb #e869495e
@@ -356,6 +360,9 @@ def _make_table(stream, job, out, parameters, batch_size, on_bad, resume, shard_
     if hats_folder(out) and (saved := _hats_before(out, where, lock, about, stream, schema, resume, on_bad)):
         return saved
     shards = Shards(where, schema, stream.n_rows, about, shard_size, resume, lock)
+    if hats_folder(out) and hats_manifest(out) is not None:          # finished since we looked
+        shards.leave()
+        return _hats_before(out, where, lock, about, stream, schema, True, on_bad)
     if lock and not hats_folder(out) and made_meanwhile(place):     # by jobs that began before this one
         shards.leave()
         return made_table(place)

@@ -23,7 +23,7 @@ from ..images.reader import ImageReader
 from ..data.augment import augments_galaxies, make_augment
 from ..data.loaders import MARGIN, GalaxyDataLoaders
 from ..training.parameters import OF_READING, PARAMETERS, arguments
-from ..training.runs import NOT_MEASURED, is_low_best
+from ..training.runs import NOT_MEASURED, check_idle, is_low_best
 from ..training.finetune import galaxy_learner
 from .settings import Settings, check_fixed, read_settings, run_parameters
 from .search import best_setting, n_trials, need_optuna, open_study, trials_by_place, search, trials_table
@@ -140,9 +140,16 @@ def train_trial(
 # %% ../../nbs/sweep/03_trials.ipynb #5e770201
 def _monitor(settings): return settings.metric if settings.metric!="train_loss" else "valid_loss"
 
+def _folder_of(trial, folder):
+    "A trial's folder; another one where a process that was taken for killed is still at work there"
+    folder = Path(folder)/f"{trial.user_attrs['place']+1:04d}"
+    try: check_idle(folder)
+    except ValueError: return folder.with_name(f"{folder.name}-{trial.user_attrs.get('tries', 1)}")
+    return folder
+
 def _trial(values, trial, settings, data, fixed, folder, seed):
     "One trial: train, note what came out, clean up; gives the metric of its best epoch"
-    folder = Path(folder)/f"{trial.user_attrs['place']+1:04d}"
+    folder = _folder_of(trial, folder)
     metric,kept,start = settings.metric,folder/"checkpoints",time.perf_counter()
     again = trial.user_attrs.get("tries", 1)>1 and (kept/"last.pt").is_file()
     if not again: shutil.rmtree(folder, ignore_errors=True)

@@ -50,14 +50,19 @@ def _headline(task, preds, truth):
     "The task's headline of some predictions, NaN where it has none"
     return float(bare_scores(preds, truth, task).get(task.headline, np.nan))
 
+def _ranks(task, preds):
+    "A table of predictions with places instead of probabilities, so that those of two models can be mixed"
+    return preds.assign(**{c: preds[c].rank(pct=True) for c in task.columns if preds[c].dtype.kind=="f"})
+
 def _of_rankings(task, preds, probe, truth, seed=0, times=300):
-    "The gain in the headline of a ranking, which is of no single galaxy; and the probability of one as large by chance"
-    def gain(rows): return np.subtract(*(_headline(task, o.iloc[rows], truth.iloc[rows]) for o in (preds, probe)))
-    rng,n = np.random.default_rng(seed),len(truth)
-    again = np.array([gain(rng.integers(0, n, n)) for _ in range(times)])
-    again = again[np.isfinite(again)]                     # not of galaxies none of which is looked for
-    if not len(again): return 0.,1.
-    return float(np.nan_to_num(gain(np.arange(n)))),float(min(1, 2*min((again<=0).mean(), (again>=0).mean())))
+    """The gain in the headline of a ranking, which is of no single galaxy; and the probability of one as large by
+    chance: how often it is as large where each galaxy's two places are dealt to the two models at random"""
+    gain = float(np.nan_to_num(_headline(task, preds, truth)-_headline(task, probe, truth)))
+    both,n = pd.concat([_ranks(task, preds), _ranks(task, probe)]),len(preds)
+    def dealt(to): return np.subtract(*(_headline(task, both.iloc[o*n+np.arange(n)], truth) for o in (to, 1-to)))
+    rng = np.random.default_rng(seed)
+    as_large = sum(not abs(dealt(rng.integers(0, 2, n)))<abs(gain)-1e-9 for _ in range(times))
+    return gain,(as_large+1)/(times+1)
 
 # %% ../../nbs/tasks/12_worth.ipynb #1dc5bb02
 def compare_with_probe(

@@ -85,7 +85,7 @@ def check_idle(
     "Raise a `ValueError` where a process trains in the folder now, or writes what it made"
     if not (Path(folder)/".running").exists(): return
     try:
-        with run_lock(folder).acquire(timeout=0): pass
+        with run_lock(folder).acquire(timeout=1): pass           # who lists runs has it for a moment, too
     except Timeout:
         raise ValueError(f"another process trains in {folder} now; wait for it, or give another folder") from None
     except OSError: pass                         # a folder that only its owner may write to
@@ -106,7 +106,7 @@ def read_state(
     if not isinstance(saved, dict) or not isinstance(saved.get("state"), str): return {"state": "unknown"}
     if saved.get("state")!="running": return saved
     try:
-        with run_lock(folder).acquire(timeout=0): return {**saved, "state": "killed"}
+        with run_lock(folder).acquire(timeout=.05, poll_interval=.01): return {**saved, "state": "killed"}
     except Timeout: return saved
     except OSError: return {**saved, "state": "unknown"}          # a folder that only its owner may write to
 

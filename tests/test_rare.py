@@ -207,6 +207,21 @@ def test_a_ranking_is_compared_with_the_probe_by_its_headline():
     same = compare_with_probe(task, good, good, truth)
     assert (same.verdict, same.p)==('equal', 1)
 
+@pytest.mark.parametrize('k', [0, 1, 2])
+def test_few_that_are_looked_for_prove_nothing(k):
+    "One of them moves from the head to the middle: that may be chance, as its other model's place may"
+    from zoofast.tasks.worth import compare_with_probe
+    truth = pd.DataFrame(dict(id_str=[*map(str, range(40))], k=['lens']*k+['other']*(40-k)))
+    task = Rare('k', 'lens', ['other', 'lens'])
+    rng = np.random.default_rng(0)
+    def answers(first):
+        p = rng.uniform(.1, .5, 40)
+        p[:k] = first
+        return task.to_frame(np.stack([1-p, p], 1))
+    worth = compare_with_probe(task, answers(.3), answers(.9), truth)
+    if k: assert worth.verdict=='equal' and worth.better<-.5
+    else: assert worth is None
+
 # ranking
 def test_the_head_of_a_table_in_pieces_is_that_of_the_whole(tmp_path):
     rng = np.random.default_rng(0)

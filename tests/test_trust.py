@@ -73,7 +73,8 @@ def test_what_is_being_written_stays(tmp_path):
     sleeper = subprocess.Popen([sys.executable, '-c', 'input()'], stdin=subprocess.PIPE)
     host,live = _host,sleeper.pid
     names = {f'.a.csv.@{host}.{live}.part': True, f'.a.csv.@{host}.99999999.part': False, '.a.csv.99999999.part': False,
-             f'.b.@{host}.99999999.part.parquet': False, '.a.csv.@elsewhere.99999999.part': True, '.part-99999999': False,
+             f'.b.@{host}.99999999.part.parquet': False, '.a.csv.@elsewhere.99999999.part': True,
+             '.part-99999999': False,
              '.mine.part': True, 'a.csv.5.part': True}
     for o in names: (tmp_path/o).write_text('x')
     write_whole(tmp_path/'a.csv', 'id_str\n')

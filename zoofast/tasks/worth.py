@@ -9,9 +9,9 @@ so that what counts is where they differ, and whether that could be chance."""
 __all__ = ['Worth', 'compare_with_probe', 'worth_text']
 
 # %% ../../nbs/tasks/12_worth.ipynb #a8af1797
-import numpy as np, pandas as pd
+import numpy as np, pandas as pd, torch
 from typing import NamedTuple
-from .infer import bare_scores
+from .infer import _compared, bare_scores
 from .task import Task
 
 # %% ../../nbs/tasks/12_worth.ipynb #55ed5d4a
@@ -50,19 +50,20 @@ def _headline(task, preds, truth):
     "The task's headline of some predictions, NaN where it has none"
     return float(bare_scores(preds, truth, task).get(task.headline, np.nan))
 
-def _ranks(task, preds):
-    "A table of predictions with places instead of probabilities, so that those of two models can be mixed"
-    return preds.assign(**{c: preds[c].rank(pct=True) for c in task.columns if preds[c].dtype.kind=="f"})
-
-def _of_rankings(task, preds, probe, truth, seed=0, times=300):
-    """The gain in the headline of a ranking, which is of no single galaxy; and the probability of one as large by
-    chance: how often it is as large where each galaxy's two places are dealt to the two models at random"""
-    gain = float(np.nan_to_num(_headline(task, preds, truth)-_headline(task, probe, truth)))
-    both,n = pd.concat([_ranks(task, preds), _ranks(task, probe)]),len(preds)
-    def dealt(to): return np.subtract(*(_headline(task, both.iloc[o*n+np.arange(n)], truth) for o in (to, 1-to)))
-    rng = np.random.default_rng(seed)
-    as_large = sum(not abs(dealt(rng.integers(0, 2, n)))<abs(gain)-1e-9 for _ in range(times))
-    return gain,(as_large+1)/(times+1)
+def _by_dealing(task, preds, probe, truth, seed=0, times=300):
+    """The probability of a gain as large by chance in the headline of a ranking, which is of no single galaxy: how
+    often it is as large where each galaxy's two places are dealt to the two models at random"""
+    from scipy.stats import rankdata
+    (model,y,_),(other,_,_) = (_compared(o, truth, task) for o in (preds, probe))
+    n,rng = len(y),np.random.default_rng(seed)
+    measure = next(m.func for m in task.metrics if m.func.__name__==task.headline)
+    # places, not probabilities, of which one model's may be nearer to 0 and 1; nobody shares one
+    places = np.stack([rankdata((o[:,1]-o[:,0]).numpy())+rng.random(n)/2 for o in (model, other)])/n
+    def value(of): return measure(torch.from_numpy(np.stack([0*of, of], 1)), y)
+    def gain(swap): return value(np.where(swap, *places[::-1]))-value(np.where(swap, *places))
+    found = gain(np.zeros(n, bool))
+    as_large = sum(abs(gain(rng.random(n)<.5))>abs(found)-1e-9 for _ in range(times))
+    return float((as_large+1)/(times+1))
 
 # %% ../../nbs/tasks/12_worth.ipynb #1dc5bb02
 def compare_with_probe(
@@ -70,16 +71,18 @@ def compare_with_probe(
     preds:pd.DataFrame,  # Table of predictions of the finetuned model
     probe:pd.DataFrame,  # The probe's, in the same order
     truth:pd.DataFrame   # Catalogue with the labels, in the same order
-)->"Worth|None":         # `None` where no galaxy has a label and both answers
+)->"Worth|None":         # `None` where no galaxy has a label and both answers, or a ranking has nothing to find
     "Was finetuning worth it? By the same galaxies, each answered twice"
     preds,probe,truth = (o.reset_index(drop=True) for o in (preds, probe, truth))
     gain = _off(task, probe, truth)-_off(task, preds, truth)
     both = np.isfinite(gain)
     if not both.any(): return None
-    values = (_headline(task, o[both], truth[both]) for o in (preds, probe))
-    found = (float(gain[both].mean()), _by_chance(gain[both]))
-    if task.is_ranking: found = _of_rankings(task, preds[both], probe[both], truth[both])
-    return Worth(int(both.sum()), task.headline, *values, *found)
+    preds,probe,truth,gain = preds[both],probe[both],truth[both],gain[both]
+    values = [_headline(task, o, truth) for o in (preds, probe)]
+    found = gain.mean(),_by_chance(gain)
+    if task.is_ranking and not np.isfinite(values).all(): return None       # none that is looked for, or nobody else
+    if task.is_ranking: found = np.nan_to_num(np.subtract(*values)),_by_dealing(task, preds, probe, truth)
+    return Worth(int(both.sum()), task.headline, *values, *map(float, found))
 
 # %% ../../nbs/tasks/12_worth.ipynb #159386d1
 def _said(v, metric): return f"{v:.1%}" if metric=="accuracy" else f"{v:.3g}"

@@ -1,5 +1,5 @@
 "Predictions on a Dask cluster: the same table as one process's, whoever is killed on the way"
-import json, os, signal, subprocess, sys, time
+import json, os, re, signal, subprocess, sys, time
 from pathlib import Path
 import numpy as np, pandas as pd, preloaded, pytest, torch
 from zoofast.bundles.bundle import load_bundle, write_bundle
@@ -258,7 +258,7 @@ def test_workers_that_are_threads_give_memory_back(sky):
 @pytest.mark.slow
 def test_what_can_be_no_cluster(sky, monkeypatch):
     tmp,how,_ = sky
-    for o,said in ((0, 'client=0 must be'), (True, 'bool will do|bool will not do'), ('two', "'two' is no address"),
+    for o,said in ((0, '0 workers will not do'), (True, 'bool will do|bool will not do'), ('two', "'two' is no address"),
                    (2.5, 'float will not do')):
         for f in (predict_catalog, represent):
             with pytest.raises(ClusterError, match=said): f(tmp/'nothing', tmp/'nothing.csv', client=o)
@@ -268,3 +268,15 @@ def test_what_can_be_no_cluster(sky, monkeypatch):
             f(tmp/'nothing', tmp/'nothing.csv', client=2)
     with pytest.raises(ClusterError, match='pip install'): check_catalog(pd.DataFrame(), client=2)
     assert check_client(None) is None
+
+@pytest.mark.parametrize('address,said', [
+    ('tls://127.0.0.1:9', 'needs certificates: set distributed.comm.tls'),
+    ('http://127.0.0.1:8787', 'that is its dashboard; its own address begins with tcp://'),
+    ('no-such-host.invalid:8786', 'no Dask scheduler answers at no-such-host.invalid:8786'),
+    pytest.param('tcp://127.0.0.1:9', 'no Dask scheduler answers at tcp://127.0.0.1:9', marks=pytest.mark.slow),
+    pytest.param('[::1]:9', 'no Dask scheduler answers', marks=pytest.mark.slow)])
+def test_an_address_where_no_scheduler_is(address, said):
+    "Before Dask's client tries for half a minute"
+    from zoofast.core.cluster import dask_client
+    with pytest.raises(ClusterError, match=re.escape(said)):
+        with dask_client(address): pass

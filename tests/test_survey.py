@@ -1,6 +1,6 @@
 """Predictions for a catalogue of any size: killed and resumed, shared by processes, whatever the pieces, in little
 memory"""
-import json, os, signal, subprocess, sys, time
+import json, os, shutil, signal, subprocess, sys, time
 from pathlib import Path
 import numpy as np, pandas as pd, preloaded, pyarrow.parquet as pq, pytest, torch
 from zoofast.bundles.bundle import load_bundle
@@ -169,6 +169,21 @@ def test_what_differs_is_said(sky, tmp_path):
         predict_catalog(tmp/'bundle', tmp_path/'c.csv', tmp, progress=False)
     with pytest.raises(CatalogError, match="'morphology_pred' is also the name"):
         predict_catalog(tmp/'bundle', small.assign(morphology_pred=1), columns='all', progress=False)
+
+@pytest.mark.parametrize('out', ['parts', 'parts/table.parquet', 'parts/deep/table.csv.gz', 'parts/new/'])
+def test_no_table_is_made_in_the_folder_of_the_catalogue(sky, tmp_path, out):
+    "It would be read as galaxies"
+    shutil.copytree(sky[0]/'parts', tmp_path/'parts')
+    there = sorted(tmp_path.rglob('*'))
+    with pytest.raises(CatalogError, match='is in the folder of the catalogue; give another one'):
+        predict_catalog(sky[0]/'bundle', tmp_path/'parts', str(tmp_path/out), progress=False)
+    assert sorted(tmp_path.rglob('*'))==there
+
+def test_nothing_is_left_in_a_folder_that_is_refused(sky, tmp_path):
+    (tmp_path/'notes.txt').write_text('mine')
+    with pytest.raises(CatalogError, match='holds other files, such as notes.txt'):
+        predict_catalog(sky[0]/'bundle', sky[1].head(3), tmp_path, progress=False)
+    assert [o.name for o in tmp_path.iterdir()]==['notes.txt']
 
 def test_what_cannot_be_is_said_before_anything_is_made(sky, tmp_path):
     tmp,big,_ = sky

@@ -155,6 +155,11 @@ def test_refusals(galaxies, dls, monkeypatch):
         tiny(dls, others, training_mode='head_only')
     with pytest.raises(ValueError, match='n_blocks=0 trains on features'): tiny(dls, others, n_blocks=0)
     with pytest.raises(ValueError, match='unlabelled=5 is no catalogue'): tiny(dls, 5)
+    with pytest.raises(ValueError, match='is no catalogue') as e: tiny(dls, [f'{i}.jpg' for i in range(10_000)])
+    assert len(str(e.value))<200
+    with pytest.raises(ValueError, match='unlabelled: the path of the catalogue is empty'): tiny(dls, ' ')
+    with pytest.raises(ValueError, match='ema=0 with unlabelled=: the teacher is a moving average'):
+        galaxy_learner(dls, 'test_efficientnet', pretrained=False, unlabelled=others, ema=0)
     with pytest.raises(ValueError, match='did you mean unlabelled='):
         galaxy_learner(dls, 'test_efficientnet', pretrained=False, unlabeled=others)
     monkeypatch.setenv('WORLD_SIZE', '2')

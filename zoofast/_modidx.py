@@ -779,6 +779,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                'zoofast/core/cluster.py'),
                                       'zoofast.core.cluster.Piece.why': ('core/cluster.html#piece.why', 'zoofast/core/cluster.py'),
                                       'zoofast.core.cluster._about_client': ('core/cluster.html#_about_client', 'zoofast/core/cluster.py'),
+                                      'zoofast.core.cluster._check_answers': ( 'core/cluster.html#_check_answers',
+                                                                               'zoofast/core/cluster.py'),
                                       'zoofast.core.cluster._connected': ('core/cluster.html#_connected', 'zoofast/core/cluster.py'),
                                       'zoofast.core.cluster._drop_left': ('core/cluster.html#_drop_left', 'zoofast/core/cluster.py'),
                                       'zoofast.core.cluster._environment': ('core/cluster.html#_environment', 'zoofast/core/cluster.py'),

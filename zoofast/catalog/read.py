@@ -22,7 +22,7 @@ from .astronomy import ARRAYS, TABLES, frame_of
 from .tiles import check_tiles, find_tiles, position_columns, tiles_of_words, words_of_tiles
 from .tables import column_names, file_columns, _from_hats, id_column, read_table, text_column
 from ..core.checks import explains_words, web_address
-from ..core.errors import CatalogError, did_you_mean
+from ..core.errors import CatalogError, did_you_mean, first_line
 
 # %% ../../nbs/catalog/04_read.ipynb #fe0963e0
 def _listed(names):
@@ -277,7 +277,7 @@ def read_like(
 )->pd.DataFrame:
     "Read a catalogue as another one was; raises `CatalogError`"
     if not is_given(source) and not isinstance(source, (str, os.PathLike)):
-        raise CatalogError(f"{what}={source!r} is no catalogue: give a DataFrame or a path")
+        raise CatalogError(f"{what}={first_line(repr(source), 60)} is no catalogue: give a DataFrame or a path")
     try:
         positions = before.get("tiles") and "file_loc" not in column_names(source)
         tiles = tiles_of_words(before["tiles"]) if positions else None

@@ -289,7 +289,9 @@ def check_rows(
 def _from_hats(
     source # What was given as a catalogue
 ):         # The folder, where it was `hats://folder`; else as it was given
-    "A catalogue without `hats://` before it"
+    "A catalogue without `hats://` before it; raises `CatalogError` for an empty path"
+    if isinstance(source, str) and not source.strip():
+        raise CatalogError("the path of the catalogue is empty; give a table or a folder of parquet files (. is this)")
     m = re.fullmatch("hats:(/{1,2})(.+)", str(source)) if isinstance(source, (str, os.PathLike)) else None
     if not m: return source
     if len(m[1])==2 or os.path.exists(os.path.expanduser(m[2])): return m[2]     # of a `Path`: which was it?

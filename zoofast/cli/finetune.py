@@ -355,13 +355,18 @@ def _check_before_images(df, task, reader, given):
     from zoofast.data.check import check_catalog
     from zoofast.data.loaders import sampling_weights
     from zoofast.training.finetune import check_training
-    ok = check_catalog(df, task=task, open_images=False).ok
-    if not len(ok): return
+    check = check_catalog(df, task=task, open_images=False)
+    if not len(ok := check.ok): return
     wrong = Mistakes()
     with wrong: make_augment(given["augment"], reader.size, given["flip"])
     with wrong: sampling_weights(ok, task, given["sampling"])
     params = arguments(given, "galaxy_learner", "fine_tune")
-    with wrong: check_training(copy.deepcopy(task).fit(task.clean(ok)), reader=reader, **params)
+    with wrong:
+        try: fitted = copy.deepcopy(task).fit(task.clean(ok))
+        except ValueError:
+            check.raise_if_bad()                 # of the rest nothing can be learned: what is wrong with these is why
+            raise
+        check_training(fitted, reader=reader, **params)
     wrong.say()
 
 # %% ../../nbs/cli/04_finetune.ipynb #7c140015

@@ -10,13 +10,12 @@ again. A piece that fails three times is named, and the others are done."""
 __all__ = ['TRIES', 'DEATHS', 'IN_VAIN', 'ClusterError', 'check_client', 'teller', 'dask_client', 'Piece', 'OnCluster']
 
 # %% ../../nbs/core/08_cluster.ipynb #21fecb85
-import asyncio, json, os, pickle, queue, re, sys, threading, time, warnings
+import asyncio, json, os, pickle, queue, re, socket, sys, threading, time, warnings
 from collections import deque
 from contextlib import contextmanager, suppress
 import zoofast
 from fastcore.basics import patch
 from tqdm.auto import tqdm
-from .checks import check_number
 from .errors import BundleError, CatalogError, ImageError, first_line
 
 # %% ../../nbs/core/08_cluster.ipynb #77ed4bf1
@@ -47,7 +46,8 @@ def check_client(
         raise ClusterError(f"client= (--dask): {first_line(text)!r} is no address; {_takes}")
     if isinstance(client, bool) or not hasattr(client, "__index__"):
         raise ClusterError(f"client= (--dask): {type(client).__name__} will not do; {_takes}")
-    return check_number("client", client.__index__(), whole=True, error=ClusterError, low=1)
+    if (n := client.__index__())<1: raise ClusterError(f"client= (--dask): {n} workers will not do; 1 or more")
+    return n
 
 # %% ../../nbs/core/08_cluster.ipynb #908b0d8c
 # How often Dask looks at itself: seldom, where its processes share the cores with the work
@@ -86,10 +86,30 @@ def _local_cluster(n):
     with dask.config.set(_SELDOM):
         return SpecCluster(workers=workers, scheduler=dict(cls=Scheduler, options=options), name="zoofast", **quiet)
 
+def _check_answers(address, seconds=10):
+    "Raise a `ClusterError` where nobody listens at an address of TCP, which Dask's client takes long to find out"
+    import dask
+    scheme,_,place = (address or "").rpartition("://")
+    wrong = f"client= (--dask): no Dask scheduler answers at {address}"
+    if scheme in ("http", "https"): raise ClusterError(f"{wrong}; that is its dashboard; its own address begins with tcp://")
+    if scheme=="tls" and not dask.config.get("distributed.comm.tls.ca-file", None):
+        raise ClusterError(f"client= (--dask): {address} needs certificates: set distributed.comm.tls in Dask's "
+                           "configuration, or from Python give a Client that has them")
+    if not place or scheme not in ("", "tcp"): return
+    host,port = place.rsplit(":", 1)
+    late = time.time()+seconds                                     # it may be starting
+    while True:
+        try: return socket.create_connection((host.strip("[]"), int(port)), timeout=seconds).close()
+        except (OSError, OverflowError) as e:
+            if time.time()>late or isinstance(e, (OverflowError, socket.gaierror)):
+                raise ClusterError(f"{wrong}: {first_line(e)}") from e
+        time.sleep(.3)
+
 def _connected(client):
     "A client of the scheduler at an address, or of the one that a file tells of"
     from distributed import Client
     where = dict(scheduler_file=str(client)) if os.path.isfile(client) else dict(address=str(client))
+    _check_answers(where.get("address"))
     try: return Client(**where, set_as_default=False, timeout=10)
     except (OSError, ValueError, TypeError) as e:
         raise ClusterError(f"client= (--dask): no Dask scheduler answers at {client}: {first_line(e)}") from e

@@ -215,9 +215,9 @@ def _say_blank(looks):
         warnings.warn(f"{len(blank)} image(s) show almost nothing, the first: {blank[0]}; "
                       f"check_catalog (zoofast check) names them all")
 
-def _say_left_out(bad):
+def _say_left_out(bad, what=""):
     if not len(bad): return
-    warnings.warn("left out: " + _first_ten([f"{r.id_str or '(no id)'} ({r.reason})" for r in bad.itertuples()]))
+    warnings.warn(what+"left out: " + _first_ten([f"{r.id_str or '(no id)'} ({r.reason})" for r in bad.itertuples()]))
 
 # %% ../../nbs/data/05_loaders.ipynb #e0d6591c
 def _without_bad(check, task):
@@ -240,7 +240,7 @@ def _usable(df, task, reader, cache, device, on_bad, progress):
     if on_bad=="raise": check.raise_if_bad()
     _say_blank(looks)
     ok,bad = _without_bad(check, task)
-    _say_left_out(bad)
+    _say_left_out(bad, "" if task else "unlabelled: ")
     suspect = check.suspect[check.suspect.id_str.isin(ok.id_str)].reset_index(drop=True)
     return ok,bad,suspect,store
 

@@ -93,6 +93,7 @@ class Shards:
         self.folder,self.rows,self.claims = Path(folder),rows,{}
         self.lock = FileLock(lock or self.folder/"_lock")
         try:
+            _check_no_other_files(self.folder)                 # before our lock lies there
             with self._made(): self._begin(schema, about, size, resume)
         except OSError as e: raise CatalogError(f"out={str(self.folder)!r} cannot be written: {e.strerror or e}") from e
 
@@ -170,8 +171,10 @@ def _records_of(self:Shards, m):
 # %% ../../nbs/predict/01_shards.ipynb #a3a73767
 def _check_no_other_files(folder):
     "Raise a `CatalogError` for a folder without a manifest in which something lies"
-    others = (o.name for o in folder.iterdir())
-    if other := next((o for o in others if o not in ("_lock", _progress) and not o.startswith(".")), None):
+    try: others = os.listdir(folder)
+    except FileNotFoundError: return
+    ours = _manifest in others or (folder/_manifest).exists()          # of a process that begins just now
+    if other := next((o for o in others if not ours and o not in ("_lock", _progress) and not o.startswith(".")), None):
         raise CatalogError(f"out={str(folder)!r} is a folder that holds other files, "
                            f"such as {first_line(other)}; "
                            f"give a new one, or a file's name that ends in {', '.join(_writers)}")
@@ -534,10 +537,10 @@ def check_place(
 ):
     "Raise the `CatalogError` of a place where no table can be written"
     if hats_folder(out): return check_hats(out, catalog)
-    if not _is_folder(out): return check_out(out, catalog)
-    if not isinstance(catalog, (str, Path)): return
+    if not _is_folder(out): check_out(out, catalog)
+    if not isinstance(catalog, (str, Path)) or not str(catalog).strip(): return
     c,o = Path(catalog).expanduser().resolve(),Path(out).expanduser().resolve()
-    if c.is_dir() and (c==o or c in o.parents):
+    if c.is_dir() and (c==o or c in o.parents):               # it would be read as galaxies
         raise CatalogError(f"out={str(out)!r} is in the folder of the catalogue; give another one")
 
 def check_request(

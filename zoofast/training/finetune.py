@@ -173,7 +173,7 @@ def _learner(dls, net, loss, metrics, p):
     same = {k: p[k] for k in _OF_THE_LEARNER}
     # from random weights, an average would be far behind for long
     if p["ema"] is None: same["ema"] = AVERAGE if _is_pretrained(net) else 0.
-    if p["unlabelled"] is not None: same["ema"] = p["ema"] or TEACHER
+    if p["unlabelled"] is not None and p["ema"] is None: same["ema"] = TEACHER
     return GalaxyLearner(dls, net, make_opt, keep_stats=_keeps_means(net, p["bn_stats"]), l1=float(p["l1"]),
                          lr=float(p["learning_rate"]), loss_func=loss, metrics=metrics, cbs=cbs, **same)
 
@@ -184,7 +184,7 @@ _OF_THE_LEARNER = ("seed", "views", "clip_grad", "accumulate", "ema", "scheduler
 def _make_learner(dls, encoder, p, timm_kwargs):
     "A learner of checked parameters"
     task,device = dls.task,torch.device(dls.device)
-    if p["unlabelled"] is not None: check_unlabelled(task)
+    if p["unlabelled"] is not None: check_unlabelled(task, p["ema"])
     metrics = _metrics(task, p)
     loss = make_loss(task, p["loss_func"], p["class_weights"], p["label_smoothing"], counts=_counts(dls))
     if hasattr(loss, "to"): loss.to(device)
@@ -377,7 +377,7 @@ def check_training(
     check_stages(epochs, freeze_epochs, fit, p["scheduler_kwargs"], head_lr=head_lr)
     loss = make_loss(task, p["loss_func"], p["class_weights"], p["label_smoothing"], counts=[1]*task.n_out)
     _mixing(loss, p["mixup"], p["cutmix"])
-    if p["unlabelled"] is not None: check_unlabelled(task)
+    if p["unlabelled"] is not None: check_unlabelled(task, p["ema"])
     _metrics(task, p)
     net = _network(task, reader, encoder, p, params)
     pick_precision(p["precision"], torch.device("cpu"), net)

@@ -102,9 +102,13 @@ def _means_kept(net):
         for m,o in zip(norms, was): m.momentum = o
 
 def check_unlabelled(
-    task # A task that has seen its catalogue
+    task,    # A task that has seen its catalogue
+    ema=None # As for `galaxy_learner`
 ):
     "Raise the `ValueError` that says why galaxies without labels cannot be learned from"
+    if ema==0:
+        raise ValueError(f"ema=0 with unlabelled=: the teacher is a moving average of the weights; leave ema= out for "
+                         f"{TEACHER}, or give its decay")
     if not task.can_guess: raise ValueError(task.why_no_guesses.format(name=type(task).__name__))
     if num_distrib()>1:
         raise ValueError("unlabelled= trains in one process: start one alone, or leave out unlabelled=")

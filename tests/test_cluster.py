@@ -258,8 +258,8 @@ def test_workers_that_are_threads_give_memory_back(sky):
 @pytest.mark.slow
 def test_what_can_be_no_cluster(sky, monkeypatch):
     tmp,how,_ = sky
-    for o,said in ((0, '0 workers will not do'), (True, 'bool will do|bool will not do'), ('two', "'two' is no address"),
-                   (2.5, 'float will not do')):
+    for o,said in ((0, '0 workers will not do'), (True, 'bool will do|bool will not do'),
+                   ('two', "'two' is no address"), (2.5, 'float will not do')):
         for f in (predict_catalog, represent):
             with pytest.raises(ClusterError, match=said): f(tmp/'nothing', tmp/'nothing.csv', client=o)
     monkeypatch.setitem(sys.modules, 'distributed', None)

@@ -83,6 +83,29 @@ def test_what_is_being_written_stays(tmp_path):
     clear_unfinished(tmp_path)
     assert not (tmp_path/f'.a.csv.@{host}.{live}.part').exists()
 
+def test_a_signal_while_torch_writes(tmp_path):
+    "At any of its writes: what is raised is the signal, not torch's complaint about a file that is not whole"
+    class File:
+        def __init__(self, f, n): self.f,self.n = f,n
+        def write(self, b):
+            self.n -= 1
+            if not self.n: raise KeyboardInterrupt
+            return self.f.write(b)
+        def __getattr__(self, k): return getattr(self.f, k)
+    state = {f'{i}': torch.zeros(500) for i in range(5)}
+    def save(n):
+        def write(part):
+            with open(part, 'wb') as f:
+                at.append(o := File(f, n))
+                torch.save(state, o)
+        write_whole(tmp_path/'last.pt', write)
+    at = []
+    save(0)
+    for n in range(1, 1-at[0].n):
+        with pytest.raises(KeyboardInterrupt): save(n)
+    assert n>10 and [o.name for o in tmp_path.iterdir()]==['last.pt']
+    torch.load(tmp_path/'last.pt')
+
 def test_a_bundle_where_folders_cannot_be_moved(tmp_path, monkeypatch):
     "The folder that one is in keeps its place"
     (tmp_path/'here').mkdir()

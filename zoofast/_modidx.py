@@ -822,6 +822,7 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'zoofast.core.files': { 'zoofast.core.files._being_written': ('core/files.html#_being_written', 'zoofast/core/files.py'),
                                     'zoofast.core.files._clear_once': ('core/files.html#_clear_once', 'zoofast/core/files.py'),
                                     'zoofast.core.files._disk_error': ('core/files.html#_disk_error', 'zoofast/core/files.py'),
+                                    'zoofast.core.files._interrupt': ('core/files.html#_interrupt', 'zoofast/core/files.py'),
                                     'zoofast.core.files._is_left': ('core/files.html#_is_left', 'zoofast/core/files.py'),
                                     'zoofast.core.files._machine': ('core/files.html#_machine', 'zoofast/core/files.py'),
                                     'zoofast.core.files._put_back': ('core/files.html#_put_back', 'zoofast/core/files.py'),

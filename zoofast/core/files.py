@@ -113,6 +113,11 @@ def _disk_error(e, path, part):
     if said := re.search(r"\(os error (\d+)\)", str(e)): return DiskError(path, int(said[1]))
     if isinstance(e, RuntimeError): return _disk_error(e.__cause__ or e.__context__, path, part)
 
+def _interrupt(e):
+    "The Ctrl-C or signal in whose way a writer was that then complains of its unfinished file, as torch's does"
+    while isinstance(e, RuntimeError): e = e.__context__
+    return e if isinstance(e, KeyboardInterrupt) else None
+
 @contextmanager
 def disk_errors(
     path,     # What is written
@@ -121,8 +126,10 @@ def disk_errors(
     "Around what writes a file: raises `DiskError`, which names it, where the disk is to blame"
     try: yield
     except Exception as e:
-        if isinstance(e, DiskError) or not (found := _disk_error(e, path, part)): raise
-        raise found from e
+        if isinstance(e, DiskError): raise
+        if found := _disk_error(e, path, part): raise found from e
+        if stop := _interrupt(e): raise stop from None
+        raise
 
 # %% ../../nbs/core/03_files.ipynb #e91db67a
 @contextmanager

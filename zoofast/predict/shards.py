@@ -145,6 +145,16 @@ def manifest(self:Shards, damaged=False)->"dict|None":
         raise CatalogError(f"{path} is of another kind or version than {_format} {_versions[-1]}; give another out=")
     return m
 
+@patch
+def _is_over(self:Shards):
+    "Has another process finished the table meanwhile? Then nothing needs to be noted, and there is no place for it"
+    return (m := self.manifest()) is None or m["complete"]
+
+@patch
+def is_gone(self:Shards)->bool:
+    "Has another process joined and deleted the table? A third may have begun it anew since"
+    return (m := self.manifest()) is None or m.get("begun")!=self.begun
+
 # %% ../../nbs/predict/01_shards.ipynb #d1a5e004
 _records_name,_in_manifest,_versions = "_records.jsonl",1000,(1, 2)
 
@@ -257,11 +267,6 @@ def _record(table, size, sha256):
     "What is noted about a shard"
     ids,bad = table["id_str"],len(table)-table["error"].null_count
     return dict(rows=len(table), first=ids[0].as_py(), last=ids[-1].as_py(), bad=bad, bytes=size, sha256=sha256)
-
-@patch
-def _is_over(self:Shards):
-    "Has another process finished the table meanwhile? Then nothing needs to be noted, and there is no place for it"
-    return (m := self.manifest()) is None or m["complete"]
 
 @patch
 def _say(self:Shards, k, record):
@@ -437,11 +442,6 @@ def finish(self:Shards):
     Path(self.lock.lock_file).unlink(missing_ok=True)
 
 # %% ../../nbs/predict/01_shards.ipynb #c174632d
-@patch
-def is_gone(self:Shards)->bool:
-    "Has another process joined and deleted the table? A third may have begun it anew since"
-    return (m := self.manifest()) is None or m.get("begun")!=self.begun
-
 @patch
 def to_pandas(self:Shards)->"pd.DataFrame|None":
     "The whole table in memory; `None` if another process has joined and deleted it"

@@ -1,16 +1,15 @@
 """A catalogue on a Dask cluster: is the table one process's, what does a kill cost, how fast is it?
 
-    python benchmarks/cluster.py [--rows 200000] [--shard-size 5000] [--rounds 3] [--only kills jobs speed overhead]
-        [--encoder test_vit] [--size 32]
+    python benchmarks/cluster.py [--rows 200000] [--shard-size 5000] [--rounds 4] [--turns 6]
+        [--only kills jobs speed overhead] [--encoder test_vit] [--size 32]
 
 An encoder with random weights, tiny unless another is named, predicts a catalogue whose rows point to 200 pictures
 again and again. `kills`: a scheduler and two workers, each a process of its own, make the table while SIGKILL ends a
 worker three times, the driver once and the scheduler once; what comes out is compared, row by row and bit for bit, with
 the table of one process. `jobs`: the same comparison with two jobs of `--slurm 2`, by submitit's local executor, one of
-which is killed. `speed`: two workers of `--dask 2` and two processes that are given the same command, one after the
-other, several times; rates are those between the fifth shard and the last but one, so that none pays for its start,
-which is printed beside them. `work`: both at the same time, and what a second of CPU makes, driver and scheduler
-included: where all cores are busy, that is the rate, and nothing else that the machine does moves the ratio.
+which is killed. `speed`: two workers of `--dask 2` and two processes that are given the same command. Both have begun,
+and then work by turns of ten seconds in which the others are stopped, since machines drift by more than the two differ;
+in every second round the processes begin first.
 `overhead`: shards of 200 rows by one worker and by one process; what a shard costs more. Results also go to
 benchmarks/results/cluster.json.
 """
@@ -121,57 +120,66 @@ def jobs(tmp, args):
                 said=said.strip().split("\n")[-1])
 
 def rate(out, size):
-    "Rows a second while both are at it, from the fifth shard to the last but one; and when the first was there"
+    "Rows a second while all are at it, from the fifth shard to the last but one"
     times = sorted(o.stat().st_mtime for o in parts(out))
-    return (len(times)-6)*size/(times[-2]-times[4]),times[0]
+    return (len(times)-6)*size/(times[-2]-times[4])
+
+def tree(processes):
+    "Processes and all below them"
+    import psutil
+    return [o for p in processes for o in (psutil.Process(p.pid), *psutil.Process(p.pid).children(recursive=True))]
+
+def first_shards(run, n=4):
+    "Wait until a run has made its first shards; seconds until the first"
+    (out,processes),began,first = run,time.time(),None
+    while (there := len(parts(out)))<n:
+        if there and first is None: first = time.time()-began
+        if any(o.poll() is not None for o in processes): raise RuntimeError("ended too soon; give more --rows")
+        time.sleep(.05)
+    return first
+
+def turn(run, seconds):
+    "Let a run that is stopped work for some seconds: shards it has made, seconds it had, seconds of CPU it took"
+    out,processes = run
+    there = tree(processes)
+    def cpu(): return sum(sum(o.cpu_times()[:2]) for o in there)
+    n,used,t = len(parts(out)),cpu(),time.time()
+    for o in there: o.resume()
+    time.sleep(seconds)
+    for o in there: o.suspend()
+    if any(o.poll() is not None for o in processes): raise RuntimeError("at its end; give more --rows")
+    return len(parts(out))-n,time.time()-t,cpu()-used
+
+def speed_round(tmp, args, names, seconds=10):
+    "Rates of two workers and of two processes, which begin in the order of `names` and take turns"
+    def begin(who):
+        dask,out = who=="2 workers",tmp/who
+        words = ["--dask", 2] if dask else []
+        run = out,[predict(tmp, out, args.shard_size, *words) for _ in range(1 if dask else 2)]
+        first[who] = first_shards(run)
+        for o in tree(run[1]): o.suspend()
+        return run
+    first = {}
+    runs = {k: begin(k) for k in names}
+    made = {k: [] for k in runs}
+    for i in range(args.turns):
+        for who in names[::(-1)**i]: made[who].append(turn(runs[who], seconds))
+    for out,processes in runs.values():
+        for o in tree(processes): o.resume()
+        for o in processes: o.terminate(), o.communicate()
+        shutil.rmtree(out, ignore_errors=True)
+    total = {k: np.sum(v, 0) for k,v in made.items()}
+    for k,(n,t,cpu) in total.items():
+        print(f"{k}: {n*args.shard_size/t:.0f} galaxies a second, {cpu/t:.2f} cores; "
+              f"first shard after {first[k]:.1f} s", flush=True)
+    return {k: dict(rate=n*args.shard_size/t, cores=cpu/t, first_shard=first[k]) for k,(n,t,cpu) in total.items()}
 
 def speed(tmp, args):
-    found = {"2 workers": [], "2 processes": []}
-    starts = {k: [] for k in found}
-    for i in range(args.rounds):
-        for who in list(found)[::(-1)**i]:             # the machine drifts
-            out,began = tmp/f"{who}{i}",time.time()
-            if who=="2 workers": ended(predict(tmp, out, args.shard_size, "--dask", 2))
-            else: ended(*[predict(tmp, out, args.shard_size) for _ in range(2)])
-            r,first = rate(out, args.shard_size)
-            found[who].append(r)
-            starts[who].append(first-began)
-            shutil.rmtree(out)
-            print(f"{who}: {r:.0f} galaxies a second; first shard after {first-began:.1f} s", flush=True)
-    pairs = [a/b for a,b in zip(*found.values())]
-    return dict(rates=found, first_shard=starts, ratios=pairs, ratio=float(np.median(pairs)))
-
-def cpu(processes):
-    "Seconds of CPU of processes and of all below them"
-    import psutil
-    below = [o for p in processes for o in (psutil.Process(p.pid), *psutil.Process(p.pid).children(recursive=True))]
-    return sum(sum(o.cpu_times()[:4]) for o in below)
-
-def work(tmp, args):
-    "Galaxies that a second of CPU makes, of both at the same time, so that whatever else the machine does meets both"
-    found = {"2 workers": [], "2 processes": []}
-    for i in range(args.rounds):
-        outs = {k: tmp/f"both, {k}{i}" for k in found}
-        run = dict(zip(found, ([predict(tmp, outs["2 workers"], args.shard_size, "--dask", 2)],
-                               [predict(tmp, outs["2 processes"], args.shard_size) for _ in range(2)])))
-        def looks():
-            "What each has made and used, at the moment of its last shard"
-            there,got = {k: len(parts(o)) for k,o in outs.items()},{}
-            while len(got)<len(run):
-                time.sleep(.01)
-                for k in run:
-                    if k not in got and (n := len(parts(outs[k])))>there[k]: got[k] = n,cpu(run[k])
-            return got
-        while any(len(parts(o))<5 for o in outs.values()): time.sleep(.1)
-        first = looks()
-        while all(len(parts(o))<args.rows//args.shard_size-6 for o in outs.values()): time.sleep(.1)
-        last = looks()
-        for k in found: found[k].append((last[k][0]-first[k][0])*args.shard_size/(last[k][1]-first[k][1]))
-        for o in sum(run.values(), []): o.terminate(), o.communicate()
-        print({k: round(v[-1]) for k,v in found.items()}, "galaxies for a second of CPU", flush=True)
-        for o in outs.values(): shutil.rmtree(o, ignore_errors=True)
-    ratios = [a/b for a,b in zip(*found.values())]
-    return dict(rates=found, ratios=ratios, ratio=float(np.median(ratios)))
+    "Ratio of the rates; memory may be faster for who begins later, so each begins first in half of the rounds"
+    names = ["2 workers", "2 processes"]
+    rounds = [speed_round(tmp, args, names[::(-1)**i]) for i in range(args.rounds)]
+    ratios = [o[names[0]]["rate"]/o[names[1]]["rate"] for o in rounds]
+    return dict(turns=args.turns, rounds=rounds, ratios=ratios, ratio=float(np.exp(np.log(ratios).mean())))
 
 def overhead(tmp, args, size=200):
     "What a shard costs more with one worker than in a process, in milliseconds"
@@ -184,7 +192,7 @@ def overhead(tmp, args, size=200):
         for who in found:
             out = head/f"{who}{i}"
             ended(predict(head, out, size, *(["--dask", 1] if who=="worker" else [])))
-            found[who].append(1000*size/rate(out, size)[0])
+            found[who].append(1000*size/rate(out, size))
             print(f"one {who}: {found[who][-1]:.1f} ms a shard of {size}", flush=True)
     return dict(ms=found, overhead_ms=float(np.median(found["worker"])-np.median(found["process"])))
 
@@ -192,7 +200,8 @@ def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--rows", type=int, default=200_000)
     p.add_argument("--shard-size", type=int, default=5000)
-    p.add_argument("--rounds", type=int, default=3)
+    p.add_argument("--rounds", type=int, default=4)
+    p.add_argument("--turns", type=int, default=6)
     p.add_argument("--encoder", default="test_vit")
     p.add_argument("--size", type=int, default=32)
     p.add_argument("--only", nargs="+", default=["kills", "jobs", "speed", "overhead"])

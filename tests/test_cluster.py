@@ -255,6 +255,26 @@ def test_workers_that_are_threads_give_memory_back(sky):
             time.sleep(.1)
         assert compute._inside==0
 
+def page_faults(n, numbers):
+    "Of a worker that makes one large tensor after the other"
+    import resource
+    from zoofast.encoders.compute import memory_kept
+    def there(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    with memory_kept():
+        torch.ones(numbers)
+        before = there()
+        for _ in range(n): torch.ones(numbers)
+        return there()-before
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform!='linux', reason='the memory of glibc')
+def test_local_workers_keep_their_memory(client):
+    "The memory of a tensor is there for the next one, rather than given back and cleared again, page by page"
+    import cloudpickle
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    pages = 12*2**20*4//4096
+    assert client.submit(page_faults, 30, 12*2**20, pure=False).result()<3*pages
+
 @pytest.mark.slow
 def test_what_can_be_no_cluster(sky, monkeypatch):
     tmp,how,_ = sky

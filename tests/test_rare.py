@@ -300,7 +300,7 @@ def test_losses(loaders):
 
 @pytest.mark.slow
 def test_from_the_shell(survey, tmp_path, run_zoofast):
-    folder,_ = survey
+    folder,df = survey
     env = dict(CUDA_VISIBLE_DEVICES='', OMP_NUM_THREADS='1')
     words = ['finetune', folder/'catalog.csv', '--label', 'morphology', '--task', 'rare', '--encoder', NET,
              '--random-weights', '--size', 32, '--epochs', 1, '--save-dir']
@@ -314,6 +314,11 @@ def test_from_the_shell(survey, tmp_path, run_zoofast):
     rows = [o.split() for o in res.stdout.splitlines()]
     listed = [o[:2] for o in rows if o and o[0].isdigit() and 'rows' not in o]
     assert listed==[[str(i+1), o] for i,o in enumerate(best.id_str)]
+    df = df.assign(split=['train' if m=='merger' or i%2 else 'valid' for i,m in enumerate(df.morphology)])
+    df.to_csv(tmp_path/'none.csv', index=False)
+    none = run_zoofast(words[0], 'none.csv', *words[2:], 'none', '--positive', 'merger', '--purity', .9, cwd=tmp_path,
+                       env=env)
+    assert none.returncode==2 and 'validation galaxies is merger' in none.stderr and not (tmp_path/'none').exists()
     res = run_zoofast(*words, 'pure', '--positive', 'merger', '--purity', 1, cwd=tmp_path, env=env)
     kept = (tmp_path/'pure'/'bundle'/'config.json').exists()
     assert kept and (res.returncode==0 or res.returncode==2 and 'without a threshold' in res.stderr)

@@ -56,6 +56,8 @@ LINES = {
     'finetune c.csv --labell morphology --encoder resnet18 --epochs five --size=-1 --save-dir run':
         ['--labell.*--label', '--epochs five must be a whole number', '--size -1'],
     'finetune --label morphology --epochs five': ['--epochs five', 'catalog', '--save-dir', '--help'],
+    'finetune "" --label "" --encoder resnet18 --save-dir=':
+        ['one of the words is empty', '--label is empty', '--save-dir is empty', '--help'],
     'finetune c.csv --label objid --encoder resnet18 --save-dir run':
         ["'objid' has 60 different whole numbers.*an identifier.*--task regression"],
     'finetune c.csv --label host --encoder resnet18 --save-dir run': ["'host' has 60 different values.*an identifier"],

@@ -146,11 +146,12 @@ def test_several_labels(galaxies, survey):
 
 # --- what cannot be
 
-def test_refusals(galaxies, dls, monkeypatch):
+def test_refusals(galaxies, dls, monkeypatch, tmp_path):
     few,others = galaxies
     numbers = few.assign(mass=np.linspace(0.1, 9.7, len(few)))
     with pytest.raises(ValueError, match='Regression does not: leave unlabelled= out'):
-        tiny(loaders(numbers, 'mass'), others)
+        tiny(loaders(numbers, 'mass'), others, save_dir=tmp_path/'run')
+    assert not (tmp_path/'run').exists()
     with pytest.raises(ValueError, match="training_mode='head_only' trains on features"):
         tiny(dls, others, training_mode='head_only')
     with pytest.raises(ValueError, match='n_blocks=0 trains on features'): tiny(dls, others, n_blocks=0)

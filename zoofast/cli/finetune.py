@@ -10,12 +10,12 @@ processes, of which the first alone speaks."""
 __all__ = ['SettingsFile', 'SaveDir', 'run_settings', 'train', 'score_line', 'finish', 'launch', 'finetune', 'demo']
 
 # %% ../../nbs/cli/04_finetune.ipynb #7c140004
-import copy, json, os, shlex, shutil, sys
+import copy, json, os, shlex, shutil, sys, warnings
 from pathlib import Path
 from typing import Annotated, Optional
 import typer
 from ..training.parameters import OF_READING, PARAMETERS, arguments, check_stages, check_together
-from .app import Mistakes, bars, command, echo, is_first, say, sentence
+from .app import Mistakes, bars, command, echo, in_words_of_now, is_first, say, sentence
 from .options import Catalog, Encoder, Epochs, NoReport, RandomWeights, Seed, Size, Weights
 from .options import about, as_arguments, folder, image_reader, pick_task, with_options
 from .options import look_at_catalog, look_at_encoder, look_at_labels, look_at_values, parse
@@ -160,6 +160,13 @@ def _threshold(task, given):
         raise ValueError(f"--{next(iter(asked))} is for a class that is looked for: add --task rare")
     return asked
 
+def _check_threshold(dls):
+    "Raise `ValueError` where no validation galaxy is what is looked for"
+    n = len(dls.valid_ds)
+    if not (dls.valid_ds.y==1).any():
+        raise ValueError(f"none of the {n} validation galaxies is {dls.task.positive}, so no threshold can be chosen; "
+                         "give --valid a larger fraction, or leave out --purity and --completeness")
+
 def _choose_threshold(learn, asked):
     "Choose it, and say what it reaches; why it could not be had"
     try: learn.choose_threshold(**asked)
@@ -181,6 +188,7 @@ def train(
     from zoofast.training.finetune import galaxy_learner
     import zoofast.bundles.save      # noqa: F401 - adds save_bundle and calibrate to a learner
     if calibrate: _check_calibration(dls)
+    if threshold: _check_threshold(dls)
     learn = galaxy_learner(dls, **arguments(params, "galaxy_learner"))
     _say_what_trains(learn)
     if profile: _say_where_time_goes(learn)
@@ -201,7 +209,9 @@ def _fine_tune(learn, params):
     "Train, with a bar; one that is broken off says what is kept"
     if is_first(): learn.add_cb(bar := _terminal_progress())
     try:
-        with learn.no_bar(), learn.no_logging(), learn.distrib_ctx(): learn.fine_tune(**arguments(params, "fine_tune"))
+        with learn.no_bar(), learn.no_logging(), learn.distrib_ctx(), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*finetuning made it worse")    # said with the scores
+            learn.fine_tune(**arguments(params, "fine_tune"))
     except KeyboardInterrupt:
         if is_first(): _say_how_to_go_on(learn, params["save_dir"])
         raise
@@ -394,11 +404,12 @@ def _beside_probe(learn, rows, preds, of, what):
     "Say what the linear probe alone reaches on these galaxies, where there is one and more was trained than the head"
     from zoofast.tasks.worth import compare_with_probe, worth_text
     if not learn.worth: return
-    if what=="validation galaxies": return echo(worth_text(learn.worth, what))         # log.txt has that already
+    if what=="validation galaxies":
+        return echo(in_words_of_now(worth_text(learn.worth, what)))                    # log.txt has that already
     task = learn.dls.task
     worth = compare_with_probe(task, preds[of], learn.probe.predictions(task, rows)[of], rows[of])
     if not worth: return
-    echo(worth_text(worth, what))
+    echo(in_words_of_now(worth_text(worth, what)))
     learn.run_folder.log(worth_text(worth, what))
 
 def _judge(learn, given):
@@ -416,7 +427,7 @@ def _judge(learn, given):
         learn.run_folder.log(line)
         _beside_probe(learn, rows, preds, of, what)
         seen = rows[of],preds[of]                                # the test galaxies, where there are some
-    if text := rare_text(learn): echo(text)
+    if text := rare_text(learn): echo(in_words_of_now(text))
     save_pictures(save_dir, *seen, learn.task, learn.history, dls.reader)
     finish(learn, save_dir, given["no_report"], preds, rows)
 

@@ -46,20 +46,26 @@ def check_client(
         raise ClusterError(f"client= (--dask): {first_line(text)!r} is no address; {_takes}")
     if isinstance(client, bool) or not hasattr(client, "__index__"):
         raise ClusterError(f"client= (--dask): {type(client).__name__} will not do; {_takes}")
-    if (n := client.__index__())<1: raise ClusterError(f"client= (--dask): {n} workers will not do; 1 or more")
+    n,cores = client.__index__(),os.cpu_count() or 1
+    if n<1: raise ClusterError(f"client= (--dask): {n} workers will not do; 1 or more")
+    if n>max(16, 4*cores):
+        raise ClusterError(f"client= (--dask): {n} workers are too many for the {cores} cores of this machine; "
+                           "for others give the address of a scheduler")
     return n
 
 # %% ../../nbs/core/08_cluster.ipynb #908b0d8c
 # How often Dask looks at itself: seldom, where its processes share the cores with the work
 _SELDOM = {"distributed.worker.profile.enabled": False, "distributed.admin.tick.interval": "1s",
-           "distributed.admin.system-monitor.interval": "2s"}
+           "distributed.admin.system-monitor.interval": "5s", "distributed.client.scheduler-info-interval": "10s"}
 
 def _environment():
     "That of local workers: they are quiet, and find the modules that this process finds"
     paths = [os.path.abspath(o) for o in sys.path]
     calm = {"DASK_"+k.upper().replace(".", "__").replace("-", "_"): str(v) for k,v in _SELDOM.items()}
-    return {**calm, **os.environ, "DASK_LOGGING__DISTRIBUTED": "critical", "PYTHONPATH": os.pathsep.join(paths),
-            "PYTHONSAFEPATH": "1"}
+    # work is done beside the main thread, where glibc gives back the memory of each large tensor, to be cleared again
+    # for the next one, unless all threads have one arena
+    return {**calm, "MALLOC_ARENA_MAX": "1", **os.environ, "DASK_LOGGING__DISTRIBUTED": "critical",
+            "PYTHONPATH": os.pathsep.join(paths), "PYTHONSAFEPATH": "1"}
 
 def _worker_class():
     from distributed.deploy.subprocess import SubprocessWorker
@@ -84,7 +90,8 @@ def _local_cluster(n):
     # a worker's death is counted here, for the piece that it was at
     options = dict(host="127.0.0.1", port=0, dashboard=True, dashboard_address="127.0.0.1:0", allowed_failures=0)
     with dask.config.set(_SELDOM):
-        return SpecCluster(workers=workers, scheduler=dict(cls=Scheduler, options=options), name="zoofast", **quiet)
+        return SpecCluster(workers=workers, scheduler=dict(cls=Scheduler, options=options), name="zoofast",
+                           scheduler_sync_interval=10, **quiet)
 
 def _check_answers(address, seconds=10):
     "Raise a `ClusterError` where nobody listens at an address of TCP, which Dask's client takes long to find out"
@@ -180,7 +187,7 @@ def _on_worker(run, k, data, again):
     told = [0, 0.]
     def tick(n):
         told[0] += n
-        if time.time()>told[1]+.5:
+        if time.time()>told[1]+1:
             told[1] = time.time()
             worker.log_event(run, ["some", k, told[0]])
     with _one_at_a_time:
@@ -263,13 +270,15 @@ def _hear(self:OnCluster, event):
     else: self.begun[k] = self.begun.get(k, 0)+1
 
 # %% ../../nbs/core/08_cluster.ipynb #b279958c
+_LOOK = 3                                # seconds between two looks, each of which the scheduler has to answer
+
 @patch
 def _look(self:OnCluster):
     "Look at the cluster now and then; raises `ClusterError` where its scheduler is gone"
     if self.client.status!="running":
         raise ClusterError(f"the Dask scheduler at {self.client.scheduler.address} is gone; what was done is kept, and "
                            "the same command, with a scheduler that is there, goes on")
-    if time.time()<self.looked+1: return
+    if time.time()<self.looked+_LOOK: return
     try: info = self.client.scheduler_info()["workers"].values()
     except Exception: return                                       # is it gone? The client finds out
     self.looked = time.time()

@@ -12,6 +12,7 @@ __all__ = ['HEAD_LR', 'MAX_HEAD_LR', 'galaxy_learner', 'check_training']
 
 # %% ../../nbs/training/15_finetune.ipynb #e88cbb57
 import inspect, json, math, os, warnings
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 import numpy as np, torch
 from fastcore.basics import patch
@@ -125,10 +126,18 @@ def _network(task, reader, encoder, p, timm_kwargs):
     _check_savable(net, task, reader)
     return net
 
-def _make_folder(save_dir):
-    "Make the run's folder; raises `ValueError` where that cannot be"
-    try: Path(save_dir).expanduser().mkdir(parents=True, exist_ok=True)
+@contextmanager
+def _folder(save_dir):
+    "Make the run's folder, which goes again where the block fails; raises `ValueError` where that cannot be"
+    path = Path(save_dir).expanduser()
+    new = not path.exists()
+    try: path.mkdir(parents=True, exist_ok=True)
     except OSError as e: raise ValueError(f"save_dir={str(save_dir)!r} cannot be written: {e.strerror or e}") from None
+    try: yield
+    except BaseException:
+        with suppress(OSError):
+            if new: path.rmdir()                               # what is in it by then stays
+        raise
 
 # %% ../../nbs/training/15_finetune.ipynb #323f2b78
 def _plain(o):
@@ -252,8 +261,7 @@ def galaxy_learner(
         raise ValueError(f"dls={dls!r}: GalaxyDataLoaders are needed; GalaxyDataLoaders.from_catalog makes them")
     check_words(timm_kwargs, "galaxy_learner")
     _check(given)
-    if save_dir: _make_folder(save_dir)
-    return _make_learner(dls, encoder, given, timm_kwargs)
+    with _folder(save_dir) if save_dir else nullcontext(): return _make_learner(dls, encoder, given, timm_kwargs)
 
 # %% ../../nbs/training/15_finetune.ipynb #39914df8
 # Where the head alone is trained step by step, it learns at this multiple of the learning rate: it starts from nothing,

@@ -322,6 +322,8 @@ def arguments(
 # %% ../../nbs/training/01_parameters.ipynb #fbd16398
 _of_timm = ("img_size",)                            # words that timm's models take themselves
 
+_of_prediction = ("tta", "mc_dropout", "coverage", "engine", "on_bad", "shard_size")
+
 def check_words(
     words,      # Names that a call was given and does not know
     call:str,   # `galaxy_learner`, `fine_tune`, `from_catalog`
@@ -329,6 +331,7 @@ def check_words(
 ):
     "Raise the `ValueError` that says what is meant, for names that are like a parameter's"
     for w in words:
+        if w in _of_prediction: raise ValueError(f"{call} has no parameter {w}=; predict_catalog has")
         row = next((p for p in PARAMETERS.values() if w in (p.argument, p.name, *p.elsewhere, *p.aliases)), None)
         if row and w not in _of_timm:
             where = "" if row.taken_by==call else f" of {row.taken_by}"

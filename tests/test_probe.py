@@ -190,6 +190,17 @@ def test_planted_wrong_labels_are_found(survey):
     with pytest.raises(ValueError, match='no head was fitted'): doubtful_labels(galaxy_learner(dls, LITE))
 
 @pytest.mark.slow
+def test_the_command_line_says_once_that_it_was_made_worse(tmp_path, run_zoofast):
+    "In the words of the shell, with the scores, which an encoder of random weights has lost in one epoch"
+    simulate_survey(tmp_path, n=200, size=32, fits=False, progress=False)
+    done = run_zoofast('finetune', tmp_path/'catalog.csv', '--label', 'morphology', '--encoder', 'test_efficientnet',
+                       '--random-weights', '--size', 32, '--epochs', 1, '--no-report', '--save-dir', tmp_path/'run')
+    assert done.returncode==0, done.stderr
+    said = [o for o in (done.stdout+done.stderr).splitlines() if 'finetuning made it worse' in o]
+    assert len(said)==1 and said[0] in done.stdout and 'training_mode=' not in said[0], done.stdout+done.stderr
+    assert 'finetuning made it worse, and --training-mode head_only keeps the probe' in said[0]
+
+@pytest.mark.slow
 def test_the_command_line_says_it_all(survey, tmp_path, run_zoofast):
     "finetune compares with the probe, the report and the card repeat it, check lists labels to look at"
     folder = survey[0]

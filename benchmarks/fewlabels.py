@@ -3,7 +3,7 @@
     python benchmarks/fewlabels.py [--data gz1 rings ...] [--labels 50 200 1000] [--seeds 0 1 2] [--recipes default ...]
         [--encoder tf_efficientnet_lite0] [--size 64] [--epochs 5] [--hours 1]
         runs what is not in the results yet; each run is a line of benchmarks/results/fewlabels.jsonl
-    python benchmarks/fewlabels.py --table [BASE]
+    python benchmarks/fewlabels.py --table [BASE] [--encoder tf_efficientnet_lite0]
         prints the tables of docs/defaults.md
 
 A fifth of the galaxies is the test, whatever the number of labels; a tenth of them, or as many as a seventh of the
@@ -175,8 +175,9 @@ def work(args):
         with open(RESULTS, "a") as f: f.write(json.dumps(row)+"\n")
         print(*key[:4], *(f"{k} {row[k]:.3f}" for k in METRICS if k in row), f"{row['seconds']:.0f} s", flush=True)
 
-def tables(base):
+def tables(base, encoder):
     df = pd.DataFrame(done().values())
+    df = df[df.encoder==encoder]
     print(f"{len(df)} runs, {df.date.min()} to {df.date.max()}\n")
     def cell(v): return f"{v.mean():.3f} ± {v.std(ddof=0):.3f}"
     for (data,labels,encoder,size),part in df.groupby(["data", "labels", "encoder", "size"], sort=False):
@@ -214,6 +215,6 @@ def main():
     p.add_argument("--hours", type=float, default=np.inf)
     p.add_argument("--table", nargs="?", const="default", choices=list(RECIPES), metavar="BASE")
     args = p.parse_args()
-    tables(args.table) if args.table else work(args)
+    tables(args.table, args.encoder) if args.table else work(args)
 
 if __name__=="__main__": main()

@@ -46,6 +46,7 @@ RECIPES = {
     "balanced": (dict(class_weights="balanced"), {}, {}),
     "freeze_epochs=4": ({}, dict(freeze_epochs=4), {}),
     "freeze_epochs=10": ({}, dict(freeze_epochs=10), {}),
+    "flat_cos": ({}, dict(fit="flat_cos"), {}),
     "probe": (dict(training_mode="head_only"), dict(freeze_epochs=1, epochs=0), {}),
     "fastai": None, "zoobot": None}
 

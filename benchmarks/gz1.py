@@ -29,7 +29,7 @@ def learner(df, seed, encoder, size=128, batch_size=32, margin=None, **params):
 
 def run(df, seed, args, params):
     learn,test = learner(df, seed, args.encoder, args.size, args.batch_size, args.margin, **params)
-    with learn.no_bar(), learn.no_logging(): learn.fine_tune(args.epochs, head_lr=args.head_lr)
+    with learn.no_bar(), learn.no_logging(): learn.fine_tune(args.epochs, head_lr=args.head_lr, fit=args.fit)
     return score_predictions(predict_catalog(learn, test, progress=False), test, learn.task)
 
 def main():
@@ -40,6 +40,7 @@ def main():
     p.add_argument("--batch-size", type=int, default=32)
     p.add_argument("--encoder", default="tf_efficientnet_lite0")
     p.add_argument("--margin", type=float, help="of the reader; the data loaders' own unless given")
+    p.add_argument("--fit", help="schedule of the second stage; fine_tune's own unless given")
     p.add_argument("--head-lr", type=float, help="of the first stage; fine_tune's own unless given")
     args,rest = p.parse_known_args()
     def value(s):
@@ -48,7 +49,7 @@ def main():
     params = {k.removeprefix("--").replace("-", "_"): value(v) for k,v in zip(rest[::2], rest[1::2])}
     df = galaxies()
     scores = pd.DataFrame([{"seed": s, **run(df, s, args, params)} for s in args.seeds]).set_index("seed")
-    given = {k: v for k,v in (("margin", args.margin), ("head_lr", args.head_lr)) if v} | params
+    given = {k: v for k,v in (("margin", args.margin), ("head_lr", args.head_lr), ("fit", args.fit)) if v} | params
     print(f"{args.encoder}, {args.size} px, batch {args.batch_size}, {args.epochs} epochs, "
           f"{given or 'default parameters'}")
     print(scores.round(3).to_string())

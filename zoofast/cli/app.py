@@ -197,11 +197,10 @@ def _extra(said, words):
 
 def _empty(words):
     "What is said of words that are empty, which typer would take for the current folder"
-    at = [i for i,w in enumerate(words) if not w.strip() or w.startswith("--") and w.endswith("=")]
-    for i in at:
-        before = words[i-1] if i else ""
-        name = words[i].strip().rstrip("=") or (before if before.startswith("-") else "")
-        yield f"{name or 'one of the words'} is empty; is a shell variable without a value?"
+    for before,w in zip(["", *words], words):
+        if w.strip() and not (w.startswith("--") and w.endswith("=")): continue
+        name = w.strip("= ") or (before if before.startswith("-") else "one of the words")
+        yield f"{name} is empty; is a shell variable without a value?"
 
 # %% ../../nbs/cli/01_app.ipynb #66db8791
 def _gather(parse, words):

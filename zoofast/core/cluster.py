@@ -56,7 +56,7 @@ def check_client(
 # %% ../../nbs/core/08_cluster.ipynb #908b0d8c
 # How often Dask looks at itself: seldom, where its processes share the cores with the work
 _SELDOM = {"distributed.worker.profile.enabled": False, "distributed.admin.tick.interval": "1s",
-           "distributed.admin.system-monitor.interval": "5s", "distributed.client.scheduler-info-interval": "10s"}
+           "distributed.admin.system-monitor.interval": "5s"}
 
 def _environment():
     "That of local workers: they are quiet, and find the modules that this process finds"

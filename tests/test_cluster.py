@@ -256,9 +256,11 @@ def test_workers_that_are_threads_give_memory_back(sky):
         assert compute._inside==0
 
 def page_faults(n, numbers):
-    "Of a worker that makes one large tensor after the other"
+    "Of a worker that is prepared as for predictions, and makes one large tensor after the other"
     import resource
     from zoofast.encoders.compute import memory_kept
+    from zoofast.predict.table import _settle
+    _settle(('another machine', 0))
     def there(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     with memory_kept():
         torch.ones(numbers)

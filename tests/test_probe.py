@@ -5,7 +5,7 @@ from fastai.callback.core import Callback
 from zoofast.all import *
 from zoofast.tasks.losses import make_loss
 from zoofast.training.linear import fit_head
-from zoofast.training.probe import can_fit_head, doubtful_labels
+from zoofast.training.probe import NotWorthIt, can_fit_head, doubtful_labels
 
 LITE = 'tf_efficientnet_lite0'
 @pytest.fixture(scope='module')
@@ -19,7 +19,7 @@ def loaders(survey, n=60, **kw):
 
 def silent(learn, f):
     with learn.no_bar(), learn.no_logging(), warnings.catch_warnings():
-        warnings.filterwarnings('ignore', '.*finetuning made it worse')
+        warnings.filterwarnings('ignore', category=NotWorthIt)
         f(learn)
     return learn
 def probe(dls, **kw):
@@ -63,7 +63,7 @@ def test_votes_are_fitted_by_their_likelihood():
     assert min(head.losses, key=head.losses.get)==head.strength and torch.isfinite(head.outside).all()
 
 @pytest.mark.parametrize('size,kw,says', [
-    (16, {}, '5 epochs on 36 galaxies in batches of 16 are 15 steps.*batch_size=8 .* makes 25 of them'),
+    (16, {}, '5 epochs on 36 galaxies in batches of 16 are 15 steps.*batch_size=8 .* 25 of them, and training_mode='),
     (9, {}, 'batches of 9 are 20 steps'),
     (8, dict(accumulate=2), 'batches of 8 are 15 steps, few to learn from; more epochs'),
     (8, {}, None), (16, dict(training_mode='head_only'), None)])

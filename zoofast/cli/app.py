@@ -161,7 +161,7 @@ def _tell(text):
     say(f"zoofast: {in_words_of_now(text)}")
 
 def _show_warning(msg, category, file, *args, **kwargs):
-    if category is UserWarning and is_ours(file): _tell(shorter(str(msg)))
+    if issubclass(category, UserWarning) and is_ours(file): _tell(shorter(str(msg)))
 
 # %% ../../nbs/cli/01_app.ipynb #a87c7d60
 _UsageError = next(o for o in typer.BadParameter.__mro__ if o.__name__=="UsageError")       # of click, or typer's own

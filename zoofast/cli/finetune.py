@@ -163,7 +163,7 @@ def _threshold(task, given):
 def _check_threshold(dls):
     "Raise `ValueError` where no validation galaxy is what is looked for"
     n = len(dls.valid_ds)
-    if not (dls.valid_ds.y==1).any():
+    if not dls.task.is_positive(dls.valid_ds.y).any():
         raise ValueError(f"none of the {n} validation galaxies is {dls.task.positive}, so no threshold can be chosen; "
                          "give --valid a larger fraction, or leave out --purity and --completeness")
 
@@ -207,10 +207,11 @@ def train(
 # %% ../../nbs/cli/04_finetune.ipynb #18e695d5
 def _fine_tune(learn, params):
     "Train, with a bar; one that is broken off says what is kept"
+    from zoofast.training.probe import NotWorthIt
     if is_first(): learn.add_cb(bar := _terminal_progress())
     try:
         with learn.no_bar(), learn.no_logging(), learn.distrib_ctx(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*finetuning made it worse")    # said with the scores
+            warnings.filterwarnings("ignore", category=NotWorthIt)             # said with the scores
             learn.fine_tune(**arguments(params, "fine_tune"))
     except KeyboardInterrupt:
         if is_first(): _say_how_to_go_on(learn, params["save_dir"])

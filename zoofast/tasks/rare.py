@@ -119,6 +119,13 @@ def encode(self:Rare,
     return torch.from_numpy(y)
 
 @patch
+def is_positive(self:Rare,
+    y:torch.Tensor # Targets `(galaxies,)`
+)->np.ndarray:     # `(galaxies,)`; false where there is no label
+    "Is each galaxy one that is looked for?"
+    return y.cpu().numpy()==1
+
+@patch
 def problems(self:Rare, df):
     "Before it is fitted: a galaxy that is alone of its kind, in training or in validation"
     if self.is_fitted: return []
@@ -147,7 +154,7 @@ def headline(self:Rare): return "average_precision"
 def more_scores(self:Rare, score, preds, y):
     """Numbers that the scores rest on, `positives` and `first_k`; of those said to be one, how many there are, `taken`,
     and their `purity` and `completeness`"""
-    y,said = y.numpy()==1,preds[self.columns[0]].astype(str).to_numpy()==str(self.positive)
+    y,said = self.is_positive(y),preds[self.columns[0]].astype(str).to_numpy()==str(self.positive)
     n,found = int(y.sum()),int((said & y).sum())
     def part(of): return found/int(of) if of else float("nan")
     return dict(purity=part(said.sum()), completeness=part(n), positives=n, first_k=first_k(len(y), n),
@@ -165,7 +172,7 @@ def intervals(self:Rare,
     "Intervals of the scores: exact ones of parts, and of galaxies drawn again and again"
     found = round(np.nan_to_num(score["completeness"])*score["positives"])
     own = {k: part_interval(found, score[of], level) for k,of in (("purity", "taken"), ("completeness", "positives"))}
-    return {**ranking_intervals(margins(out), y.numpy()==1, level, seed), **own}
+    return {**ranking_intervals(margins(out), self.is_positive(y), level, seed), **own}
 
 @patch
 def about_scores(self:Rare,
@@ -196,7 +203,8 @@ def fit_threshold(self:Rare,
     "Choose the threshold on galaxies whose labels are known; raises `ValueError` where it cannot be had"
     y = y.cpu()
     use = torch.from_numpy(self.is_labelled(y))
-    at,counts = pick_threshold(margins(out.cpu()[use]), y[use].numpy()==1, purity, completeness, str(self.positive))
+    score,positive = margins(out.cpu()[use]),self.is_positive(y[use])
+    at,counts = pick_threshold(score, positive, purity, completeness, str(self.positive))
     asked = {"purity": float(purity)} if completeness is None else {"completeness": float(completeness)}
     self.chosen = _check_chosen(dict(log_odds=at, asked=asked, **counts))
     return self.reached()

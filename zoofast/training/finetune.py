@@ -317,7 +317,8 @@ def _few_steps_text(
     if epochs<3 or not few or hasattr(learn, "unlabelled"): return None
     here = f"{epochs} epochs on {n} galaxies in batches of {bs} are {k} steps, few to learn from"
     if bs<=_SMALL: return f"{here}; more epochs may do better"
-    return f"{here}; batch_size={_SMALL} (--batch-size {_SMALL}) makes {steps(math.ceil(n/_SMALL/dl.world))} of them"
+    more = f"batch_size={_SMALL} (--batch-size {_SMALL}) makes {steps(math.ceil(n/_SMALL/dl.world))} of them"
+    return f"{here}; {more}, and training_mode='head_only' (--training-mode head_only) is often as good there"
 
 def _say_few_steps(learn, epochs):
     "Warn, and note in the run's log, where the steps will be few"

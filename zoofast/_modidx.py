@@ -365,6 +365,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
             'zoofast.catalog.tables': { 'zoofast.catalog.tables._along_the_sky': ( 'catalog/tables.html#_along_the_sky',
                                                                                    'zoofast/catalog/tables.py'),
                                         'zoofast.catalog.tables._as_text': ('catalog/tables.html#_as_text', 'zoofast/catalog/tables.py'),
+                                        'zoofast.catalog.tables._check_finished': ( 'catalog/tables.html#_check_finished',
+                                                                                    'zoofast/catalog/tables.py'),
                                         'zoofast.catalog.tables._check_names': ( 'catalog/tables.html#_check_names',
                                                                                  'zoofast/catalog/tables.py'),
                                         'zoofast.catalog.tables._check_nulls': ( 'catalog/tables.html#_check_nulls',

@@ -299,9 +299,8 @@ def _from_hats(
 
 # %% ../../nbs/catalog/01_tables.ipynb #5ed87023
 def _manifest(folder):
-    "Is a table finished, and how many parts has it? `(True, 0)` where nobody says"
+    "Is a table finished, and how many parts has it? `(True, 0)` where its manifest does not say"
     about = folder/"_manifest.json"
-    if not about.is_file(): return True,0
     try:
         m = json.loads(about.read_text(encoding="utf-8"))
         n = m["records"]["shards"] if "records" in m else len(m.get("finished", []))
@@ -309,21 +308,26 @@ def _manifest(folder):
     except (OSError, ValueError, AttributeError, TypeError, KeyError) as e:
         raise CatalogError(f"{about} cannot be read: {first_line(e)}") from e
 
+def _check_finished(folder, parts):
+    "Raise `CatalogError` for a table in parts, the folder itself or one within, that is not finished or lacks a part"
+    done,n = _manifest(folder)
+    if not done:
+        raise CatalogError(f"{folder} is not finished: make its other rows first, by the same call that made these")
+    here = sum(folder in o.parents for o in parts) if n else 0
+    if here!=n:
+        raise CatalogError(f"{folder} has {here} of its {n} parts: make the others by the same call that made these")
+
 def parquet_parts(
     folder # Folder of parquet files, or of folders of them
 )->list:   # Their paths
     """The files of a table in several parts, by their names, those of a HATS catalogue along the sky; raises
     `CatalogError` where it is not finished"""
     folder,said = _hats(Path(folder))
-    done,n = _manifest(folder)
-    if not done:
-        raise CatalogError(f"{folder} is not finished: make its other rows first, by the same call that made these")
+    found = list(folder.rglob("*"))
     def is_hidden(o): return any(p.startswith((".", "_")) for p in o.relative_to(folder).parts)
-    found = [o for o in folder.rglob("*") if o.suffix.lower() in (".parquet", ".pq")]
-    parts = [o for o in found if not is_hidden(o) and o.is_file()]
-    if n and len(parts)!=n:
-        raise CatalogError(f"{folder} has {len(parts)} of its {n} parts: "
-                           "make the others by the same call that made these")
+    parts = [o for o in found if o.suffix.lower() in (".parquet", ".pq") and not is_hidden(o) and o.is_file()]
+    for o in found:
+        if o.name=="_manifest.json" and not is_hidden(o.parent): _check_finished(o.parent, parts)
     if said is None: return sorted(map(str, parts))
     return [str(o) for o in sorted(filter(_sky_part, parts), key=_along_the_sky)]      # beside copies of some rows
 

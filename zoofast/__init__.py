@@ -47,6 +47,7 @@ Modules:
 - `zoofast.encoders.compute`: The same encoder, faster: memory layout, memory that is kept, folded norms, compiled kernels, mixed precision
 - `zoofast.encoders.engines`: What runs an encoder for prediction: torch, ONNX Runtime or OpenVINO, checked before it is used
 - `zoofast.encoders.hub`: Models by their names: from timm, a folder, the hub or its cache
+- `zoofast.encoders.norms`: Batch normalisations learn from galaxies, and the encoder says what it did
 - `zoofast.encoders.safe_files`: Files from strangers: found, checked, and read once
 - `zoofast.encoders.sources`: Any encoder by its name, and where its weights come from
 - `zoofast.images.archives`: Pictures in a zip or tar, and the arrays of a npz, without unpacking

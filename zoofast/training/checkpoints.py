@@ -180,7 +180,7 @@ def run_identity(
     augment = getattr(dls.train.after_batch, "augment", None)
     data = dict(galaxies=len(rows), reader=reader_config(dls.reader), sampling=dls.sampling,
                 augment=augment and [_name(augment), getattr(augment, "__dict__", {})],
-                weights=config.get("weights"), encoder_kwargs=config.get("kwargs"), keep_stats=learn.keep_stats,
+                weights=config.get("weights"), encoder_kwargs=config.get("kwargs"), keep_stats=learn.bn_stats=="keep",
                 catalogue=hashlib.sha256(hashes.tobytes()).hexdigest()[:16], pictures=_pictures(dls, others),
                 unlabelled=others and others.digest)
     return json.loads(json.dumps({**learn.params, **data}, default=_name))
@@ -299,17 +299,23 @@ def check_identity(
 
 # %% ../../nbs/training/07_checkpoints.ipynb #d2e858da
 # Defaults of releases that trained the head step by step: parameter -> what it was
-_earlier = dict(views=0, learning_rate=1e-4, head_dropout_prob=.5, ema=0.)
-_today = dict(ema=AVERAGE)                       # where it is not the table's
+_earlier = dict(views=0, learning_rate=1e-4, head_dropout_prob=.5, ema=0., bn_stats="auto")
+_today = dict(ema=(AVERAGE,), learning_rate=(5e-4, 2e-3), bn_stats=("keep", "update", "renew"))  # not the table's
+
+def _as_means_were(learn, then):
+    "Batch normalisations as an earlier release trained them"
+    learn.bn_stats = learn.frozen_in_eval.bn_stats = "keep" if then["keep_stats"] else "update"
+    learn.identity["keep_stats"] = then["keep_stats"]
 
 def _as_it_began(learn, then):
     "Give a run of an earlier release, that was made with its defaults, those instead of today's"
     for k,v in _earlier.items():
-        if then.get(k)!=v or learn.params.get(k)!=_today.get(k, PARAMETERS[k].default): continue
+        if then.get(k)!=v or learn.params.get(k) not in _today.get(k, (PARAMETERS[k].default,)): continue
         learn.params[k] = learn.identity[k] = v
         if k=="views": learn.views = v
         elif k=="learning_rate": learn.lr = v
         elif k=="ema": learn.ema_decay = v
+        elif k=="bn_stats": _as_means_were(learn, then)
         else: learn.net.head[0].p = v
 
 def read_last(

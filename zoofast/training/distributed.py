@@ -11,6 +11,7 @@ as in fastai: two processes with batches of 16 do what one does with batches of 
 __all__ = ['n_processes', 'need_accelerate', 'join_processes', 'Distributed']
 
 # %% ../../nbs/training/08_distributed.ipynb #abfe7e7f
+from functools import partial
 from importlib.util import find_spec
 import torch
 from ..core.errors import quiet
@@ -47,6 +48,33 @@ class _BatchLoss(AvgLoss):
         self.count += n
 
 # %% ../../nbs/training/08_distributed.ipynb #af1d4b01
+def _of_all(m, x):
+    "What a batch normalisation makes of a process's part of a batch, by the mean and variance of the whole batch"
+    if not m.training: return type(m).forward(m, x)
+    from torch.distributed.nn.functional import all_reduce           # of its gradients, too
+    dims,shape = [d for d in range(x.ndim) if d!=1],[1, -1]+[1]*(x.ndim-2)
+    n = torch.tensor(x.numel()//x.shape[1], dtype=torch.double)
+    torch.distributed.all_reduce(n)
+    mean = all_reduce(x.sum(dims))/float(n)
+    off = x-mean.view(shape)
+    var = all_reduce((off**2).sum(dims))/float(n)
+    m.num_batches_tracked += 1
+    part = 1/float(m.num_batches_tracked) if m.momentum is None else m.momentum
+    m.running_mean.lerp_(mean.detach(), part)
+    m.running_var.lerp_(var.detach()*float(n/(n-1)), part)
+    y = off*(var+m.eps).rsqrt().view(shape)
+    if m.weight is not None: y = y*m.weight.view(shape)+m.bias.view(shape)
+    return m.act(m.drop(y)) if hasattr(m, "act") else y             # timm's hold their activation
+
+def _share_norms(net, device):
+    "The network, with batch normalisations by the whole batch"
+    if device.type=="cuda":
+        from timm.layers import convert_sync_batchnorm               # knows of activations, which torch's would drop
+        return convert_sync_batchnorm(net)
+    for m in net.modules():
+        if isinstance(m, torch.nn.modules.batchnorm._BatchNorm): m.forward = partial(_of_all, m)
+    return net
+
 class Distributed(Callback):
     "Shares each batch among the processes, and averages their gradients"
     order = 11                                   # before the recorder
@@ -60,8 +88,7 @@ class Distributed(Callback):
         for dl in self.loaders: dl.rank,dl.world = rank,world
         if self.loss_metric: self.recorder.loss = _BatchLoss()
         net = self.model
-        if self.accelerator.device.type=="cuda" and not self.keep_stats:
-            net = torch.nn.SyncBatchNorm.convert_sync_batchnorm(net)
+        if self.bn_stats!="keep": net = _share_norms(net, self.accelerator.device)
         self.learn.model = self.accelerator.prepare_model(net)
 
     def after_loss(self):
@@ -72,5 +99,6 @@ class Distributed(Callback):
 
     def after_fit(self):
         self.learn.model = self.net
+        for m in self.net.modules(): m.__dict__.pop("forward", None)
         for dl in self.loaders: dl.rank,dl.world = 0,1
         if self.loss_metric: self.recorder.loss = self.loss_metric

@@ -21,9 +21,10 @@ from ..core.checks import check_number
 from ..data.loaders import GalaxyDataLoaders
 from ..encoders.compute import memory_kept
 from ..encoders.encoder import GalaxyNet
+from ..encoders.norms import renew_norms
 from ..tasks.infer import same_task
 from .optimizer import group_table as _group_table
-from .freezing import FrozenInEval, feature_loaders
+from .freezing import FrozenInEval, feature_loaders, training_norms
 from .probe import HEAD_FITTED, FitHead
 from .schedules import TimmSchedule
 from .checkpoints import AnswersLoss, Checkpoints, EmaWeights, EpochLog, RateLog, SmoothLoss
@@ -71,7 +72,7 @@ class GalaxyLearner(Learner):
         model:GalaxyNet,       # Encoder and head
         make_opt,              # Called with the model and `lr`; gives a `LayerDecayOptimizer`
         seed:"int|None"=42,    # Seed of every fit
-        keep_stats:bool=True,  # Keep the means and variances of batch normalisations?
+        bn_stats:str="keep",   # Running means of batch normalisations: "keep", "update" or "renew"
         views:"int|None"=None, # Random views of each galaxy while the head alone is trained; `None`: as many as pay
         l1:float=0.,           # L1 penalty
         clip_grad:"float|None"=None, # Largest norm of the gradient
@@ -87,7 +88,7 @@ class GalaxyLearner(Learner):
         cache_features:bool=True, # Compute features once while the whole encoder is frozen?
         **kwargs               # Passed to `Learner`
     ):
-        store_attr("seed,keep_stats,views,l1,clip_grad,accumulate,scheduler_kwargs,monitor,patience")
+        store_attr("seed,bn_stats,views,l1,clip_grad,accumulate,scheduler_kwargs,monitor,patience")
         store_attr("keep_best,resume,overwrite,cache_features")
         self.ema_decay = ema
         folder = _run_folder(save_dir)
@@ -114,7 +115,7 @@ def _equip(self:GalaxyLearner):
     self.recorder.loss = AnswersLoss()
     self.recorder.smooth_loss = SmoothLoss(self.recorder.smooth_loss.beta)
     averaged = [EmaWeights()] if self.ema_decay else []
-    self.add_cbs([FrozenInEval(self.keep_stats), EpochLog(), RateLog(), Checkpoints(), *averaged])
+    self.add_cbs([FrozenInEval(self.bn_stats), EpochLog(), RateLog(), Checkpoints(), *averaged])
     self.create_opt()
 
 # %% ../../nbs/training/10_learner.ipynb #2efd22a9
@@ -541,15 +542,27 @@ def _fit_from(self:GalaxyLearner, state, start_epoch, n_epoch, lr, wd, cbs, rese
     self.opt.zero_grad()
     self.first_epoch = state["about"]["epochs"] if state else start_epoch
     self._resume_state,self.diverged = state,None
+    if not state and n_epoch>start_epoch: self._renew_norms()
     with self._seeded(), self._fitting(cbs):
         super(GalaxyLearner, self).fit(n_epoch, lr, wd, cbs, reset_opt and not state)
 
 @patch
+def _renew_norms(self:GalaxyLearner):
+    "Give batch normalisations that are trained the means of the training galaxies; the model says the same"
+    means = training_norms(self.net, self.dls) if self.bn_stats=="renew" else {}
+    for net in (self.net, self.ema and self.ema.module):
+        if means and net: renew_norms(net.encoder, means)
+
+@patch
 def _find_rate(self:GalaxyLearner, n_epoch, lr, wd, cbs, reset_opt):
     "Look for a learning rate, which changes nothing that follows"
+    was = copy.deepcopy(self.net.state_dict())
+    self._renew_norms()
     try:
         with self._seeded(), self._fitting(cbs): super(GalaxyLearner, self).fit(n_epoch, lr, wd, cbs, reset_opt)
-    finally: self._losses,self.diverged = [],None
+    finally:
+        copy_weights(self.net, was)
+        self._losses,self.diverged = [],None
 
 # %% ../../nbs/training/10_learner.ipynb #ef9f4706
 @patch

@@ -143,8 +143,9 @@ _table("The encoder",
     _P("n_blocks", None, "whole", low=0, none=True, help="Train only the head and this many top blocks."),
     _P("blocks", "coarse", "name", choices=("coarse", "fine"),
        help="coarse: stem and stages; fine: timm's finest grouping."),
-    _P("bn_stats", "auto", "name", choices=("auto", "keep", "update"),
-       help="Running means of batch normalisations: auto, keep or update."),
+    _P("bn_stats", "auto", "name", choices=("auto", "keep", "update", "renew"),
+       help="Running means of batch normalisations: keep, update, renew (those of the training galaxies, then updated), "
+            "or auto: renew pretrained ones."),
     _P("head_dropout_prob", 0.2, "number", low=0, high=0.999, elsewhere=("dropout", "ps"),
        help="Fraction of features left out in training."))
 
@@ -156,8 +157,9 @@ _table("Epochs and rates",
        help="Epochs with everything trained."),
     _P("freeze_epochs", 1, "whole", taken_by="fine_tune", low=0, high=100_000,
        help="Epochs with only the head trained, before."),
-    _P("learning_rate", 0.0005, "number", above=0, elsewhere=("lr", "base_lr"),
-       help="Rate of the head and the encoder's top block."),
+    _P("learning_rate", None, "number", above=0, none=True, elsewhere=("lr", "base_lr"),
+       help="Rate of the head and the encoder's top block; default: 0.002 where batch normalisations are renewed "
+            "(--bn-stats), otherwise 0.0005."),
     _P("head_lr", None, "number", taken_by="fine_tune", above=0, none=True,
        help="Rate while only the head is trained."),
     _P("layer_decay", 0.75, "number", low=0, high=1, elsewhere=("lr_mult",),

@@ -1,11 +1,9 @@
 "Batch normalisations are renewed: the model says what it said, and then learns with means of its own"
-import copy, os
 import numpy as np, pandas as pd, pytest, torch
 from torch import nn
 from fastai.callback.core import Callback
 from zoofast.all import *
 from zoofast.encoders.norms import batch_norms, measure_norms, renew_norms
-from zoofast.training.finetune import RENEW_FROM
 
 LITE = 'tf_efficientnet_lite0'
 
@@ -46,16 +44,17 @@ def test_a_channel_that_is_constant_or_infinite_stays_usable():
     renew_norms(enc, {name: (torch.full_like(m.running_mean, torch.inf), m.running_var)})
     with torch.no_grad(): torch.testing.assert_close(enc(torch.zeros(2, 3, 64, 64)), before, atol=1e-4, rtol=1e-3)
 
-def test_they_are_renewed_where_an_epoch_has_batches_enough(survey):
+def test_they_are_renewed_where_an_epoch_has_batches_enough(survey, monkeypatch):
+    monkeypatch.setattr('zoofast.training.finetune.RENEW_FROM', 16)
     df = survey[1].assign(split=['train']*48+['valid']*12)
     def learn(bs, **kw):
         dls = GalaxyDataLoaders.from_catalog(df, 'morphology', size=32, batch_size=bs, progress=False)
         return galaxy_learner(dls, LITE, **kw)
-    few,enough = learn(4),learn(48//RENEW_FROM)
+    few,enough = learn(4),learn(3)
     assert (few.bn_stats, few.lr)==('keep', 5e-4) and (enough.bn_stats, enough.lr)==('renew', 2e-3)
     assert enough.params['bn_stats']=='renew' and enough.params['learning_rate']==2e-3
-    assert learn(48//RENEW_FROM, learning_rate=1e-4).lr==1e-4
-    assert learn(48//RENEW_FROM, training_mode='head_only').bn_stats=='keep'
+    assert learn(3, learning_rate=1e-4).lr==1e-4
+    assert learn(3, training_mode='head_only').bn_stats=='keep'
 
 @pytest.mark.slow
 def test_before_it_learns_the_model_says_what_it_said(dls):

@@ -26,12 +26,13 @@ def batch_norms(
 
 def _add(total, x):
     "Number, mean and sum of squared deviations `(channels,)` of what came so far and of `x` `(n, channels, ...)`"
-    dims = [d for d in range(x.ndim) if d!=1]
-    var,mean = (o.double().cpu() for o in torch.var_mean(x.float(), dims, correction=0))
-    n = x.numel()//x.shape[1]
-    if total is None: return n,mean,n*var
-    k,m,s = total
-    return k+n,m+(mean-m)*n/(k+n),s+n*var+(mean-m)**2*k*n/(k+n)
+    n,(mean,var) = x.numel()//x.shape[1],x.new_zeros((2, x.shape[1]), dtype=torch.float32)
+    if n<2: return total                                             # a single number has no variance
+    nn.functional.batch_norm(x.float(), mean, var, training=True, momentum=1.)      # the quickest way to both
+    mean,s = mean.double().cpu(),var.double().cpu()*(n-1)
+    if total is None: return n,mean,s
+    k,m,old = total
+    return k+n,m+(mean-m)*n/(k+n),old+s+(mean-m)**2*k*n/(k+n)
 
 @torch.no_grad()
 def measure_norms(
@@ -48,7 +49,7 @@ def measure_norms(
         for x in batches: encoder(x)
     finally:
         for h in hooks: h.remove()
-    return {name: (mean,s/n) for name,(n,mean,s) in total.items()}
+    return {name: (o[1],o[2]/o[0]) for name,o in total.items() if o}
 
 # %% ../../nbs/encoders/08_norms.ipynb #a70e0009
 @torch.no_grad()

@@ -174,7 +174,7 @@ def _is_pretrained(net): return net.encoder.config.get("weights")!="random"
 
 # Batches of an epoch from which it pays to renew the means of batch normalisations, and the learning rate without and
 # with that: what is normalised bears more. See docs/defaults.md
-RENEW_FROM = 16
+RENEW_FROM = 32
 RATE = 5e-4
 RATE_RENEWED = 2e-3
 

@@ -159,7 +159,7 @@ def encode_rows(
         return torch.cat([net.features(x.to(dev), encoder).cpu() for x, in dls.test_dl(rows, bs=dls.train.bs)])
 
 # %% ../../nbs/training/03_freezing.ipynb #a70e0102
-_FOR_MEANS = 512                                 # galaxies that tell the means of a survey
+_FOR_MEANS = 256                                 # galaxies that tell the means of a survey
 
 def training_norms(
     net:GalaxyNet,        # Its encoder is measured

@@ -19,7 +19,8 @@ def quiet(learn, f):
 def state(learn): return {k: v.clone() for k,v in learn.net.state_dict().items()}
 def moved(a, b): return {k for k in a if not torch.equal(a[k], b[k])}
 
-@pytest.mark.parametrize('name', ['resnet18', 'test_efficientnet', 'mobilenetv3_small_050', 'repvgg_a0', 'levit_128s', 'regnety_002'])
+@pytest.mark.parametrize('name', ['resnet18', 'test_efficientnet', 'mobilenetv3_small_050', 'repvgg_a0',
+                                  'levit_128s', 'regnety_002'])
 def test_an_encoder_with_new_means_gives_the_same_features(name):
     torch.manual_seed(0)
     enc = create_encoder(name, 224 if name.startswith('levit') else 64, pretrained=False).eval()

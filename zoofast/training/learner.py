@@ -580,10 +580,13 @@ def _encoder_frozen(self:GalaxyLearner, cbs):
 def _views_of_head(self:GalaxyLearner, cbs):
     "The views that the head learns from: those asked for; or the middle, and where it is fitted at once random ones"
     if self.views is not None: return dict(views=self.views)
-    if not self.dls.augment or not any(isinstance(cb, FitHead) for cb in cbs): return dict(views=0)
-    return dict(views=next((k for k,most in _RANDOM_VIEWS if len(self.dls.train_ds)<=most), 0), plain=True)
+    fitted = next((cb for cb in cbs if isinstance(cb, FitHead)), None)
+    if not self.dls.augment or not fitted: return dict(views=0)
+    found = (k for k,most in _RANDOM_VIEWS[fitted.keep] if len(self.dls.train_ds)<=most)
+    return dict(views=next(found, 0), plain=True)
 
-_RANDOM_VIEWS = (3, 5000),(1, 20_000)            # how many, for up to so many galaxies
+# How many, for up to so many galaxies, for a head that is kept and for one to compare with
+_RANDOM_VIEWS = {True: ((3, 5000), (1, 20_000)), False: ((3, 1000),)}
 
 def _needs_images(cb):
     "Does a callback mix or change images, or look into the encoder? One of ours or of fastai's schedules does not"

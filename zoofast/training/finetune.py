@@ -183,7 +183,8 @@ def _means_of(net, p, batches):
     if p["bn_stats"]!="auto": return p["bn_stats"]
     if not _is_pretrained(net): return "update"
     frozen = p["training_mode"]=="head_only" or p["n_blocks"]==0
-    return "keep" if frozen or batches<RENEW_FROM or not batch_norms(net.encoder) else "renew"
+    few = batches<RENEW_FROM or p["unlabelled"] is not None          # views of the unlabelled would have their say
+    return "keep" if frozen or few or not batch_norms(net.encoder) else "renew"
 
 def _rate(p, means):
     "The learning rate"

@@ -28,9 +28,10 @@ _MOMENTUM = .1                                   # of running means that are to 
 _FEWEST = 4                                      # galaxies that have means of their own
 
 class FrozenInEval(Callback):
-    """Frozen parts of the model run in evaluation mode, and so do batch normalisations whose means are kept; those of
-    all others are kept in a last batch of hardly any galaxies"""
+    """Frozen parts of the model run in evaluation mode, and so do batch normalisations whose means are kept, and all
+    others in a last batch of hardly any galaxies"""
     order = -5                                   # right after fastai's own callback has set the training mode
+    follow = ()                                  # batch normalisations that take the means of each batch
     def __init__(self,
         bn_stats:str="keep" # What becomes of the running means of batch normalisations: "keep", "update" or "renew"
     ): self.bn_stats = bn_stats

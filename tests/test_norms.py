@@ -54,7 +54,8 @@ def test_they_are_renewed_where_an_epoch_has_batches_enough(survey, monkeypatch)
     few,enough = learn(4),learn(3)
     assert (few.bn_stats, few.lr)==('keep', 5e-4) and (enough.bn_stats, enough.lr)==('renew', 2e-3)
     assert enough.params['bn_stats']=='renew' and enough.params['learning_rate']==2e-3
-    assert learn(3, learning_rate=1e-4).lr==1e-4
+    slow,fast = learn(3, learning_rate=1e-4),learn(3, learning_rate=1e-3)
+    assert (slow.bn_stats, slow.lr)==('keep', 1e-4) and (fast.bn_stats, fast.lr)==('renew', 1e-3)
     assert learn(3, training_mode='head_only').bn_stats=='keep'
 
 @pytest.mark.slow

@@ -173,7 +173,7 @@ def _placed(net, device, p):
 def _is_pretrained(net): return net.encoder.config.get("weights")!="random"
 
 # Batches of an epoch from which it pays to renew the means of batch normalisations, and the learning rate without and
-# with that: what is normalised bears more. See docs/defaults.md
+# with that: what is normalised bears more, and needs it. See docs/defaults.md
 RENEW_FROM = 32
 RATE = 5e-4
 RATE_RENEWED = 2e-3
@@ -184,7 +184,8 @@ def _means_of(net, p, batches):
     if not _is_pretrained(net): return "update"
     frozen = p["training_mode"]=="head_only" or p["n_blocks"]==0
     few = batches<RENEW_FROM or p["unlabelled"] is not None          # views of the unlabelled would have their say
-    return "keep" if frozen or few or not batch_norms(net.encoder) else "renew"
+    slow = p["learning_rate"] is not None and p["learning_rate"]<RATE_RENEWED/2
+    return "keep" if frozen or few or slow or not batch_norms(net.encoder) else "renew"
 
 def _rate(p, means):
     "The learning rate"
@@ -258,7 +259,7 @@ def galaxy_learner(
     precision:str="auto",         # "fp32", "bf16", "fp16", or "auto": bf16 where it is faster and safe
     # Running means of batch normalisations: "keep", "update", "renew" (of the training galaxies, with weights such that
     # the encoder says the same; then updated), or "auto": renew pretrained ones where an epoch has `RENEW_FROM` batches
-    # or more, keep those of fewer
+    # or more, unless the learning rate is below half of `RATE_RENEWED`; keep others
     bn_stats:str="auto",
     blocks:str="coarse",          # "coarse": the stem and the stages, or "fine": timm's finest grouping
     views:"int|None"=None,        # Random views of each galaxy for the head alone; 0: as prediction sees it

@@ -145,7 +145,8 @@ _table("The encoder",
        help="coarse: stem and stages; fine: timm's finest grouping."),
     _P("bn_stats", "auto", "name", choices=("auto", "keep", "update", "renew"),
        help="Running means of batch normalisations: keep, update, renew (those of the training galaxies, then updated), "
-            "or auto: renew pretrained ones where an epoch has 32 batches or more, keep them where it has fewer."),
+            "or auto: renew pretrained ones where an epoch has 32 batches or more and the learning rate is not below "
+            "0.001; else keep them."),
     _P("head_dropout_prob", 0.2, "number", low=0, high=0.999, elsewhere=("dropout", "ps"),
        help="Fraction of features left out in training."))
 

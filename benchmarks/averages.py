@@ -6,8 +6,8 @@ several ways.
 `kept` is what `fine_tune` keeps, `last` the weights after the last step, `decay d` a moving average of that decay,
 `mix a` the way from the start of the second stage (0) to its end (1): Wortsman et al. 2022 (WiSE-FT,
 arXiv:2109.01903); `two epochs` the mean of the weights after the last two, `tta=8` what is kept, with eight views. The
-split, the head's first weights and the training follow the seed, as in gz1.py. One line a seed and average, then the
-means.
+split, the head's first weights and the training follow the seed, as in gz1.py. Batch normalisations keep their means,
+so that averaged weights need no others. One line a seed and average, then the means.
 """
 import argparse, copy, warnings
 warnings.filterwarnings("ignore")
@@ -39,7 +39,7 @@ def mix(a, b, t): return {k: v.lerp(b[k], t) if v.is_floating_point() else b[k] 
 def run(df, seed, args):
     "Rows of scores, by average"
     watch = Watch()
-    learn,test = learner(df, seed, args.encoder, args.size, cbs=watch)
+    learn,test = learner(df, seed, args.encoder, args.size, cbs=watch, bn_stats="keep")
     with learn.no_bar(), learn.no_logging(): learn.fine_tune(args.epochs)
     kept,last = copy.deepcopy(learn.net.state_dict()),watch.epochs[-1]
     weights = {"kept": kept, "last": last, **{f"decay {d}": o.module.state_dict() for d,o in watch.means.items()},

@@ -57,6 +57,8 @@ def test_they_are_renewed_where_an_epoch_has_batches_enough(survey, monkeypatch)
     slow,fast = learn(3, learning_rate=1e-4),learn(3, learning_rate=1e-3)
     assert (slow.bn_stats, slow.lr)==('keep', 1e-4) and (fast.bn_stats, fast.lr)==('renew', 1e-3)
     assert learn(3, training_mode='head_only').bn_stats=='keep'
+    monkeypatch.setenv('WORLD_SIZE', '2')                                 # two processes, each with its part of six
+    assert learn(3).bn_stats=='keep'
 
 @pytest.mark.slow
 def test_before_it_learns_the_model_says_what_it_said(dls):

@@ -31,6 +31,7 @@ from .probe import FitHead, can_fit_head, was_fitted, weigh
 from .optimizer import LayerDecayOptimizer, make_groups
 from .schedules import check_scheduler_kwargs
 from .checkpoints import AVERAGE
+from .distributed import n_processes
 from .unlabelled import TEACHER, Unlabelled, check_unlabelled
 from .learner import GalaxyLearner, seeded
 from .run_folder import RunFolder, recorded
@@ -200,7 +201,7 @@ def _learner(dls, net, loss, metrics, p):
     # from random weights, an average would be far behind for long
     if p["ema"] is None: same["ema"] = AVERAGE if _is_pretrained(net) else 0.
     if p["unlabelled"] is not None and p["ema"] is None: same["ema"] = TEACHER
-    means = _means_of(net, p, len(dls.train))
+    means = _means_of(net, p, math.ceil(len(dls.train)/n_processes()))      # their parts of a batch are one
     return GalaxyLearner(dls, net, make_opt, bn_stats=means, l1=float(p["l1"]), lr=_rate(p, means), loss_func=loss,
                          metrics=metrics, cbs=cbs, **same)
 

@@ -62,7 +62,7 @@ def test_they_are_renewed_where_an_epoch_has_batches_enough(survey, monkeypatch)
 
 @pytest.mark.slow
 def test_before_it_learns_the_model_says_what_it_said(dls):
-    "A rate of almost nothing: validation is as before, and nothing but batch normalisations has moved"
+    "Before its first step its answers are as they were, and nothing but batch normalisations has moved"
     learn = learner(dls, ema=0., keep_best=False)
     valid = learn.get_preds(act=noop)[0]
     before = state(learn)

@@ -49,7 +49,8 @@ class _BatchLoss(AvgLoss):
 
 # %% ../../nbs/training/08_distributed.ipynb #af1d4b01
 def _of_all(m, x):
-    "What a batch normalisation makes of a process's part of a batch, by the mean and variance of the whole batch"
+    """What a batch normalisation makes of a process's part of a batch, by the mean and variance of the whole batch, on
+    CPUs: torch's SyncBatchNorm is for GPUs alone"""
     if not m.training: return type(m).forward(m, x)
     from torch.distributed.nn.functional import all_reduce           # of its gradients, too
     dims,shape = [d for d in range(x.ndim) if d!=1],[1, -1]+[1]*(x.ndim-2)

@@ -556,12 +556,12 @@ def _renew_norms(self:GalaxyLearner):
 @patch
 def _find_rate(self:GalaxyLearner, n_epoch, lr, wd, cbs, reset_opt):
     "Look for a learning rate, which changes nothing that follows"
-    was = copy.deepcopy(self.net.state_dict())
+    was = copy.deepcopy(self.net.state_dict()) if self.bn_stats=="renew" else None
     self._renew_norms()
     try:
         with self._seeded(), self._fitting(cbs): super(GalaxyLearner, self).fit(n_epoch, lr, wd, cbs, reset_opt)
     finally:
-        copy_weights(self.net, was)
+        if was: copy_weights(self.net, was)
         self._losses,self.diverged = [],None
 
 # %% ../../nbs/training/10_learner.ipynb #ef9f4706
